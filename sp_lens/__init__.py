@@ -1,0 +1,58 @@
+"""Selective pruning and neuron specialisation on TransformerLens (arXiv 2403.01267).
+
+    import sp_lens as sp
+
+    model = sp.load_model("demo")
+    forget = sp.load_corpus("code", model, tokens=20_000, offline=True)
+    retain = sp.load_corpus("prose", model, tokens=20_000, offline=True)
+    scores = sp.score(sp.collect(model, forget), sp.collect(model, retain), metric="abs")
+    with sp.ablate(model, scores.top(0.1, site="mlp")):
+        print(sp.evaluate(model, sp.load_corpus("code", model, tokens=20_000, split="evaluate", offline=True)))
+"""
+
+from importlib.metadata import version as _version
+
+from sp_lens import plots
+from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
+from sp_lens.collect import collect
+from sp_lens.corpus import load_corpus
+from sp_lens.effects import ablation_effect
+from sp_lens.errors import SpLensError
+from sp_lens.evaluate import Evaluation, evaluate
+from sp_lens.export import export
+from sp_lens.importance import head_mask, score
+from sp_lens.models import load_model
+from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
+from sp_lens.pruning import prune
+from sp_lens.runs import PruneRun
+from sp_lens.sites import Layout, NeuronGroup, layout_of
+from sp_lens.stats import ActivationStats
+
+__version__ = _version("sp_lens")
+
+__all__ = [
+    "ActivationStats",
+    "Evaluation",
+    "HeadValues",
+    "Layout",
+    "NeuronGroup",
+    "NeuronMask",
+    "NeuronValues",
+    "PruneRun",
+    "SpLensError",
+    "ablate",
+    "ablation_effect",
+    "ablation_hooks",
+    "collect",
+    "evaluate",
+    "export",
+    "fold_mask",
+    "head_mask",
+    "layout_of",
+    "load_corpus",
+    "load_model",
+    "plots",
+    "prune",
+    "sample_activations",
+    "score",
+]

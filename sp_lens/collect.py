@@ -1,0 +1,129 @@
+"""Model + corpus -> statistics of every neuron, in one streaming pass that keeps no activations."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from sp_lens.corpus import describe
+from sp_lens.errors import SpLensError
+from sp_lens.models import forward, inference, model_name
+from sp_lens.moments import Histogram, Moments
+from sp_lens.neurons import NeuronMask
+from sp_lens.rows import Batch, batches
+from sp_lens.sites import Layout, NeuronGroup, Site, attached, layout_of
+from sp_lens.stats import ActivationStats
+from sp_lens.storage import versions
+
+BATCH_TOKENS = 4096
+
+Edges = Float[torch.Tensor, " edge"]
+
+
+class _AllSeen(Exception):
+    """Raised by the last hook of a forward pass: what comes after it, the unembedding above all, is not needed."""
+
+
+def collect(
+    model: Any,
+    corpus: Any,
+    *,
+    edges: Edges | Mapping[Site, Edges] | None = None,
+    neurons: NeuronMask | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> ActivationStats:
+    """Statistics of every MLP and attention pre-out neuron over the counted tokens of a corpus.
+
+    One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
+    memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
+
+    Args:
+        model: a `TransformerBridge` or a `HookedTransformer`.
+        corpus: what `load_corpus` returns, a list of strings, or an iterable of batches.
+        edges: histogram edges, for both sites or by site (`stats.edges("attn")` gives even ones).
+        neurons: which neurons to count in histograms; None is all those of the sites with edges.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Returns:
+        `ActivationStats`: freq, abs, rms, std, mean, min, max and count, and the histograms asked for.
+
+    Raises:
+        SpLensError: for a corpus that can't be read, a NaN or infinite activation (naming site, layer and
+            batch), and a hook that did not fire exactly once in a pass.
+    """
+    layout = layout_of(model)
+    requests = _histogram_requests(layout, edges, neurons)
+    totals: dict[str, Moments] = {}
+    with inference(model), tqdm(desc="collect", unit=" tokens", disable=not progress) as bar:
+        for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
+            if not batch.counted.any():
+                continue  # special tokens only: nothing in it counts
+            for name, moments in _batch_moments(model, layout, batch, number, requests).items():
+                totals[name] = totals[name].merge(moments) if name in totals else moments
+            bar.update(int(batch.counted.sum()))
+    if not totals:
+        raise SpLensError("no token of the corpus counts: it holds special tokens only.")
+    about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
+    return ActivationStats(layout, totals, about)
+
+
+def _batch_moments(
+    model: Any, layout: Layout, batch: Batch, number: int, requests: Mapping[str, tuple[Edges, torch.Tensor]]
+) -> dict[str, Moments]:
+    seen: dict[str, Moments] = {}
+    chosen = batch.counted.flatten().nonzero().squeeze(1)
+
+    def reduce(group: NeuronGroup) -> Callable[..., None]:
+        def hook(activation: torch.Tensor, hook: Any) -> None:
+            if group.name in seen:
+                raise SpLensError(f"{group.name} fired twice in one forward pass: its neurons would be counted twice.")
+            flat = activation.reshape(-1, group.width)
+            real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
+            moments = Moments.of(real)
+            if not moments.mean.isfinite().all():
+                raise SpLensError(
+                    f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number} "
+                    f"({activation.dtype}): load the model in float32 or bfloat16, or find the broken weight."
+                )
+            if group.name in requests:
+                moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
+            seen[group.name] = moments
+            if len(seen) == len(layout):
+                raise _AllSeen
+
+        return hook
+
+    with attached(model, [(group, reduce(group)) for group in layout]):
+        try:
+            forward(model, batch)
+        except _AllSeen:
+            return seen
+    missing = [name for name in layout.names if name not in seen]
+    raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
+
+
+def _histogram_requests(
+    layout: Layout, edges: Edges | Mapping[Site, Edges] | None, neurons: NeuronMask | None
+) -> dict[str, tuple[Edges, torch.Tensor]]:
+    """By hook name, the edges and the neurons to count."""
+    if edges is None:
+        if neurons is not None:
+            raise SpLensError("neurons were chosen for histograms, but no edges given: edges=stats.edges('attn').")
+        return {}
+    if neurons is not None:
+        layout.require_same(neurons.layout, "the mask of neurons for the histograms")
+    requests = {}
+    for group in layout:
+        of_site = edges.get(group.site) if isinstance(edges, Mapping) else edges
+        if of_site is None:
+            continue
+        if of_site.ndim != 1 or len(of_site) < 2 or not bool((of_site[1:] > of_site[:-1]).all()):
+            raise SpLensError(f"edges of shape {tuple(of_site.shape)}: expected at least two, in ascending order.")
+        chosen = torch.arange(group.width) if neurons is None else neurons[group.name].nonzero().squeeze(1)
+        if len(chosen):
+            requests[group.name] = (of_site.float(), chosen)
+    return requests

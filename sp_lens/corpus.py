@@ -1,0 +1,219 @@
+"""Text -> a `datasets.Dataset` of token rows: named datasets, files, the text that is on every machine."""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
+
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
+from sp_lens.rows import DOCUMENT_TOKENS, prepends_bos, split_text, tokenizer_of
+from sp_lens.storage import versions
+
+
+class HubSource(NamedTuple):
+    """Where a named corpus lies on the Hugging Face Hub.
+
+    Attributes:
+        repository: the dataset.
+        configuration: its configuration, if it has several.
+        column: where the text is.
+        leave_out: (column, value): documents that have this value are left out.
+    """
+
+    repository: str
+    configuration: str | None = None
+    column: str = "text"
+    leave_out: tuple[str, str] | None = None
+
+
+# The Hub datasets are those of the released experiments; a path into a column goes by dots.
+_PILE = HubSource("nickypro/minipile")
+_CODELESS = HubSource("nickypro/minipile", leave_out=("meta.pile_set_name", "Github"))
+_CODE = HubSource("codeparrot/github-code-clean", "all-all", "code")
+HUB: dict[str, HubSource] = {
+    "pile": _PILE,
+    "pile_codeless": _CODELESS,
+    "prose": _CODELESS,
+    "code": _CODE,
+    "python": HubSource("codeparrot/github-code-clean", "Python-all", "code"),
+    "non_python": HubSource("codeparrot/github-code-clean", "all-all", "code", leave_out=("language", "Python")),
+}
+# The text that is on this machine under the same name (`sp_lens.offline`).
+OFFLINE: dict[str, str] = {
+    "pile_codeless": "prose",
+    "prose": "prose",
+    "code": "code",
+    "python": "python",
+    "non_python": "non_python",
+    "novels": "novels",
+}
+CORPORA = tuple(dict.fromkeys([*HUB, *OFFLINE]))
+_FILE_BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def load_corpus(
+    source: str | Path | Iterable[str],
+    model: Any,
+    *,
+    tokens: int | None = 100_000,
+    split: Split = "collect",
+    offline: bool = False,
+    row_tokens: int | None = None,
+    document_tokens: int | None = None,
+) -> Dataset:
+    """Read text and make rows of tokens of it, for `collect`, `evaluate` and `prune`.
+
+    Args:
+        source: a named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "novels"),
+            a file (.txt, .json, .jsonl, .csv, .parquet with a "text" column), or texts.
+        model: whose tokenizer reads the text, and whose context bounds the rows.
+        tokens: how many tokens to take, special ones not counted; None takes all of a file or of texts.
+        split: "collect" or "evaluate" (or "train"): a document is in one of them, by a hash of its name.
+            Texts and files of your own are not split.
+        offline: read the text that is on every machine instead of the Hub's. Nothing is swapped silently.
+        row_tokens: longest row, BOS included; the model's context by default.
+        document_tokens: documents are cut there. By default those of a named corpus at 1000, as in the
+            released experiments, and your own not at all.
+
+    Returns:
+        Columns `input_ids` and `document`. What was read (source, versions, documents, tokens) stands as
+        JSON in `.info.description`.
+
+    Raises:
+        SpLensError: for an unknown name, fewer tokens than asked for, an empty corpus, a text of fewer
+            than two tokens, or a Hub that can't be reached.
+    """
+    check_choice("split", split, SPLITS)
+    if tokens is not None and tokens < 1:
+        raise SpLensError(f"tokens={tokens}: expected how many tokens to take, or None for all.")
+    named = isinstance(source, str) and source in CORPORA
+    if named and tokens is None:
+        raise SpLensError(f"say how many tokens of {source!r} to take: tokens=100_000.")
+    if named and document_tokens is None:
+        document_tokens = DOCUMENT_TOKENS
+    longest = min(model.cfg.n_ctx, row_tokens or document_tokens or DOCUMENT_TOKENS)
+    found: dict[str, list[Any]] = {"input_ids": [], "document": []}
+    left = tokens
+    for document in _documents(source, split, offline):
+        for row, counted in _rows(document, model, longest, document_tokens, own=not named):
+            if left is not None:
+                row, counted = row[: max(2, len(row) - max(0, counted - left))], min(counted, left)
+                left -= counted
+            found["input_ids"].append(row)
+            found["document"].append(document.name)
+            if left == 0:
+                break
+        if left == 0:
+            break
+    return _dataset(found, source if isinstance(source, str | Path) else "texts", tokens, left, split, offline)
+
+
+def describe(corpus: Any) -> dict[str, Any]:
+    """What `load_corpus` recorded of a corpus; for anything else, its type."""
+    description = getattr(getattr(corpus, "info", None), "description", "") or ""
+    if description.startswith('{"source"'):
+        return json.loads(description)
+    return {"source": type(corpus).__name__}
+
+
+def _dataset(
+    found: dict[str, list[Any]], source: str | Path, tokens: int | None, left: int | None, split: Split, offline: bool
+) -> Dataset:
+    if not found["input_ids"]:
+        raise SpLensError(f"the corpus {str(source)!r} is empty: there is no text in it.")
+    if tokens is not None and left:
+        raise SpLensError(
+            f"the corpus {str(source)!r} has {tokens - left} tokens in its split {split!r}, and {tokens} were asked for: "
+            f"ask for tokens={tokens - left} or fewer, or bring more text."
+        )
+    features = Features({"input_ids": List(Value("int32")), "document": Value("string")})
+    dataset = Dataset.from_dict(found, features=features)
+    about = {
+        "source": str(source),
+        "split": split,
+        "offline": offline,
+        "documents": len(set(found["document"])),
+        "tokens": tokens if tokens is not None else sum(map(len, found["input_ids"])),
+        "versions": versions(),
+    }
+    dataset.info.description = json.dumps(about)
+    return dataset
+
+
+def _rows(
+    document: Document, model: Any, longest: int, document_tokens: int | None, *, own: bool
+) -> Iterator[tuple[list[int], int]]:
+    """The rows of a document and how many tokens of each count."""
+    tokenizer = tokenizer_of(model)
+    special = set(tokenizer.all_special_ids)
+    pieces = split_text(tokenizer, document.text, row_tokens=longest, prepend_bos=prepends_bos(model))
+    left = sum(len(piece) for piece in pieces) if document_tokens is None else document_tokens
+    if own and sum(len(piece) for piece in pieces) < 2:
+        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
+    for piece in pieces:
+        piece = piece[:left]
+        left -= len(piece)
+        counted = sum(token not in special for token in piece)
+        if len(piece) >= 2 and counted:
+            yield piece, counted
+
+
+def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) -> Iterator[Document]:
+    if not isinstance(source, str | Path):
+        return (Document(f"text {index}", text) for index, text in enumerate(source))
+    if source in CORPORA:
+        name = str(source)
+        if offline or name not in HUB:
+            if name not in OFFLINE:
+                raise SpLensError(f"there is no offline text for {name!r}: choose one of {', '.join(OFFLINE)}.")
+            return read_offline(OFFLINE[name], split)
+        return _hub_documents(name, split)
+    if (path := Path(source)).suffix in _FILE_BUILDERS or path.exists():
+        return _file_documents(path)
+    check_choice("corpus (or file of text)", source, CORPORA)
+    raise AssertionError("unreachable: check_choice refuses what is no corpus")
+
+
+def _file_documents(path: Path) -> Iterator[Document]:
+    check_choice("kind of text file", path.suffix, _FILE_BUILDERS)
+    if not path.is_file():
+        raise SpLensError(f"there is no file {path}.")
+    if path.suffix == ".txt":
+        return iter([Document(path.name, path.read_text("utf-8"))])
+    dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
+    if "text" not in dataset.column_names:
+        raise SpLensError(f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text.")
+    return (Document(f"{path.name} {index}", text) for index, text in enumerate(dataset["text"]))
+
+
+def _hub_documents(name: str, split: Split) -> Iterator[Document]:
+    """Stream a dataset of the Hub; a document belongs to a split by a hash of its text."""
+    hub = HUB[name]
+    try:
+        dataset = cast(
+            IterableDataset, load_dataset(hub.repository, hub.configuration, split="train", streaming=True)
+        )
+        examples = iter(dataset)
+        first = next(examples)
+    except (OSError, ValueError, StopIteration) as error:
+        raise SpLensError(
+            f"cannot read {hub.repository} from the Hugging Face Hub ({type(error).__name__}). For the text that is on "
+            f"this machine, say load_corpus({name!r}, model, offline=True) or --offline."
+        ) from error
+    for index, example in enumerate(itertools.chain([first], examples)):
+        if hub.leave_out and _at(example, hub.leave_out[0]) == hub.leave_out[1]:
+            continue
+        text = example[hub.column]
+        if split_of(text) == split:
+            yield Document(f"{hub.repository}/{index}", text)
+
+
+def _at(example: Mapping[str, Any], path: str) -> Any:
+    value: Any = example
+    for key in path.split("."):
+        value = value[key]
+    return value

@@ -1,0 +1,121 @@
+"""Definition 3 by ablation: how much the loss rises when a head, or a neuron, is ablated."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, overload
+
+import torch
+from tqdm.auto import tqdm
+
+from sp_lens.ablation import ablate, check_mask
+from sp_lens.collect import BATCH_TOKENS
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.evaluate import losses, predictions, reusable
+from sp_lens.models import forward, inference, model_name
+from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
+from sp_lens.rows import batches
+from sp_lens.sites import Layout, layout_of
+from sp_lens.stats import ActivationStats
+
+Unit = Literal["head", "neuron"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+@overload
+def ablation_effect(model: Any, corpus: Any, *, unit: Literal["head"] = ..., **options: Any) -> HeadValues: ...
+@overload
+def ablation_effect(model: Any, corpus: Any, *, unit: Literal["neuron"], **options: Any) -> NeuronValues: ...
+
+
+def ablation_effect(
+    model: Any,
+    corpus: Any,
+    *,
+    unit: Unit = "head",
+    neurons: NeuronMask | None = None,
+    mode: Literal["zero", "mean"] = "zero",
+    reference: ActivationStats | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> Any:
+    """The rise in mean loss when one unit alone is ablated (Definition 3, by ablation).
+
+    Costs one forward pass over the corpus for each unit, and one without ablation.
+
+    Args:
+        model: a bridge or a `HookedTransformer`.
+        corpus: held-out text, as `evaluate` takes it.
+        unit: "head" (every attention head) or "neuron" (those that `neurons` marks).
+        neurons: with "neuron", which ones to ablate, one at a time.
+        mode: "zero" or "mean" (then `reference` has the means).
+        reference: statistics with the means.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Returns:
+        Nats per token; negative where the model predicts better without the unit. `HeadValues`, or
+        `NeuronValues` in which neurons that were not ablated are NaN.
+
+    Raises:
+        SpLensError: for an unknown unit or mode, or for "neuron" without `neurons`.
+    """
+    check_choice("unit", unit, UNITS)
+    check_choice("mode", mode, ("zero", "mean"))
+    layout = layout_of(model)
+    if unit == "head":
+        layout = layout.of("attn")
+    elif neurons is None:
+        raise SpLensError('unit="neuron" ablates one neuron at a time: say which, neurons=scores.top(0.01, site="mlp").')
+    else:
+        check_mask(model, neurons)
+        layout = neurons.layout
+    units = list(_head_masks(layout) if unit == "head" else _neuron_masks(neurons))
+    rises = _loss_rises(model, corpus, [mask for _, _, mask in units], mode, reference, batch_tokens, progress)
+    empty = {g.name: torch.full((g.heads if unit == "head" else g.width,), torch.nan).double() for g in layout}
+    for (name, index, _), rise in zip(units, rises, strict=True):
+        empty[name][index] = rise
+    about = {"model": model_name(model), "metric": "ablation effect", "mode": mode}
+    return (HeadValues if unit == "head" else NeuronValues)(layout, empty, about)
+
+
+def _head_masks(layout: Layout) -> Iterator[tuple[str, int, NeuronMask]]:
+    for group in layout:
+        width = group.width // group.heads
+        for head in range(group.heads):
+            own = {group.name: range(head * width, (head + 1) * width)}
+            yield group.name, head, NeuronMask.of_neurons(layout, own)
+
+
+def _neuron_masks(neurons: NeuronMask) -> Iterator[tuple[str, int, NeuronMask]]:
+    for name in neurons:
+        for index in neurons[name].nonzero().flatten().tolist():
+            yield name, index, NeuronMask.of_neurons(neurons.layout, {name: [index]})
+
+
+def _loss_rises(
+    model: Any,
+    corpus: Any,
+    masks: list[NeuronMask],
+    mode: Literal["zero", "mean"],
+    reference: ActivationStats | None,
+    batch_tokens: int,
+    progress: bool,
+) -> list[float]:
+    corpus = reusable(corpus)
+    sums = [0.0] * len(masks)
+    tokens = 0
+    total = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * len(masks)
+    with inference(model), tqdm(total=total, desc="ablate", unit=" passes", disable=not progress) as bar:
+        for batch in batches(model, corpus, batch_tokens=batch_tokens):
+
+            def nats(batch=batch) -> float:
+                return float(losses(*predictions(forward(model, batch), batch)).double().sum())
+
+            whole = nats()
+            tokens += int(batch.counted[:, 1:].sum())
+            for index, mask in enumerate(masks):
+                with ablate(model, mask, mode=mode, reference=reference):
+                    sums[index] += nats() - whole
+                bar.update()
+    if not tokens:
+        raise SpLensError("nothing to predict: no row of the corpus has a counted token with another before it.")
+    return [rise / tokens for rise in sums]

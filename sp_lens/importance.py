@@ -1,0 +1,97 @@
+"""Definitions 2 and 3 of arXiv 2403.01267: importances -> scores -> masks. No model in here."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, overload
+
+import torch
+
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
+from sp_lens.sites import Layout, Site
+from sp_lens.stats import ActivationStats, Metric
+
+ScoreMetric = Literal[Metric, "random"]
+SCORE_METRICS: tuple[ScoreMetric, ...] = (*get_args(Metric), "random")
+
+# Added to the retain importance, by site, in the released experiments.
+EPS: Mapping[Site, float] = {"mlp": 1e-3, "attn": 1e-4}
+
+Values = TypeVar("Values", NeuronValues, HeadValues)
+
+
+@overload
+def score(
+    forget: ActivationStats,
+    retain: ActivationStats,
+    *,
+    metric: ScoreMetric = ...,
+    eps: float | Mapping[Site, float] = ...,
+    seed: int = ...,
+) -> NeuronValues: ...
+@overload
+def score(forget: Values, retain: Values, *, eps: float | Mapping[Site, float] = ...) -> Values: ...
+
+
+def score(forget, retain, *, metric="abs", eps=EPS, seed=0):
+    """Definition 2: Importance(forget, n) / (Importance(retain, n) + eps) of every neuron or head.
+
+    Args:
+        forget: statistics over the forget corpus; or importances, of neurons or of heads.
+        retain: the same over the retain corpus.
+        metric: "abs", "rms", "std" or "freq" (Definition 1), or "random", the control: uniform numbers.
+            Only with statistics; importances are taken as they are.
+        eps: added to the retain importance, one number or one by site. The default follows the released
+            experiments: 1e-3 for mlp, 1e-4 for attn.
+        seed: of the metric "random".
+
+    Returns:
+        Scores without unit, `NeuronValues` or `HeadValues`; metric and eps are recorded in `.about`.
+        A negative importance (an ablation that lowers the loss) counts as 0: that neuron does nothing.
+
+    Raises:
+        SpLensError: for an unknown metric, a negative eps, or statistics of different models.
+    """
+    by_site = dict(eps) if isinstance(eps, Mapping) else {"mlp": eps, "attn": eps}
+    if min(by_site.values()) < 0:
+        raise SpLensError(f"eps {eps}: expected numbers of 0 or more.")
+    if not isinstance(forget, ActivationStats):
+        forget.layout.require_same(retain.layout, "the retain importances")
+        return _ratio(forget, retain, by_site)
+    check_choice("metric", metric, SCORE_METRICS)
+    forget.require_same_model(retain)
+    if metric == "random":
+        return random_values(forget.layout, seed, **forget.about)
+    return _ratio(forget.importance(metric), retain.importance(metric), by_site)
+
+
+def random_values(layout: Layout, seed: int, **about: Any) -> NeuronValues:
+    """Uniform random numbers for every neuron, the control that says what a score is worth."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {group.name: torch.rand(group.width, generator=generator, dtype=torch.float64) for group in layout}
+    return NeuronValues(layout, tensors, {**about, "metric": "random", "seed": seed})
+
+
+def head_mask(heads: HeadValues, fraction: float, *, exclude: NeuronMask | None = None) -> NeuronMask:
+    """The top `fraction` of all attention heads, as a mask of their neurons.
+
+    Args:
+        heads: `scores.heads("mean")` (Definition 3 by activation), or `ablation_effect(unit="head")` (by
+            ablation).
+        fraction: share of all heads of the model, ranked over all layers.
+        exclude: heads all of whose neurons are in this mask are never chosen.
+
+    Raises:
+        SpLensError: when nothing would be chosen, or a value is NaN.
+    """
+    return heads.top(fraction, exclude=exclude)
+
+
+def _ratio(forget: Values, retain: Values, eps: Mapping[str, float]) -> Values:
+    tensors = {
+        group.name: forget[group.name].clamp(min=0) / (retain[group.name].clamp(min=0) + eps[group.site])
+        for group in forget.layout
+    }
+    # 0 / 0 where eps is 0 and a neuron never fires on either side: it is no more forget than retain.
+    tensors = {name: torch.nan_to_num(tensor, nan=0.0, posinf=float("inf")) for name, tensor in tensors.items()}
+    about = {**forget.about, "corpora": [forget.about.get("corpora"), retain.about.get("corpora")], "eps": dict(eps)}
+    return type(forget)(forget.layout, tensors, about)

@@ -1,0 +1,144 @@
+"""Streaming statistics of a group of neurons: batches come in, merge in any order, one result.
+
+A batch is reduced in float32 (measured over 200k tokens: bfloat16 sums are 30 % off, float16 overflows);
+batches are merged in float64 by Chan's formula, since E[x^2] - E[x]^2 loses the variance of a neuron with
+a large mean. Counts are integers.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+
+from sp_lens.errors import SpLensError
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Counts of activations between fixed edges, for some neurons of a group.
+
+    Attributes:
+        edges: ascending; a value x is in bin i when edges[i] <= x < edges[i + 1] (the last bin also holds
+            its right edge). Anything else, on either side, counts as outside.
+        neurons: the neurons that are counted, as indices into the group.
+        counts: tokens in each bin.
+        outside: tokens below the first and above the last edge.
+    """
+
+    edges: Float[torch.Tensor, " edge"]
+    neurons: Int[torch.Tensor, " chosen"]
+    counts: Int[torch.Tensor, "chosen bin"]
+    outside: Int[torch.Tensor, "chosen side"]
+
+    @classmethod
+    def of(
+        cls,
+        activations: Float[torch.Tensor, "token neuron"],
+        edges: Float[torch.Tensor, " edge"],
+        neurons: Int[torch.Tensor, " chosen"],
+    ) -> "Histogram":
+        """Count one batch of finite float32 activations."""
+        chosen = activations[:, neurons].T.contiguous()  # [chosen token]
+        bins = len(edges) - 1
+        # bucketize gives 0 below the first edge and bins + 1 from the last edge on.
+        slots = torch.bucketize(chosen, edges.to(chosen), right=True)
+        slots[chosen == edges[-1].to(chosen)] = bins
+        slots += torch.arange(len(neurons), device=slots.device)[:, None] * (bins + 2)
+        counts = torch.bincount(slots.flatten(), minlength=len(neurons) * (bins + 2)).view(len(neurons), bins + 2)
+        return cls(edges, neurons, counts[:, 1:-1], counts[:, [0, -1]])
+
+    def merge(self, other: "Histogram") -> "Histogram":
+        """The histogram of both batches together."""
+        if not torch.equal(self.edges, other.edges) or not torch.equal(self.neurons, other.neurons):
+            raise SpLensError("histograms with different edges or neurons can't be merged: collect both with the same.")
+        return Histogram(self.edges, self.neurons, self.counts + other.counts, self.outside + other.outside)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What one pass keeps of every neuron of a group; all of it float64 except the counts.
+
+    Attributes:
+        count: tokens seen.
+        positive: tokens with z > 0.
+        absolute: sum of |z|.
+        mean: mean of z.
+        squares: sum of (z - mean)^2.
+        min, max: the extremes.
+        histogram: counts between fixed edges, if asked for.
+    """
+
+    count: int
+    positive: Int[torch.Tensor, " neuron"]
+    absolute: Float[torch.Tensor, " neuron"]
+    mean: Float[torch.Tensor, " neuron"]
+    squares: Float[torch.Tensor, " neuron"]
+    min: Float[torch.Tensor, " neuron"]
+    max: Float[torch.Tensor, " neuron"]
+    histogram: Histogram | None = None
+
+    @classmethod
+    def of(cls, activations: Float[torch.Tensor, "token neuron"]) -> "Moments":
+        """Reduce one batch. Activations of any float type; at least one token."""
+        x = activations.float()
+        low, high = torch.aminmax(x, dim=0)
+        mean = x.mean(dim=0)
+        positive = (x > 0).sum(dim=0)
+        absolute = torch.linalg.vector_norm(x, ord=1, dim=0)
+        squares = torch.linalg.vector_norm(x - mean, dim=0).double() ** 2
+        return cls(len(x), positive, absolute.double(), mean.double(), squares, low.double(), high.double())
+
+    def with_histogram(self, histogram: Histogram) -> "Moments":
+        """These moments, and a histogram of the same batch."""
+        return replace(self, histogram=histogram)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both batches together (Chan, Golub & LeVeque 1979, eq. 2.1)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        histogram = self.histogram
+        if histogram is not None and other.histogram is not None:
+            histogram = histogram.merge(other.histogram)
+        elif (histogram is None) != (other.histogram is None):
+            raise SpLensError("statistics with and without histograms can't be merged: collect both alike.")
+        return Moments(
+            count=count,
+            positive=self.positive + other.positive,
+            absolute=self.absolute + other.absolute,
+            mean=self.mean + delta * (other.count / count),
+            squares=self.squares + other.squares + delta**2 * (self.count * other.count / count),
+            min=torch.minimum(self.min, other.min),
+            max=torch.maximum(self.max, other.max),
+            histogram=histogram,
+        )
+
+    def freq(self) -> Float[torch.Tensor, " neuron"]:
+        """Share of tokens with z > 0."""
+        return self.positive.double() / self.count
+
+    def abs(self) -> Float[torch.Tensor, " neuron"]:
+        """Mean of |z|."""
+        return self.absolute / self.count
+
+    def rms(self) -> Float[torch.Tensor, " neuron"]:
+        """Root of the mean of z^2."""
+        return (self.squares / self.count + self.mean**2).sqrt()
+
+    def std(self) -> Float[torch.Tensor, " neuron"]:
+        """Root of the mean of (z - mean z)^2."""
+        return (self.squares / self.count).sqrt()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything but the count, by name, histogram included: what goes into a file."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("count", "histogram")}
+        if self.histogram is not None:
+            plain |= {f"histogram.{f.name}": getattr(self.histogram, f.name) for f in fields(Histogram)}
+        return plain
+
+    @classmethod
+    def from_tensors(cls, count: int, tensors: dict[str, torch.Tensor]) -> "Moments":
+        """The inverse of `tensors`."""
+        parts = {f.name: tensors.pop(f"histogram.{f.name}", None) for f in fields(Histogram)}
+        histogram = None if parts["edges"] is None else Histogram(**parts)
+        return cls(count=count, histogram=histogram, **tensors)
+

@@ -1,0 +1,230 @@
+"""Algorithm 1 of arXiv 2403.01267: collect, score, prune the top, evaluate; again."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from sp_lens.ablation import ablate
+from sp_lens.collect import BATCH_TOKENS, collect
+from sp_lens.corpus import describe
+from sp_lens.effects import UNITS, Unit
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.evaluate import evaluate, reusable
+from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, random_values, score
+from sp_lens.models import model_name, weights_fingerprint
+from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
+from sp_lens.rows import check_disjoint, fingerprint
+from sp_lens.runs import PruneRun, step_file, step_files, stopped
+from sp_lens.sites import SITES, Layout, Site, layout_of
+from sp_lens.stats import ActivationStats
+from sp_lens.storage import write_bytes
+
+logger = logging.getLogger(__name__)
+
+
+def prune(
+    model: Any,
+    forget: Any,
+    retain: Any,
+    *,
+    eval_forget: Any,
+    eval_retain: Any,
+    site: Site | Literal["both"] = "mlp",
+    unit: Unit = "neuron",
+    metric: ScoreMetric = "abs",
+    aggregate: Aggregate = "mean",
+    fraction: float = 0.02,
+    steps: int = 50,
+    recollect: bool = True,
+    eps: float | Mapping[Site, float] = EPS,
+    seed: int = 0,
+    min_retain_top1: float | None = None,
+    max_forget_top1: float | None = None,
+    out: str | Path | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> PruneRun:
+    """Prune, step after step, what matters more for `forget` than for `retain`.
+
+    A step collects on both corpora with the neurons pruned so far ablated, scores, takes the top
+    `fraction` of all the model's neurons of the site that are not pruned yet, and evaluates on held-out
+    text of both. The model itself is not changed: see `fold_mask` and `export` for that.
+
+    Args:
+        model: a bridge or a `HookedTransformer`.
+        forget, retain: corpora to collect from, as `load_corpus` returns them.
+        eval_forget, eval_retain: held-out text of both; must not overlap with what is collected from.
+        site: "mlp", "attn", or "both" (the fraction of each).
+        unit: "neuron", or "head": whole attention heads.
+        metric: "abs", "rms", "std", "freq" (Definition 1) or "random", the control, which collects nothing.
+        aggregate: how the importance of a head comes of its neurons' (Definition 3).
+        fraction: share of all neurons (heads) of the site that a step prunes.
+        steps: how many steps; the released experiments take 50 of 2 %.
+        recollect: collect anew at each step; False collects once and goes down one ranking.
+        eps: added to the retain importance, see `score`.
+        seed: of "random".
+        min_retain_top1: stop after the step at which retain accuracy is below this.
+        max_forget_top1: stop after the step at which forget accuracy is at or below this.
+        out: folder of the run. Every finished step is on disk there, and the same call goes on after a
+            kill, to the same mask and history. A larger `steps` goes on further.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Returns:
+        A `PruneRun`: `.history`, `.mask`, `.selectivity`.
+
+    Raises:
+        SpLensError: before any long work, for bad settings, corpora that overlap or can't be read, or an
+            `out` folder that holds another run.
+    """
+    layout = layout_of(model)
+    groups = _layout_of_site(layout, site, unit)
+    _check_settings(groups, site, unit, metric, aggregate, fraction, steps)
+    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
+    corpora = {name: reusable(corpus) for name, corpus in corpora.items()}
+    for collected in ("forget", "retain"):
+        for evaluated in ("eval_forget", "eval_retain"):
+            check_disjoint(model, corpora[collected], corpora[evaluated], (collected, evaluated))
+    settings = {
+        "model": model_name(model),
+        "weights": weights_fingerprint(model),
+        "site": site,
+        "unit": unit,
+        "metric": metric,
+        "aggregate": aggregate if unit == "head" else None,
+        "fraction": fraction,
+        "recollect": recollect,
+        "eps": dict(eps) if isinstance(eps, Mapping) else eps,
+        "seed": seed if metric == "random" else None,
+        "corpora": {name: describe(c) | {"fingerprint": fingerprint(model, c)} for name, c in corpora.items()},
+    }
+    run = _resume(out, settings, steps)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
+
+    def evaluated(mask: NeuronMask) -> dict[str, Any]:
+        with ablate(model, mask):
+            sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in ("forget", "retain")}
+        numbers = {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
+        return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
+
+    def scored(mask: NeuronMask) -> NeuronValues | HeadValues:
+        with ablate(model, mask):
+            stats = [collect(model, corpora[side], **options) for side in ("forget", "retain")]
+        return _scores(stats[0], stats[1], unit, metric, aggregate, eps)
+
+    bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not progress)
+    if run is None:
+        empty = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in groups}
+        unpruned = NeuronMask.of_neurons(groups, {})
+        run = _keep(PruneRun(groups, empty, [evaluated(unpruned)], settings), out)
+    else:
+        logger.info("going on after step %d in %s", run.steps, out)
+    bar.update(run.steps)
+    values: NeuronValues | HeadValues | None = None
+    while run.steps < steps and not stopped(run.records[-1], min_retain_top1, max_forget_top1):
+        if metric == "random":
+            values = _as_unit(random_values(groups, seed), unit, aggregate)
+        elif recollect:
+            values = scored(run.mask)
+        elif values is None:
+            values = scored(NeuronMask.of_neurons(groups, {}))
+        run = _step(run, _top(values, fraction, site, run.mask), evaluated)
+        run = _keep(run, out)
+        bar.update()
+        bar.set_postfix(forget=f"{run.records[-1]['forget_top1']:.3f}", retain=f"{run.records[-1]['retain_top1']:.3f}")
+    bar.close()
+    return run
+
+
+def _step(run: PruneRun, new: NeuronMask, evaluated: Any) -> PruneRun:
+    step = run.steps + 1
+    pruned_at = {name: torch.where(new[name], step, at) for name, at in run.pruned_at.items()}
+    record = evaluated(run.mask | new) | {"step": step}
+    return PruneRun(run.layout, pruned_at, [*run.records, record], run.settings)
+
+
+def _top(values: NeuronValues | HeadValues, fraction: float, site: str, pruned: NeuronMask) -> NeuronMask:
+    """The next neurons to go, as a mask over all groups of the run."""
+    if isinstance(values, HeadValues):
+        return values.top(fraction, exclude=pruned)
+    tensors: dict[str, torch.Tensor] = {}
+    for one in SITES if site == "both" else (site,):
+        tensors |= values.top(fraction, site=one, exclude=pruned).tensors
+    return NeuronMask(pruned.layout, tensors)
+
+
+def _scores(
+    forget: ActivationStats,
+    retain: ActivationStats,
+    unit: Unit,
+    metric: Any,
+    aggregate: Aggregate,
+    eps: float | Mapping[Site, float],
+) -> NeuronValues | HeadValues:
+    """Definition 2, of neurons, or of heads by Definition 3: a head's importance is of its neurons'."""
+    if unit == "neuron":
+        return score(forget, retain, metric=metric, eps=eps)
+    sides = [stats.importance(metric).heads(aggregate) for stats in (forget, retain)]
+    return score(sides[0], sides[1], eps=eps)
+
+
+def _as_unit(values: NeuronValues, unit: Unit, aggregate: Aggregate) -> NeuronValues | HeadValues:
+    return values.heads(aggregate) if unit == "head" else values
+
+
+def _layout_of_site(layout: Layout, site: str, unit: str) -> Layout:
+    check_choice("site", site, (*SITES, "both"))
+    check_choice("unit", unit, UNITS)
+    if unit == "head" and site != "attn":
+        raise SpLensError(f'whole heads are of the attention: say site="attn" with unit="head", not site={site!r}.')
+    if site != "both":
+        return layout.of(site)
+    return Layout(tuple(group for group in layout if group in (*layout.of("mlp"), *layout.of("attn"))))
+
+
+def _check_settings(
+    groups: Layout, site: str, unit: str, metric: str, aggregate: str, fraction: float, steps: int
+) -> None:
+    check_choice("metric", metric, SCORE_METRICS)
+    check_choice("aggregate", aggregate, AGGREGATES)
+    if steps < 1:
+        raise SpLensError(f"steps={steps}: expected at least one.")
+    for one in SITES if site == "both" else (site,):
+        part = groups.of(one)
+        total = sum(group.heads for group in part) if unit == "head" else part.neurons
+        k = pick_count(fraction, total, f"{one} {unit}s")
+        if (steps - 1) * k >= total:
+            raise SpLensError(
+                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-total // k)}: "
+                f"all {total} {one} {unit}s are gone by then. Ask for fewer steps or a smaller fraction."
+            )
+
+
+def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
+    """Put a finished step on disk: the run so far, its history as CSV, its mask."""
+    if out is not None:
+        run.save(step_file(out, run.steps))
+        write_bytes(Path(out) / "history.csv", run.history.to_csv(index=False).encode())
+        run.mask.save(Path(out) / "mask.safetensors")
+    return run
+
+
+def _resume(out: str | Path | None, settings: Mapping[str, Any], steps: int) -> PruneRun | None:
+    """The last finished step in `out` that is not beyond `steps`, None where there is none."""
+    done = {step: file for step, file in step_files(out).items() if step <= steps} if out is not None else {}
+    if not done:
+        return None
+    run = PruneRun.load(done[max(done)])
+    if different := [key for key in settings if run.settings.get(key) != settings[key]]:
+        key = different[0]
+        raise SpLensError(
+            f"{out} holds a run of another configuration: its {key} is {run.settings.get(key)!r}, and {settings[key]!r} "
+            f"was asked for{' (and more differs: ' + ', '.join(different[1:]) + ')' if different[1:] else ''}. "
+            "Name another folder, or repeat the call that made this one."
+        )
+    return run

@@ -1,0 +1,230 @@
+"""Anything sensible that holds text or tokens -> rows of tokens -> padded batches.
+
+A row says of each token whether it counts: padding, BOS and other special tokens never do, by an explicit
+mask, since a pad id may equal an eos id. Padding that a row came with, on either side, is taken off.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+
+from sp_lens.errors import SpLensError
+
+# Where the released experiments cut their documents.
+DOCUMENT_TOKENS = 1000
+# Rows that are sorted by length together before they are batched: less padding, and still a stream.
+_SORTED_TOGETHER = 256
+
+
+class Row(NamedTuple):
+    """The tokens of one row, without padding, and which of them count."""
+
+    tokens: Int[torch.Tensor, " pos"]
+    counted: Bool[torch.Tensor, " pos"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows padded on the right to the longest.
+
+    Attributes:
+        tokens: [row pos].
+        attention_mask: 1 on the row's tokens, 0 on padding.
+        counted: True on real text: no padding and no special token.
+    """
+
+    tokens: Int[torch.Tensor, "row pos"]
+    attention_mask: Int[torch.Tensor, "row pos"]
+    counted: Bool[torch.Tensor, "row pos"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device))
+
+
+def split_text(tokenizer: Any, text: str, *, row_tokens: int, prepend_bos: bool = True) -> list[list[int]]:
+    """The rows of one text: its tokens in pieces of `row_tokens`, BOS (where there is one) heading each."""
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    head = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+    step = row_tokens - len(head)
+    pieces = [tokens[start : start + step] for start in range(0, len(tokens), step)]
+    if len(pieces) > 1 and len(head) + len(pieces[-1]) == 1:  # a lone token predicts nothing: give it company
+        pieces[-1].insert(0, pieces[-2].pop())
+    return [[*head, *piece] for piece in pieces]
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        SpLensError: when it has none.
+    """
+    if getattr(model, "tokenizer", None) is None:
+        raise SpLensError("the model has no tokenizer, so it can't read text: pass one when loading it.")
+    return model.tokenizer
+
+
+def prepends_bos(model: Any) -> bool:
+    """Whether TransformerLens puts BOS before this model's texts (not before Pythia's)."""
+    return bool(getattr(model.cfg, "default_prepend_bos", True))
+
+
+def rows(model: Any, corpus: Any) -> Iterator[Row]:
+    """The rows of whatever came as a corpus.
+
+    Args:
+        model: a bridge or `HookedTransformer`; says which ids are special and how long a row may be.
+        corpus: a `datasets.Dataset` with `input_ids` (and optionally `attention_mask`), a list of strings,
+            or an iterable of batches: tensors [row pos], or mappings such as a tokenizer returns.
+
+    Raises:
+        SpLensError: for anything else, and for rows that the model can't read.
+    """
+    if isinstance(corpus, str | Mapping | torch.Tensor) and not hasattr(corpus, "column_names"):
+        corpus = [corpus] if not isinstance(corpus, str) else _refuse_string(corpus)
+    columns = getattr(corpus, "column_names", None)
+    if columns is not None:
+        if "input_ids" not in columns:
+            raise SpLensError(
+                f"the dataset has the columns {columns} and no 'input_ids': make rows of its text first, "
+                "load_corpus(dataset['text'], model)."
+            )
+        corpus = corpus.select_columns([name for name in ("input_ids", "attention_mask") if name in columns])
+    special = _special_ids(model)
+    empty = True
+    for item in corpus:
+        for tokens in _token_rows(model, item):
+            _check_row(model, tokens)
+            empty = False
+            yield Row(tokens, ~torch.isin(tokens, special))
+    if empty:
+        raise SpLensError("the corpus is empty: expected at least one row of tokens.")
+
+
+def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
+    """The rows of a corpus in batches of at most `batch_tokens` tokens, padding included.
+
+    A row longer than that is a batch of its own. Rows are sorted by length within a window, so the order
+    of the batches is not that of the rows; it is the same each time.
+    """
+    window: list[Row] = []
+    for row in rows(model, corpus):
+        window.append(row)
+        if len(window) == _SORTED_TOGETHER:
+            yield from _packed(model, window, batch_tokens)
+            window = []
+    yield from _packed(model, window, batch_tokens)
+
+
+def count_tokens(model: Any, corpus: Any) -> int:
+    """How many tokens of a corpus count."""
+    return sum(int(row.counted.sum()) for row in rows(model, corpus))
+
+
+def fingerprint(model: Any, corpus: Any) -> str:
+    """A hash of the corpus as the model reads it, row after row."""
+    digest = hashlib.sha256()
+    for row in rows(model, corpus):
+        digest.update(row.tokens.numpy().tobytes() + b"|")
+    return digest.hexdigest()[:16]
+
+
+def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str, str]) -> None:
+    """Refuse to evaluate on text that was collected from: a shared document, or a shared row of 16 tokens or more.
+
+    Raises:
+        SpLensError: naming what is shared.
+    """
+    if shared := set(_documents(collected)) & set(_documents(evaluated)):
+        raise SpLensError(
+            f"{names[1]} shares {len(shared)} documents with {names[0]}, {sorted(shared)[0]!r} among them: "
+            'evaluate on other text, load_corpus(..., split="evaluate").'
+        )
+    seen = {row.tokens.numpy().tobytes() for row in rows(model, collected) if len(row.tokens) >= 16}
+    same = sum(row.tokens.numpy().tobytes() in seen for row in rows(model, evaluated))
+    if same:
+        raise SpLensError(
+            f"{names[1]} has {same} rows that are in {names[0]} too: evaluate on text that was not collected from, "
+            'load_corpus(..., split="evaluate").'
+        )
+
+
+def _documents(corpus: Any) -> Iterable[str]:
+    return corpus["document"] if "document" in (getattr(corpus, "column_names", None) or ()) else ()
+
+
+def _packed(model: Any, window: list[Row], batch_tokens: int) -> Iterator[Batch]:
+    window = sorted(window, key=lambda row: -len(row.tokens))
+    while window:
+        size = max(1, batch_tokens // len(window[0].tokens))
+        yield _pad(window[:size], pad_id=getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0)
+        window = window[size:]
+
+
+def _pad(batch: list[Row], pad_id: int) -> Batch:
+    def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    return Batch(
+        tokens=padded([row.tokens for row in batch], pad_id),
+        attention_mask=padded([torch.ones_like(row.tokens) for row in batch], 0),
+        counted=padded([row.counted for row in batch], False),
+    )
+
+
+def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:
+    """The rows of tokens, without padding, in one item of a corpus."""
+    if isinstance(item, str):
+        row_tokens = min(model.cfg.n_ctx, DOCUMENT_TOKENS)
+        text_rows = split_text(tokenizer_of(model), item, row_tokens=row_tokens, prepend_bos=prepends_bos(model))
+        if sum(len(row) for row in text_rows) < 2:
+            raise SpLensError(f"the text {item[:40]!r} has fewer than two tokens: take it out of the corpus.")
+        yield from (torch.tensor(row) for row in text_rows)
+        return
+    mask = None
+    if isinstance(item, Mapping):
+        if "input_ids" not in item:
+            raise SpLensError(f"a batch has the keys {list(item)} and no 'input_ids'.")
+        mask, item = item.get("attention_mask"), item["input_ids"]
+    try:
+        tokens = torch.as_tensor(item, dtype=torch.long).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpLensError(
+            f"cannot read {type(item).__name__} as rows of tokens: expected a datasets.Dataset with 'input_ids', "
+            f"a list of strings, or an iterable of batches [row pos] ({error})."
+        ) from error
+    keep = torch.ones_like(tokens, dtype=torch.bool) if mask is None else torch.as_tensor(mask).cpu().bool()
+    if keep.shape != tokens.shape:
+        raise SpLensError(f"attention_mask has shape {tuple(keep.shape)}, input_ids {tuple(tokens.shape)}: make them equal.")
+    if tokens.ndim not in (1, 2):
+        raise SpLensError(f"tokens have shape {tuple(tokens.shape)}: expected [pos] or [row pos].")
+    for row, kept in zip(torch.atleast_2d(tokens), torch.atleast_2d(keep), strict=True):
+        yield row[kept]
+
+
+def _check_row(model: Any, tokens: torch.Tensor) -> None:
+    if len(tokens) < 2:
+        raise SpLensError(f"a row has {len(tokens)} token(s): expected at least two, of which one can be predicted.")
+    if len(tokens) > model.cfg.n_ctx:
+        raise SpLensError(
+            f"a row has {len(tokens)} tokens, and the model reads {model.cfg.n_ctx}: cut the rows, "
+            "load_corpus(..., row_tokens=...)."
+        )
+    if int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab:
+        raise SpLensError(
+            f"a row has token ids from {int(tokens.min())} to {int(tokens.max())}, and the model knows 0 to "
+            f"{model.cfg.d_vocab - 1}: was it made with the tokenizer of another model?"
+        )
+
+
+def _special_ids(model: Any) -> torch.Tensor:
+    tokenizer = getattr(model, "tokenizer", None)
+    return torch.tensor(tokenizer.all_special_ids if tokenizer else [], dtype=torch.long)
+
+
+def _refuse_string(text: str) -> Any:
+    raise SpLensError(f"a corpus is a list of strings, got the string {text[:40]!r}: wrap it in a list.")

@@ -1,0 +1,122 @@
+"""A pruning run as data: its history, the step at which each neuron went, its files. No model in here."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+
+from sp_lens.errors import SpLensError
+from sp_lens.neurons import NeuronMask
+from sp_lens.sites import Layout
+from sp_lens.storage import load_tensors, save_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class PruneRun:
+    """What Algorithm 1 did, step by step.
+
+    Attributes:
+        layout: the neuron groups that could be pruned.
+        pruned_at: {hook name: Int[" neuron"]}: the step at which each neuron was pruned, 0 for never.
+        records: one mapping a step, the first (step 0) before any pruning.
+        settings: model, corpora, site, metric, fraction, ...: what makes this run this run.
+    """
+
+    layout: Layout
+    pruned_at: Mapping[str, Int[torch.Tensor, " neuron"]]
+    records: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """How many steps were done."""
+        return len(self.records) - 1
+
+    @property
+    def mask(self) -> NeuronMask:
+        """The neurons pruned in all steps."""
+        return self.mask_at(self.steps)
+
+    def mask_at(self, step: int) -> NeuronMask:
+        """The neurons that were pruned after `step` steps.
+
+        Raises:
+            SpLensError: for a step that was not done.
+        """
+        if not 0 <= step <= self.steps:
+            raise SpLensError(f"step {step} was not done: this run has the steps 0 to {self.steps}.")
+        tensors = {name: (at > 0) & (at <= step) for name, at in self.pruned_at.items()}
+        about = {key: self.settings[key] for key in ("model", "metric", "site") if key in self.settings}
+        return NeuronMask(self.layout, tensors, {**about, "step": step})
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row a step: share pruned; top1, top10, top1_skip50, loss and perplexity on both corpora.
+
+        `forget_drop` and `retain_drop` are how far top1 has fallen since step 0, as a share (0.1 is ten
+        points).
+        """
+        frame = pd.DataFrame(list(self.records))
+        for side in ("forget", "retain"):
+            frame[f"{side}_drop"] = frame[f"{side}_top1"].iloc[0] - frame[f"{side}_top1"]
+        return frame
+
+    @property
+    def selectivity(self) -> float:
+        """The largest, over the steps, of forget accuracy drop minus retain accuracy drop (Figure 4)."""
+        history = self.history
+        return float((history["forget_drop"] - history["retain_drop"]).max())
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, whole or not at all."""
+        header = {"layout": self.layout.to_json(), "records": list(self.records), "settings": dict(self.settings)}
+        save_tensors(path, "PruneRun", self.pruned_at, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PruneRun":
+        """Read a saved run, or the last finished step in the folder of a run.
+
+        Raises:
+            SpLensError: when there is none, or the file is cut short or foreign.
+        """
+        if Path(path).is_dir():
+            steps = step_files(path)
+            if not steps:
+                raise SpLensError(f"there is no finished step in {path}: expected the `out` folder of prune().")
+            path = steps[max(steps)]
+        tensors, header = load_tensors(path, "PruneRun")
+        return cls(Layout.from_json(header["layout"]), tensors, header["records"], header["settings"])
+
+    def __repr__(self) -> str:
+        return f"PruneRun({self.steps} steps, selectivity {self.selectivity:.3f}, {self.mask})"
+
+
+def step_file(folder: str | Path, step: int) -> Path:
+    """Where the run in `folder` keeps its state after `step` steps."""
+    return Path(folder) / f"step-{step:04d}.safetensors"
+
+
+def step_files(folder: str | Path) -> dict[int, Path]:
+    """The finished steps in the folder of a run, by number."""
+    return {int(file.stem.removeprefix("step-")): file for file in Path(folder).glob("step-[0-9]*.safetensors")}
+
+
+def as_runs(runs: PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]) -> dict[str, PruneRun]:
+    """One run, several, or several by name, as a mapping from a label to each: what the figures take."""
+    if isinstance(runs, PruneRun):
+        runs = [runs]
+    if isinstance(runs, Mapping):
+        return dict(runs)
+    return {f"{i}: {run.settings['model']}, {run.settings['metric']} {run.settings['site']}": run for i, run in enumerate(runs, 1)}
+
+
+def stopped(record: Mapping[str, Any], min_retain_top1: float | None, max_forget_top1: float | None) -> bool:
+    """Whether a stopping rule is met: retain accuracy below its floor, or forget accuracy at its target."""
+    floor = -math.inf if min_retain_top1 is None else min_retain_top1
+    target = -math.inf if max_forget_top1 is None else max_forget_top1
+    return record["retain_top1"] < floor or record["forget_top1"] <= target

@@ -1,0 +1,208 @@
+"""Where the neurons of a model are: the one room that knows TransformerLens' hook names and weights.
+
+Two sites a block. `mlp`: the units of `mlp.hook_post`, the input of the down-projection (on a gated MLP
+act(gate) * up). `attn`: the pre-out units of `attn.hook_z`, the input of W_O, head by head. A neuron's
+output weights are a row of `W_out` or `W_O`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+
+from sp_lens.errors import SpLensError
+
+Site = Literal["mlp", "attn"]
+SITES: tuple[Site, ...] = get_args(Site)
+
+_HOOKS: dict[Site, str] = {"attn": "attn.hook_z", "mlp": "mlp.hook_post"}
+
+
+@dataclass(frozen=True)
+class NeuronGroup:
+    """The neurons of one site in one layer.
+
+    Attributes:
+        site: "mlp" or "attn".
+        layer: index of the block.
+        width: number of neurons (on "attn": heads * d_head).
+        heads: number of query heads on "attn", None on "mlp".
+    """
+
+    site: Site
+    layer: int
+    width: int
+    heads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The TransformerLens hook name, the key of every mapping in this library."""
+        return f"blocks.{self.layer}.{_HOOKS[self.site]}"
+
+    @property
+    def shape(self) -> str:
+        """The width in words, for messages."""
+        return f"{self.heads} heads of {self.width // self.heads}" if self.heads else f"{self.width} neurons"
+
+
+@dataclass(frozen=True)
+class Layout(Sequence[NeuronGroup]):
+    """All the neuron groups of a model, in layer order, attention before MLP as in the block.
+
+    Two models with equal layouts can exchange statistics and masks as far as shapes go.
+
+    Example:
+        >>> layout = Layout((NeuronGroup("attn", 0, 8, heads=2), NeuronGroup("mlp", 0, 12)))
+        >>> layout.names
+        ('blocks.0.attn.hook_z', 'blocks.0.mlp.hook_post')
+        >>> len(layout.of("mlp")), layout.of("mlp").neurons
+        (1, 12)
+    """
+
+    groups: tuple[NeuronGroup, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.groups[index]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hook names, in order."""
+        return tuple(group.name for group in self.groups)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons there are in all groups together."""
+        return sum(group.width for group in self.groups)
+
+    def of(self, site: Site) -> "Layout":
+        """The part of the layout at `site`.
+
+        Raises:
+            SpLensError: when the site is unknown or the model has none of it.
+        """
+        part = tuple(group for group in self.groups if group.site == site)
+        if not part:
+            there = sorted({group.site for group in self.groups})
+            raise SpLensError(f"no neurons at site {site!r}: choose one of {there}.")
+        return Layout(part)
+
+    def group(self, name: str) -> NeuronGroup:
+        """The group whose hook name is `name`."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise SpLensError(f"no neurons at {name!r}: this model has {self}, at hooks like {self.names[:2]}.")
+
+    def require_same(self, other: "Layout", what: str) -> None:
+        """Refuse `other`, the layout of `what`, unless it is this one."""
+        if self != other:
+            raise SpLensError(
+                f"{what} belongs to another model: it has {other}, and {self} was expected. "
+                "Make it again from this model with collect() and score()."
+            )
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The groups as plain values, for a file's header."""
+        return [asdict(group) for group in self.groups]
+
+    @classmethod
+    def from_json(cls, groups: list[dict[str, Any]]) -> "Layout":
+        """The inverse of `to_json`."""
+        return cls(tuple(NeuronGroup(**group) for group in groups))
+
+    def __str__(self) -> str:
+        parts = []
+        for site in SITES:
+            shapes = [group.shape for group in self.groups if group.site == site]
+            if shapes:
+                distinct = dict.fromkeys(shapes)
+                parts.append(f"{len(shapes)} layers of {site} with {' / '.join(distinct)}")
+        return " and ".join(parts) or "no neurons"
+
+
+def layout_of(model: Any) -> Layout:
+    """The neuron groups of a bridge or a `HookedTransformer`, with widths read off the weights.
+
+    Never off `cfg`: `cfg.d_mlp` is wrong for an OPT with an own `ffn_dim`, and n_heads * d_head differs
+    from d_model on Qwen3 and Gemma.
+
+    Raises:
+        SpLensError: for something that is no TransformerLens model, and for a mixture of experts, whose
+            `mlp.hook_post` is the output of the block and no neuron.
+    """
+    groups = []
+    for layer, block in enumerate(_blocks(model)):
+        if (W_O := getattr(getattr(block, "attn", None), "W_O", None)) is not None:
+            groups.append(NeuronGroup("attn", layer, W_O.shape[0] * W_O.shape[1], heads=W_O.shape[0]))
+        if (mlp := getattr(block, "mlp", None)) is not None:
+            if getattr(mlp, "W_out", None) is None:
+                raise SpLensError(
+                    f"block {layer} is a mixture of experts ({type(mlp).__name__}): its mlp.hook_post is not the input "
+                    "of one down-projection, so it has no neurons to score. Bring a model with dense MLPs."
+                )
+            groups.append(NeuronGroup("mlp", layer, mlp.W_out.shape[0]))
+    if not groups:
+        raise SpLensError(f"{type(model).__name__} has no attn.hook_z and no mlp.hook_post in any block.")
+    return Layout(tuple(groups))
+
+
+def group_of_activation(name: str, shape: tuple[int, ...]) -> NeuronGroup | None:
+    """The group that a cached activation called `name` is of, its sizes read off the shape; None if of none."""
+    for site, hook in _HOOKS.items():
+        if match := re.fullmatch(rf"blocks\.(\d+)\.{re.escape(hook)}", name):
+            heads = shape[-2] if site == "attn" else None
+            return NeuronGroup(site, int(match[1]), shape[-1] * (heads or 1), heads)
+    return None
+
+
+def hook_point(model: Any, group: NeuronGroup) -> Any:
+    """The `HookPoint` through which the group's activations pass."""
+    component, hook = _HOOKS[group.site].split(".")
+    return getattr(getattr(model.blocks[group.layer], component), hook)
+
+
+def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
+    """The live output weights of the group: writing to the result changes the model."""
+    block = model.blocks[group.layer]
+    if group.site == "mlp":
+        return block.mlp.W_out
+    W_O = block.attn.W_O
+    return W_O.view(-1, W_O.shape[-1])  # view, not reshape: a copy would not be live
+
+
+@contextmanager
+def attached(model: Any, hooks: Iterable[tuple[NeuronGroup, Callable[..., Any]]]) -> Iterator[None]:
+    """Hooks on the model's own hook points for the length of a `with`, and no trace of them after it.
+
+    They are put on the `HookPoint`s directly: going by name through `run_with_hooks` ignores unknown
+    names (TransformerLens 3.9) and rebuilds the map of names each time. The user's own hooks stay.
+    """
+    placed = []
+    try:
+        for group, function in hooks:
+            point = hook_point(model, group)
+            point.add_hook(function)
+            placed.append((point, point.fwd_hooks[-1]))
+        yield
+    finally:
+        for point, handle in reversed(placed):
+            handle.hook.remove()
+            if handle in point.fwd_hooks:  # not there any more if the user called reset_hooks()
+                point.fwd_hooks.remove(handle)
+
+
+def _blocks(model: Any) -> Any:
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or not hasattr(model, "hook_dict"):
+        raise SpLensError(
+            f"expected a TransformerBridge or a HookedTransformer with blocks, got {type(model).__name__}: "
+            'load one with sp_lens.load_model("gpt2") or TransformerBridge.boot_transformers(...).'
+        )
+    return blocks

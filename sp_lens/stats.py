@@ -1,0 +1,192 @@
+"""Statistics of every neuron over a corpus: what `collect` returns. Mergeable, saveable; no model in here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.moments import Moments
+from sp_lens.neurons import NeuronValues
+from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
+from sp_lens.storage import load_tensors, save_tensors
+
+Metric = Literal["abs", "rms", "std", "freq"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStats(Mapping[str, Moments]):
+    """Streamed statistics of every neuron over the counted tokens of a corpus, by hook name.
+
+    Attributes:
+        layout: the neuron groups, in layer order.
+        moments: by hook name, what one pass keeps (freq, abs, rms, std, mean, min, max).
+        about: model, corpora, number of tokens, versions; saved with the numbers.
+    """
+
+    layout: Layout
+    moments: Mapping[str, Moments]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.moments) != set(self.layout.names):
+            raise SpLensError(f"statistics need moments for each of {self.layout.names}, got {tuple(self.moments)}.")
+
+    def __getitem__(self, name: str) -> Moments:
+        return self.moments[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.names)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    @property
+    def count(self) -> int:
+        """Number of counted tokens; padding, BOS and other special tokens never count."""
+        return next(iter(self.moments.values())).count
+
+    def importance(self, metric: Metric = "abs") -> NeuronValues:
+        """Definition 1 of arXiv 2403.01267: how much a neuron does on this corpus, in units of activation.
+
+        Args:
+            metric: "freq" (share of tokens with z > 0, no unit), "abs" (mean |z|), "rms" (root mean
+                square) or "std" (root mean squared deviation from the mean).
+
+        Returns:
+            float64 values, {hook name: Float[" neuron"]}.
+        """
+        check_choice("metric", metric, METRICS)
+        tensors = {name: getattr(self[name], metric)() for name in self}
+        return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
+
+    def merge(self, other: "ActivationStats") -> "ActivationStats":
+        """The statistics of both corpora together; in any order the same to 1e-12.
+
+        Raises:
+            SpLensError: when the two are of different models, or differ in their histograms.
+        """
+        self.require_same_model(other)
+        moments = {name: self[name].merge(other[name]) for name in self}
+        about = {**self.about, "corpora": [*self.about.get("corpora", []), *other.about.get("corpora", [])]}
+        return ActivationStats(self.layout, moments, about)
+
+    def require_same_model(self, other: "ActivationStats") -> None:
+        """Refuse statistics of another model: another layout, or another name where both are known."""
+        self.layout.require_same(other.layout, "the other statistics")
+        names = {stats.about["model"] for stats in (self, other) if stats.about.get("model")}
+        if len(names) > 1:
+            raise SpLensError(f"these statistics are of different models, {sorted(names)}: collect both from one model.")
+
+    def frame(self) -> pd.DataFrame:
+        """One row a neuron: site, layer, head, neuron, freq, abs, rms, std, mean, min, max, count."""
+        columns = {metric: self.importance(metric) for metric in ("freq", "abs", "rms", "std")}
+        frame = columns["freq"].frame().drop(columns="value")
+        for metric, values in columns.items():
+            frame[metric] = np.concatenate([values[name].cpu().numpy() for name in self])
+        for column in ("mean", "min", "max"):
+            frame[column] = np.concatenate([getattr(self[name], column).cpu().numpy() for name in self])
+        return frame.assign(count=self.count)
+
+    def edges(self, site: Site, *, bins: int = 100) -> Float[torch.Tensor, " edge"]:
+        """Even histogram edges from the smallest to the largest activation at `site`, for a second pass."""
+        part = self.layout.of(site)
+        low = min(float(self[name].min.min()) for name in part.names)
+        high = max(float(self[name].max.max()) for name in part.names)
+        if low == high:  # neurons that never vary: any bin around the one value
+            low, high = low - 0.5, high + 0.5
+        return torch.linspace(low, high, bins + 1, dtype=torch.float32)
+
+    def histogram_frame(self, site: Site, layer: int, neurons: Any = None) -> pd.DataFrame:
+        """The histograms of one layer, one row a neuron and bin: neuron, left, right, tokens, density.
+
+        Args:
+            site: "mlp" or "attn".
+            layer: the block.
+            neurons: which of the collected neurons (indices into the layer); None is all of them.
+
+        Returns:
+            `density` is the share of all tokens per unit of activation, so its sum over the bins times
+            their width is 1 where no token lay outside the edges.
+
+        Raises:
+            SpLensError: when no histogram was collected there, or not of one of the neurons.
+        """
+        group = next((group for group in self.layout.of(site) if group.layer == layer), None)
+        if group is None:
+            layers = [group.layer for group in self.layout.of(site)]
+            raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {layers[0]} to {layers[-1]}.")
+        histogram = self[group.name].histogram
+        if histogram is None:
+            raise SpLensError(f"no histogram of {group.name} was collected: call collect(..., edges=stats.edges({site!r})).")
+        row_of = {neuron: row for row, neuron in enumerate(histogram.neurons.tolist())}
+        chosen = list(row_of) if neurons is None else [int(neuron) for neuron in neurons]
+        if missing := [neuron for neuron in chosen if neuron not in row_of]:
+            raise SpLensError(f"no histogram of neurons {missing[:5]} of {group.name}: collected were {len(row_of)} of them.")
+        counts = histogram.counts[[row_of[neuron] for neuron in chosen]].cpu().numpy()
+        edges = histogram.edges.cpu().numpy().astype(float)
+        bins = len(edges) - 1
+        return pd.DataFrame(
+            {
+                "neuron": np.repeat(chosen, bins),
+                "left": np.tile(edges[:-1], len(chosen)),
+                "right": np.tile(edges[1:], len(chosen)),
+                "tokens": counts.ravel(),
+                "density": (counts / (self.count * np.diff(edges))).ravel(),
+            }
+        )
+
+    @classmethod
+    def from_cache(
+        cls, cache: Mapping[str, torch.Tensor], *, counted: Bool[torch.Tensor, "batch pos"] | None = None
+    ) -> "ActivationStats":
+        """The statistics of activations that are already held: a TransformerLens `ActivationCache`.
+
+        Args:
+            cache: has `blocks.{l}.mlp.hook_post` [batch pos neuron] or `blocks.{l}.attn.hook_z`
+                [batch pos head d_head], or both; the batch axis may have been removed.
+            counted: which positions count; None is all of them, BOS and padding included.
+
+        Raises:
+            SpLensError: when the cache has neither hook.
+        """
+        found = [group_of_activation(name, tuple(cache[name].shape)) for name in cache.keys()]
+        groups = sorted((group for group in found if group), key=lambda group: (group.layer, group.site))
+        if not groups:
+            raise SpLensError("the cache has no mlp.hook_post and no attn.hook_z: cache those hooks too.")
+        moments = {}
+        for group in groups:
+            activations = cache[group.name].reshape(-1, group.width)
+            moments[group.name] = Moments.of(activations if counted is None else activations[counted.flatten()])
+        return cls(Layout(tuple(groups)), moments)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, whole or not at all."""
+        tensors = {f"{name}/{key}": tensor for name in self for key, tensor in self[name].tensors().items()}
+        header = {"layout": self.layout.to_json(), "about": self.about, "count": self.count}
+        save_tensors(path, "ActivationStats", tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ActivationStats":
+        """Read what `save` wrote.
+
+        Raises:
+            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+        """
+        tensors, header = load_tensors(path, "ActivationStats")
+        layout = Layout.from_json(header["layout"])
+        grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
+        for key, tensor in tensors.items():
+            name, _, part = key.partition("/")
+            grouped[name][part] = tensor
+        moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
+        return cls(layout, moments, header["about"])
+
+    def __repr__(self) -> str:
+        return f"ActivationStats({self.count} tokens, {self.layout})"
