@@ -1,13 +1,13 @@
 """Selective pruning and neuron specialisation on TransformerLens (arXiv 2403.01267).
 
-    import sp_lens as sp
+import sp_lens as sp
 
-    model = sp.load_model("demo")
-    forget = sp.load_corpus("code", model, tokens=20_000, offline=True)
-    retain = sp.load_corpus("prose", model, tokens=20_000, offline=True)
-    scores = sp.score(sp.collect(model, forget), sp.collect(model, retain), metric="abs")
-    with sp.ablate(model, scores.top(0.1, site="mlp")):
-        print(sp.evaluate(model, sp.load_corpus("code", model, tokens=20_000, split="evaluate", offline=True)))
+model = sp.load_model("demo")
+forget = sp.load_corpus("code", model, tokens=20_000, offline=True)
+retain = sp.load_corpus("prose", model, tokens=20_000, offline=True)
+scores = sp.score(sp.collect(model, forget), sp.collect(model, retain), metric="abs")
+with sp.ablate(model, scores.top(0.1, site="mlp")):
+    print(sp.evaluate(model, sp.load_corpus("code", model, tokens=20_000, split="evaluate", offline=True)))
 """
 
 from importlib.metadata import version as _version

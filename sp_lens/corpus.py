@@ -97,19 +97,41 @@ def load_corpus(
         document_tokens = DOCUMENT_TOKENS
     longest = min(model.cfg.n_ctx, row_tokens or document_tokens or DOCUMENT_TOKENS)
     found: dict[str, list[Any]] = {"input_ids": [], "document": []}
-    left = tokens
+    left, total = tokens, 0
     for document in _documents(source, split, offline):
         for row, counted in _rows(document, model, longest, document_tokens, own=not named):
+            total += counted
             if left is not None:
-                row, counted = row[: max(2, len(row) - max(0, counted - left))], min(counted, left)
-                left -= counted
+                taken = min(counted, left)
+                row = row[: max(2, len(row) - (counted - taken))]  # noqa: PLW2901
+                left -= taken
             found["input_ids"].append(row)
             found["document"].append(document.name)
             if left == 0:
                 break
         if left == 0:
             break
-    return _dataset(found, source if isinstance(source, str | Path) else "texts", tokens, left, split, offline)
+    label = str(source) if isinstance(source, str | Path) else "texts"
+    if not found["input_ids"]:
+        raise SpLensError(f"the corpus {label!r} is empty: there is no text in it.")
+    if tokens is not None and left:
+        raise SpLensError(
+            f"the corpus {label!r} has {tokens - left} tokens in its split {split!r}, and {tokens} were asked for: "
+            f"ask for tokens={tokens - left} or fewer, or bring more text."
+        )
+    dataset = Dataset.from_dict(
+        found, features=Features({"input_ids": List(Value("int32")), "document": Value("string")})
+    )
+    about = {
+        "source": label,
+        "split": split,
+        "offline": offline,
+        "documents": len(set(found["document"])),
+        "tokens": total if tokens is None else tokens,
+        "versions": versions(),
+    }
+    dataset.info.description = json.dumps(about)
+    return dataset
 
 
 def describe(corpus: Any) -> dict[str, Any]:
@@ -118,30 +140,6 @@ def describe(corpus: Any) -> dict[str, Any]:
     if description.startswith('{"source"'):
         return json.loads(description)
     return {"source": type(corpus).__name__}
-
-
-def _dataset(
-    found: dict[str, list[Any]], source: str | Path, tokens: int | None, left: int | None, split: Split, offline: bool
-) -> Dataset:
-    if not found["input_ids"]:
-        raise SpLensError(f"the corpus {str(source)!r} is empty: there is no text in it.")
-    if tokens is not None and left:
-        raise SpLensError(
-            f"the corpus {str(source)!r} has {tokens - left} tokens in its split {split!r}, and {tokens} were asked for: "
-            f"ask for tokens={tokens - left} or fewer, or bring more text."
-        )
-    features = Features({"input_ids": List(Value("int32")), "document": Value("string")})
-    dataset = Dataset.from_dict(found, features=features)
-    about = {
-        "source": str(source),
-        "split": split,
-        "offline": offline,
-        "documents": len(set(found["document"])),
-        "tokens": tokens if tokens is not None else sum(map(len, found["input_ids"])),
-        "versions": versions(),
-    }
-    dataset.info.description = json.dumps(about)
-    return dataset
 
 
 def _rows(
@@ -154,8 +152,8 @@ def _rows(
     left = sum(len(piece) for piece in pieces) if document_tokens is None else document_tokens
     if own and sum(len(piece) for piece in pieces) < 2:
         raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
-    for piece in pieces:
-        piece = piece[:left]
+    for whole in pieces:
+        piece = whole[:left]
         left -= len(piece)
         counted = sum(token not in special for token in piece)
         if len(piece) >= 2 and counted:
@@ -186,7 +184,9 @@ def _file_documents(path: Path) -> Iterator[Document]:
         return iter([Document(path.name, path.read_text("utf-8"))])
     dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
     if "text" not in dataset.column_names:
-        raise SpLensError(f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text.")
+        raise SpLensError(
+            f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text."
+        )
     return (Document(f"{path.name} {index}", text) for index, text in enumerate(dataset["text"]))
 
 
@@ -194,9 +194,7 @@ def _hub_documents(name: str, split: Split) -> Iterator[Document]:
     """Stream a dataset of the Hub; a document belongs to a split by a hash of its text."""
     hub = HUB[name]
     try:
-        dataset = cast(
-            IterableDataset, load_dataset(hub.repository, hub.configuration, split="train", streaming=True)
-        )
+        dataset = cast(IterableDataset, load_dataset(hub.repository, hub.configuration, split="train", streaming=True))
         examples = iter(dataset)
         first = next(examples)
     except (OSError, ValueError, StopIteration) as error:

@@ -1,7 +1,7 @@
 """Definition 3 by ablation: how much the loss rises when a head, or a neuron, is ablated."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, get_args
 
 import torch
 from tqdm.auto import tqdm
@@ -20,12 +20,6 @@ Unit = Literal["head", "neuron"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
-@overload
-def ablation_effect(model: Any, corpus: Any, *, unit: Literal["head"] = ..., **options: Any) -> HeadValues: ...
-@overload
-def ablation_effect(model: Any, corpus: Any, *, unit: Literal["neuron"], **options: Any) -> NeuronValues: ...
-
-
 def ablation_effect(
     model: Any,
     corpus: Any,
@@ -36,7 +30,7 @@ def ablation_effect(
     reference: ActivationStats | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
-) -> Any:
+) -> HeadValues | NeuronValues:
     """The rise in mean loss when one unit alone is ablated (Definition 3, by ablation).
 
     Costs one forward pass over the corpus for each unit, and one without ablation.
@@ -60,21 +54,27 @@ def ablation_effect(
     """
     check_choice("unit", unit, UNITS)
     check_choice("mode", mode, ("zero", "mean"))
-    layout = layout_of(model)
     if unit == "head":
-        layout = layout.of("attn")
+        layout = layout_of(model).of("attn")
+        units = list(_head_masks(layout))
     elif neurons is None:
-        raise SpLensError('unit="neuron" ablates one neuron at a time: say which, neurons=scores.top(0.01, site="mlp").')
+        raise SpLensError(
+            'unit="neuron" ablates one neuron at a time: say which, neurons=scores.top(0.01, site="mlp").'
+        )
     else:
         check_mask(model, neurons)
         layout = neurons.layout
-    units = list(_head_masks(layout) if unit == "head" else _neuron_masks(neurons))
-    rises = _loss_rises(model, corpus, [mask for _, _, mask in units], mode, reference, batch_tokens, progress)
-    empty = {g.name: torch.full((g.heads if unit == "head" else g.width,), torch.nan).double() for g in layout}
+        units = list(_neuron_masks(neurons))
+    tensors = {
+        group.name: torch.full((group.heads if unit == "head" else group.width,), torch.nan, dtype=torch.float64)
+        for group in layout
+    }
+    masks = [mask for _, _, mask in units]
+    rises = _loss_rises(model, corpus, masks, mode, reference, batch_tokens=batch_tokens, progress=progress)
     for (name, index, _), rise in zip(units, rises, strict=True):
-        empty[name][index] = rise
+        tensors[name][index] = rise
     about = {"model": model_name(model), "metric": "ablation effect", "mode": mode}
-    return (HeadValues if unit == "head" else NeuronValues)(layout, empty, about)
+    return HeadValues(layout, tensors, about) if unit == "head" else NeuronValues(layout, tensors, about)
 
 
 def _head_masks(layout: Layout) -> Iterator[tuple[str, int, NeuronMask]]:
@@ -97,10 +97,10 @@ def _loss_rises(
     masks: list[NeuronMask],
     mode: Literal["zero", "mean"],
     reference: ActivationStats | None,
+    *,
     batch_tokens: int,
     progress: bool,
 ) -> list[float]:
-    corpus = reusable(corpus)
     sums = [0.0] * len(masks)
     tokens = 0
     total = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * len(masks)

@@ -32,7 +32,9 @@ def score(
 def score(forget: Values, retain: Values, *, eps: float | Mapping[Site, float] = ...) -> Values: ...
 
 
-def score(forget, retain, *, metric="abs", eps=EPS, seed=0):
+def score(
+    forget: Any, retain: Any, *, metric: Any = "abs", eps: float | Mapping[Site, float] = EPS, seed: int = 0
+) -> Any:
     """Definition 2: Importance(forget, n) / (Importance(retain, n) + eps) of every neuron or head.
 
     Args:
@@ -51,7 +53,7 @@ def score(forget, retain, *, metric="abs", eps=EPS, seed=0):
     Raises:
         SpLensError: for an unknown metric, a negative eps, or statistics of different models.
     """
-    by_site = dict(eps) if isinstance(eps, Mapping) else {"mlp": eps, "attn": eps}
+    by_site: dict[Site, float] = dict(eps) if isinstance(eps, Mapping) else {"mlp": eps, "attn": eps}
     if min(by_site.values()) < 0:
         raise SpLensError(f"eps {eps}: expected numbers of 0 or more.")
     if not isinstance(forget, ActivationStats):
@@ -86,7 +88,7 @@ def head_mask(heads: HeadValues, fraction: float, *, exclude: NeuronMask | None 
     return heads.top(fraction, exclude=exclude)
 
 
-def _ratio(forget: Values, retain: Values, eps: Mapping[str, float]) -> Values:
+def _ratio(forget: Values, retain: Values, eps: Mapping[Site, float]) -> Values:
     tensors = {
         group.name: forget[group.name].clamp(min=0) / (retain[group.name].clamp(min=0) + eps[group.site])
         for group in forget.layout

@@ -117,8 +117,8 @@ def _converted_gguf(file: Path) -> Path:
     except ImportError as error:
         raise SpLensError(f"reading {file.name} needs more packages: pip install 'sp-lens[gguf]' ({error}).") from error
     # transformers refuses to save a model that says it is quantised; these weights no longer are.
-    config = type(loaded.config).from_dict({**loaded.config.to_dict(), "quantization_config": None})
-    del config.quantization_config
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    config = type(loaded.config).from_dict(settings)
     plain = type(loaded)(config)
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()

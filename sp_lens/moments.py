@@ -138,7 +138,6 @@ class Moments:
     @classmethod
     def from_tensors(cls, count: int, tensors: dict[str, torch.Tensor]) -> "Moments":
         """The inverse of `tensors`."""
-        parts = {f.name: tensors.pop(f"histogram.{f.name}", None) for f in fields(Histogram)}
-        histogram = None if parts["edges"] is None else Histogram(**parts)
-        return cls(count=count, histogram=histogram, **tensors)
-
+        plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
+        parts = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
+        return cls(count=count, histogram=Histogram(**parts) if parts else None, **plain)

@@ -6,7 +6,7 @@ All three are mappings from hook names, in layer order, to tensors, and know the
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -87,7 +87,9 @@ class _OfLayout(Mapping[str, torch.Tensor]):
         """
         part = self.of(site)
         if len({self._size(group) for group in part.layout}) > 1:
-            raise SpLensError(f"the layers of {site} differ in width, so they don't stack: use .frame() or the mapping.")
+            raise SpLensError(
+                f"the layers of {site} differ in width, so they don't stack: use .frame() or the mapping."
+            )
         return torch.stack([part[name] for name in part])
 
     def frame(self) -> pd.DataFrame:
@@ -156,7 +158,7 @@ class HeadValues(_OfLayout):
 
     @staticmethod
     def _size(group: NeuronGroup) -> int:
-        if group.heads is None:
+        if not group.heads:
             raise SpLensError(f"{group.name} has no heads: a value for each head is of the attention hooks only.")
         return group.heads
 
@@ -236,7 +238,9 @@ def _top(
 ) -> list[Bool[torch.Tensor, " item"]]:
     flat = torch.cat([value.detach().cpu().double() for value in values])
     if flat.isnan().any():
-        raise SpLensError(f"{int(flat.isnan().sum())} of the {len(flat)} {what} have the value NaN and can't be ranked.")
+        raise SpLensError(
+            f"{int(flat.isnan().sum())} of the {len(flat)} {what} have the value NaN and can't be ranked."
+        )
     k = pick_count(fraction, len(flat), what)
     order = torch.argsort(flat, descending=True, stable=True)
     if taken is not None:

@@ -108,7 +108,7 @@ def _novels(split: Split) -> Iterator[Document]:
     import pandas as pd
 
     books = pd.read_parquet(data_folder() / "gutenberg.parquet")
-    named = [(f"novels/{book.title}", str(book.text)) for book in books.itertuples()]
+    named = [(f"novels/{title}", str(text)) for title, text in zip(books["title"], books["text"], strict=True)]
     return _round_robin((item for item in named if split_of(item[0]) == split), lambda text: text)
 
 
@@ -188,16 +188,17 @@ def _parse(source: str) -> ast.Module | None:
 
 def _docstring_owners(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                yield node
+        owner = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if owner and ast.get_docstring(node, clean=False) is not None:
+            yield node
 
 
 def _topic_texts(tree: ast.Module) -> list[str]:
     """The values of `topics = {...}` in `pydoc_data.topics`, which are not docstrings."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            if [target.id for target in node.targets if isinstance(target, ast.Name)] == ["topics"]:
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if names == ["topics"]:
                 return [str(value.value) for value in node.value.values if isinstance(value, ast.Constant)]
     return []
 
@@ -212,7 +213,9 @@ def _without_licence(source: str) -> str:
 def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SpLensError(f"the offline text reads the package {package!r}, which is not installed: install it with pip.")
+        raise SpLensError(
+            f"the offline text reads the package {package!r}, which is not installed: install it with pip."
+        )
     return Path(spec.submodule_search_locations[0])
 
 

@@ -1,10 +1,11 @@
 """Algorithm 1 of arXiv 2403.01267: collect, score, prune the top, evaluate; again."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from tqdm.auto import tqdm
@@ -21,10 +22,12 @@ from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, Neuro
 from sp_lens.rows import check_disjoint, fingerprint
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
 from sp_lens.sites import SITES, Layout, Site, layout_of
-from sp_lens.stats import ActivationStats
+from sp_lens.stats import Metric
 from sp_lens.storage import write_bytes
 
 logger = logging.getLogger(__name__)
+
+AnySite = Literal[Site, "both"]
 
 
 def prune(
@@ -34,7 +37,7 @@ def prune(
     *,
     eval_forget: Any,
     eval_retain: Any,
-    site: Site | Literal["both"] = "mlp",
+    site: AnySite = "mlp",
     unit: Unit = "neuron",
     metric: ScoreMetric = "abs",
     aggregate: Aggregate = "mean",
@@ -84,12 +87,13 @@ def prune(
     """
     layout = layout_of(model)
     groups = _layout_of_site(layout, site, unit)
-    _check_settings(groups, site, unit, metric, aggregate, fraction, steps)
+    check_choice("metric", metric, SCORE_METRICS)
+    check_choice("aggregate", aggregate, AGGREGATES)
+    _check_steps(groups, site, unit, fraction, steps)
     corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     corpora = {name: reusable(corpus) for name, corpus in corpora.items()}
-    for collected in ("forget", "retain"):
-        for evaluated in ("eval_forget", "eval_retain"):
-            check_disjoint(model, corpora[collected], corpora[evaluated], (collected, evaluated))
+    for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
+        check_disjoint(model, corpora[names[0]], corpora[names[1]], names)
     settings = {
         "model": model_name(model),
         "weights": weights_fingerprint(model),
@@ -115,7 +119,10 @@ def prune(
     def scored(mask: NeuronMask) -> NeuronValues | HeadValues:
         with ablate(model, mask):
             stats = [collect(model, corpora[side], **options) for side in ("forget", "retain")]
-        return _scores(stats[0], stats[1], unit, metric, aggregate, eps)
+        if unit == "neuron":
+            return score(*stats, metric=metric, eps=eps)
+        # Definition 3 before Definition 2: the importance of a head is of its neurons' importances.
+        return score(*(side.importance(cast(Metric, metric)).heads(aggregate) for side in stats), eps=eps)
 
     bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not progress)
     if run is None:
@@ -128,7 +135,8 @@ def prune(
     values: NeuronValues | HeadValues | None = None
     while run.steps < steps and not stopped(run.records[-1], min_retain_top1, max_forget_top1):
         if metric == "random":
-            values = _as_unit(random_values(groups, seed), unit, aggregate)
+            values = random_values(groups, seed)
+            values = values.heads(aggregate) if unit == "head" else values
         elif recollect:
             values = scored(run.mask)
         elif values is None:
@@ -148,53 +156,33 @@ def _step(run: PruneRun, new: NeuronMask, evaluated: Any) -> PruneRun:
     return PruneRun(run.layout, pruned_at, [*run.records, record], run.settings)
 
 
-def _top(values: NeuronValues | HeadValues, fraction: float, site: str, pruned: NeuronMask) -> NeuronMask:
+def _top(values: NeuronValues | HeadValues, fraction: float, site: AnySite, pruned: NeuronMask) -> NeuronMask:
     """The next neurons to go, as a mask over all groups of the run."""
     if isinstance(values, HeadValues):
         return values.top(fraction, exclude=pruned)
     tensors: dict[str, torch.Tensor] = {}
-    for one in SITES if site == "both" else (site,):
+    for one in _sites(site):
         tensors |= values.top(fraction, site=one, exclude=pruned).tensors
     return NeuronMask(pruned.layout, tensors)
 
 
-def _scores(
-    forget: ActivationStats,
-    retain: ActivationStats,
-    unit: Unit,
-    metric: Any,
-    aggregate: Aggregate,
-    eps: float | Mapping[Site, float],
-) -> NeuronValues | HeadValues:
-    """Definition 2, of neurons, or of heads by Definition 3: a head's importance is of its neurons'."""
-    if unit == "neuron":
-        return score(forget, retain, metric=metric, eps=eps)
-    sides = [stats.importance(metric).heads(aggregate) for stats in (forget, retain)]
-    return score(sides[0], sides[1], eps=eps)
-
-
-def _as_unit(values: NeuronValues, unit: Unit, aggregate: Aggregate) -> NeuronValues | HeadValues:
-    return values.heads(aggregate) if unit == "head" else values
-
-
-def _layout_of_site(layout: Layout, site: str, unit: str) -> Layout:
+def _layout_of_site(layout: Layout, site: AnySite, unit: str) -> Layout:
     check_choice("site", site, (*SITES, "both"))
     check_choice("unit", unit, UNITS)
     if unit == "head" and site != "attn":
         raise SpLensError(f'whole heads are of the attention: say site="attn" with unit="head", not site={site!r}.')
-    if site != "both":
-        return layout.of(site)
-    return Layout(tuple(group for group in layout if group in (*layout.of("mlp"), *layout.of("attn"))))
+    chosen = {group for one in _sites(site) for group in layout.of(one)}
+    return Layout(tuple(group for group in layout if group in chosen))
 
 
-def _check_settings(
-    groups: Layout, site: str, unit: str, metric: str, aggregate: str, fraction: float, steps: int
-) -> None:
-    check_choice("metric", metric, SCORE_METRICS)
-    check_choice("aggregate", aggregate, AGGREGATES)
+def _sites(site: AnySite) -> tuple[Site, ...]:
+    return SITES if site == "both" else (site,)
+
+
+def _check_steps(groups: Layout, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
     if steps < 1:
         raise SpLensError(f"steps={steps}: expected at least one.")
-    for one in SITES if site == "both" else (site,):
+    for one in _sites(site):
         part = groups.of(one)
         total = sum(group.heads for group in part) if unit == "head" else part.neurons
         k = pick_count(fraction, total, f"{one} {unit}s")
@@ -223,8 +211,8 @@ def _resume(out: str | Path | None, settings: Mapping[str, Any], steps: int) -> 
     if different := [key for key in settings if run.settings.get(key) != settings[key]]:
         key = different[0]
         raise SpLensError(
-            f"{out} holds a run of another configuration: its {key} is {run.settings.get(key)!r}, and {settings[key]!r} "
-            f"was asked for{' (and more differs: ' + ', '.join(different[1:]) + ')' if different[1:] else ''}. "
+            f"{out} holds a run of another configuration: its {key} is {run.settings.get(key)!r}, and "
+            f"{settings[key]!r} was asked for (what differs: {', '.join(different)}). "
             "Name another folder, or repeat the call that made this one."
         )
     return run

@@ -84,8 +84,10 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
     Raises:
         SpLensError: for anything else, and for rows that the model can't read.
     """
-    if isinstance(corpus, str | Mapping | torch.Tensor) and not hasattr(corpus, "column_names"):
-        corpus = [corpus] if not isinstance(corpus, str) else _refuse_string(corpus)
+    if isinstance(corpus, str):
+        raise SpLensError(f"a corpus is a list of strings, got the string {corpus[:40]!r}: wrap it in a list.")
+    if isinstance(corpus, Mapping | torch.Tensor):
+        corpus = [corpus]  # one batch
     columns = getattr(corpus, "column_names", None)
     if columns is not None:
         if "input_ids" not in columns:
@@ -199,7 +201,9 @@ def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:
         ) from error
     keep = torch.ones_like(tokens, dtype=torch.bool) if mask is None else torch.as_tensor(mask).cpu().bool()
     if keep.shape != tokens.shape:
-        raise SpLensError(f"attention_mask has shape {tuple(keep.shape)}, input_ids {tuple(tokens.shape)}: make them equal.")
+        raise SpLensError(
+            f"attention_mask has shape {tuple(keep.shape)}, input_ids {tuple(tokens.shape)}: make them equal."
+        )
     if tokens.ndim not in (1, 2):
         raise SpLensError(f"tokens have shape {tuple(tokens.shape)}: expected [pos] or [row pos].")
     for row, kept in zip(torch.atleast_2d(tokens), torch.atleast_2d(keep), strict=True):
@@ -224,7 +228,3 @@ def _check_row(model: Any, tokens: torch.Tensor) -> None:
 def _special_ids(model: Any) -> torch.Tensor:
     tokenizer = getattr(model, "tokenizer", None)
     return torch.tensor(tokenizer.all_special_ids if tokenizer else [], dtype=torch.long)
-
-
-def _refuse_string(text: str) -> Any:
-    raise SpLensError(f"a corpus is a list of strings, got the string {text[:40]!r}: wrap it in a list.")

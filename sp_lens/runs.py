@@ -1,7 +1,7 @@
 """A pruning run as data: its history, the step at which each neuron went, its files. No model in here."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,6 @@ def step_file(folder: str | Path, step: int) -> Path:
 def step_files(folder: str | Path) -> dict[int, Path]:
     """The finished steps in the folder of a run, by number."""
     return {int(file.stem.removeprefix("step-")): file for file in Path(folder).glob("step-[0-9]*.safetensors")}
-
-
-def as_runs(runs: PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]) -> dict[str, PruneRun]:
-    """One run, several, or several by name, as a mapping from a label to each: what the figures take."""
-    if isinstance(runs, PruneRun):
-        runs = [runs]
-    if isinstance(runs, Mapping):
-        return dict(runs)
-    return {f"{i}: {run.settings['model']}, {run.settings['metric']} {run.settings['site']}": run for i, run in enumerate(runs, 1)}
 
 
 def stopped(record: Mapping[str, Any], min_retain_top1: float | None, max_forget_top1: float | None) -> bool:

@@ -30,13 +30,13 @@ class NeuronGroup:
         site: "mlp" or "attn".
         layer: index of the block.
         width: number of neurons (on "attn": heads * d_head).
-        heads: number of query heads on "attn", None on "mlp".
+        heads: number of query heads on "attn", 0 on "mlp".
     """
 
     site: Site
     layer: int
     width: int
-    heads: int | None = None
+    heads: int = 0
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ def group_of_activation(name: str, shape: tuple[int, ...]) -> NeuronGroup | None
     """The group that a cached activation called `name` is of, its sizes read off the shape; None if of none."""
     for site, hook in _HOOKS.items():
         if match := re.fullmatch(rf"blocks\.(\d+)\.{re.escape(hook)}", name):
-            heads = shape[-2] if site == "attn" else None
+            heads = shape[-2] if site == "attn" else 0
             return NeuronGroup(site, int(match[1]), shape[-1] * (heads or 1), heads)
     return None
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.moments import Moments
 from sp_lens.neurons import NeuronValues
-from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
+from sp_lens.sites import Layout, Site, group_of_activation
 from sp_lens.storage import load_tensors, save_tensors
 
 Metric = Literal["abs", "rms", "std", "freq"]
@@ -82,7 +82,9 @@ class ActivationStats(Mapping[str, Moments]):
         self.layout.require_same(other.layout, "the other statistics")
         names = {stats.about["model"] for stats in (self, other) if stats.about.get("model")}
         if len(names) > 1:
-            raise SpLensError(f"these statistics are of different models, {sorted(names)}: collect both from one model.")
+            raise SpLensError(
+                f"these statistics are of different models, {sorted(names)}: collect both from one model."
+            )
 
     def frame(self) -> pd.DataFrame:
         """One row a neuron: site, layer, head, neuron, freq, abs, rms, std, mean, min, max, count."""
@@ -124,11 +126,15 @@ class ActivationStats(Mapping[str, Moments]):
             raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {layers[0]} to {layers[-1]}.")
         histogram = self[group.name].histogram
         if histogram is None:
-            raise SpLensError(f"no histogram of {group.name} was collected: call collect(..., edges=stats.edges({site!r})).")
+            raise SpLensError(
+                f"no histogram of {group.name} was collected: call collect(..., edges=stats.edges({site!r}))."
+            )
         row_of = {neuron: row for row, neuron in enumerate(histogram.neurons.tolist())}
         chosen = list(row_of) if neurons is None else [int(neuron) for neuron in neurons]
         if missing := [neuron for neuron in chosen if neuron not in row_of]:
-            raise SpLensError(f"no histogram of neurons {missing[:5]} of {group.name}: collected were {len(row_of)} of them.")
+            raise SpLensError(
+                f"no histogram of neurons {missing[:5]} of {group.name}: collected were {len(row_of)} of them."
+            )
         counts = histogram.counts[[row_of[neuron] for neuron in chosen]].cpu().numpy()
         edges = histogram.edges.cpu().numpy().astype(float)
         bins = len(edges) - 1
@@ -156,7 +162,7 @@ class ActivationStats(Mapping[str, Moments]):
         Raises:
             SpLensError: when the cache has neither hook.
         """
-        found = [group_of_activation(name, tuple(cache[name].shape)) for name in cache.keys()]
+        found = [group_of_activation(name, tuple(cache[name].shape)) for name in cache.keys()]  # noqa: SIM118 (an ActivationCache iterates over numbers)
         groups = sorted((group for group in found if group), key=lambda group: (group.layer, group.site))
         if not groups:
             raise SpLensError("the cache has no mlp.hook_post and no attn.hook_z: cache those hooks too.")

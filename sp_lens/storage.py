@@ -54,9 +54,7 @@ def read_json(path: str | Path) -> Any:
         raise SpLensError(f"cannot read {path} as JSON ({error}): was it written by sp_lens?") from error
 
 
-def save_tensors(
-    path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
-) -> None:
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header that names what `kind` of result this is.
 
     Args:
@@ -81,11 +79,12 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         header = json.loads(metadata[_HEADER])
     except (SafetensorError, KeyError, ValueError) as error:
         raise SpLensError(
-            f"{path} is not a {kind} that sp_lens saved, or it was cut short ({error}): make it again, or name another file."
+            f"{path} is not a {kind} that sp_lens saved, or it was cut short ({error}): "
+            "make it again, or name another file."
         ) from error
     if header.get("kind") != kind:
         raise SpLensError(f"{path} holds a {header.get('kind')}, and a {kind} was expected.")

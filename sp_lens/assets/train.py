@@ -63,7 +63,9 @@ def training_documents(source: str) -> Iterator[str]:
     if source == "other_python":
         yield from _other_python()
     elif source == "prose":
-        held_out = {p for split in ("collect", "evaluate") for d in read_offline("prose", split) for p in _paragraphs(d)}
+        held_out = {
+            p for split in ("collect", "evaluate") for d in read_offline("prose", split) for p in _paragraphs(d)
+        }
         for document in read_offline("prose", "train"):
             yield "\n\n".join(p for p in _paragraphs(document) if p not in held_out)
     else:
@@ -130,6 +132,7 @@ def batch_at(step: int, streams: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to the last rate."""
     if step < WARM_UP:
         return PEAK_RATE * (step + 1) / WARM_UP
     progress = (step - WARM_UP) / max(1, steps - WARM_UP)
@@ -152,7 +155,7 @@ def train(streams: dict[str, np.ndarray], work: Path, *, steps: int, device: str
             group["lr"] = learning_rate(step, steps)
         tokens = batch_at(step, streams).to(device)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
-            loss = model(tokens, labels=tokens).loss
+            loss = model.forward(tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

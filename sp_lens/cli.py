@@ -1,0 +1,254 @@
+"""`sp-lens`: a thin shell over the functions of the package."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 0; 2 for bad input, with the reason on stderr; 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    from sp_lens.errors import SpLensError
+
+    _quieten()
+    try:
+        arguments.command(arguments)
+    except SpLensError as error:
+        print(f"sp-lens: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("sp-lens: interrupted; finished steps of a run are kept in its --out folder.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from sp_lens.demo import demo
+
+    print(demo(arguments.out))
+
+
+def _collect(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    model = sp.load_model(arguments.model)
+    corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
+    stats = sp.collect(model, corpus)
+    if arguments.bins:
+        stats = sp.collect(model, corpus, edges=_edges(stats, arguments.bins, arguments.range))
+    stats.save(arguments.out)
+    print(f"{stats} in {arguments.out}")
+
+
+def _edges(stats: Any, bins: int, given: tuple[float, float] | None) -> Any:
+    """Even edges over the range that was given, or by site over what occurs."""
+    import torch
+
+    if given:
+        return torch.linspace(given[0], given[1], bins + 1)
+    return {site: stats.edges(site, bins=bins) for site in ("mlp", "attn")}
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    model = sp.load_model(arguments.model)
+    corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
+    if arguments.mask:
+        with sp.ablate(model, sp.NeuronMask.load(arguments.mask)):
+            result = sp.evaluate(model, corpus)
+    else:
+        result = sp.evaluate(model, corpus)
+    if arguments.out:
+        result.save(arguments.out)
+    print(json.dumps(asdict(result), indent=2))
+
+
+def _prune(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    model = sp.load_model(arguments.model)
+    corpora = {
+        key: _corpus(arguments, model, name, split)
+        for key, name, split in (
+            ("forget", arguments.forget, "collect"),
+            ("retain", arguments.retain, "collect"),
+            ("eval_forget", arguments.eval_forget or arguments.forget, "evaluate"),
+            ("eval_retain", arguments.eval_retain or arguments.retain, "evaluate"),
+        )
+    }
+    keys = ("site", "unit", "metric", "fraction", "steps", "seed", "min_retain_top1", "max_forget_top1", "out")
+    run = sp.prune(model, **corpora, recollect=not arguments.one_shot, **{key: vars(arguments)[key] for key in keys})
+    print(
+        run.history[["step", "share", "forget_top1", "retain_top1", "forget_loss", "retain_loss"]].to_string(
+            index=False
+        )
+    )
+    print(f"selectivity {run.selectivity:.3f}; history.csv and mask.safetensors are in {arguments.out}")
+
+
+def _plot_tradeoff(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    runs = {str(folder): sp.PruneRun.load(folder) for folder in arguments.runs}
+    _write(sp.plots.tradeoff(runs), arguments.out)
+
+
+def _plot_density(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    stats = {Path(file).stem: sp.ActivationStats.load(file) for file in arguments.stats}
+    first, last = arguments.neurons
+    figure = sp.plots.density(stats, site=arguments.site, layer=arguments.layer, neurons=range(first, last + 1))
+    _write(figure, arguments.out)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    model = sp.load_model(arguments.model)
+    folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, overwrite=arguments.overwrite)
+    print(f"saved to {folder}, loaded back and compared: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+
+
+def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
+    import sp_lens as sp
+
+    return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
+
+
+def _write(figure: Any, out: str) -> None:
+    from sp_lens.errors import SpLensError
+
+    if Path(out).suffix == ".html":
+        figure.write_html(out)
+    else:
+        try:
+            figure.write_image(out)
+        except (ValueError, RuntimeError) as error:  # kaleido or its Chrome is missing, or an unknown ending
+            raise SpLensError(
+                f"cannot write {out}: .html always works; .png, .svg and .pdf need pip install 'sp_lens[export]' and a "
+                f"Chrome ({str(error).strip().splitlines()[0]})."
+            ) from error
+    print(f"wrote {out}")
+
+
+def _quieten() -> None:
+    """Leave the terminal to our own bars and words."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sp-lens", description="Selective pruning of language models (arXiv 2403.01267)."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "the main job on the bundled model, in two minutes", "sp-lens demo")
+    demo.add_argument("--out", default="runs/demo", help="folder for the results (default: %(default)s)")
+
+    collect = _command(
+        commands, "collect", _collect, "statistics of every neuron over a corpus",
+        "sp-lens collect --model demo --corpus code --offline --tokens 20000 --bins 100 --out code.safetensors",
+    )  # fmt: skip
+    _add_model_and_text(collect, "collect")
+    collect.add_argument("--bins", type=int, help="collect histograms of this many bins too (for plot density)")
+    collect.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="range of the histograms, so that several corpora share their edges (default: what occurs)",
+    )  # fmt: skip
+    collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "next-token accuracy and loss, with neurons ablated or not",
+        "sp-lens evaluate --model demo --corpus code --offline --tokens 20000 --mask runs/demo/mask.safetensors",
+    )  # fmt: skip
+    _add_model_and_text(evaluate, "evaluate")
+    evaluate.add_argument("--mask", help="ablate the neurons of this mask")
+    evaluate.add_argument("--out", help="file for the numbers (.json)")
+
+    _add_prune(commands)
+
+    plot = commands.add_parser("plot", help="a figure of saved results")
+    figures = plot.add_subparsers(required=True, metavar="FIGURE")
+    tradeoff = _command(
+        figures, "tradeoff", _plot_tradeoff, "Figure 2: forget drop against retain drop",
+        "sp-lens plot tradeoff runs/demo runs/demo/random-control --out tradeoff.html",
+    )  # fmt: skip
+    tradeoff.add_argument("runs", nargs="+", help="folders of runs")
+    tradeoff.add_argument("--out", required=True, help=".html, or .png, .svg, .pdf")
+    density = _command(
+        figures, "density", _plot_density, "Figure 5: activation densities, one panel a corpus",
+        "sp-lens plot density prose.safetensors code.safetensors --layer 2 --out density.html",
+    )  # fmt: skip
+    density.add_argument("stats", nargs="+", help="files of sp-lens collect --bins, with the same --range")
+    density.add_argument("--site", default="attn", choices=("mlp", "attn"))
+    density.add_argument("--layer", type=int, default=2)
+    density.add_argument("--neurons", type=int, nargs=2, default=(0, 99), metavar=("FIRST", "LAST"))
+    density.add_argument("--out", required=True, help=".html, or .png, .svg, .pdf")
+
+    export = _command(
+        commands, "export", _export, "a pruned model as a Hugging Face folder",
+        "sp-lens export --model demo --mask runs/demo/mask.safetensors --out pruned/",
+    )  # fmt: skip
+    export.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
+    export.add_argument("--mask", required=True, help="the neurons to prune")
+    export.add_argument("--out", required=True, help="folder to make")
+    export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    return parser
+
+
+def _add_prune(commands: Any) -> None:
+    prune = _command(
+        commands, "prune", _prune, "Algorithm 1: prune step by step what matters for one corpus and not for another",
+        "sp-lens prune --model demo --forget code --retain prose --offline --tokens 20000 "
+        "--fraction 0.05 --steps 8 --out runs/code",
+    )  # fmt: skip
+    _add_model_and_text(prune)
+    prune.add_argument("--forget", required=True, help="corpus to forget: a name or a file of text")
+    prune.add_argument("--retain", required=True, help="corpus to keep")
+    for side in ("forget", "retain"):
+        prune.add_argument(f"--eval-{side}", help=f"held-out text of it (default: the other split of --{side})")
+    prune.add_argument("--site", default="mlp", choices=("mlp", "attn", "both"))
+    prune.add_argument("--unit", default="neuron", choices=("neuron", "head"))
+    prune.add_argument("--metric", default="abs", choices=("abs", "rms", "std", "freq", "random"))
+    prune.add_argument("--fraction", type=float, default=0.02, help="share pruned in a step (default: %(default)s)")
+    prune.add_argument("--steps", type=int, default=50, help="default: %(default)s")
+    prune.add_argument("--one-shot", action="store_true", help="collect once, not anew at each step")
+    prune.add_argument("--seed", type=int, default=0, help="of the metric random")
+    prune.add_argument("--min-retain-top1", type=float, help="stop when retain accuracy is below this")
+    prune.add_argument("--max-forget-top1", type=float, help="stop when forget accuracy is at or below this")
+    prune.add_argument("--out", required=True, help="folder of the run; the same command goes on after a kill")
+
+
+def _add_model_and_text(parser: argparse.ArgumentParser, split: str | None = None) -> None:
+    parser.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
+    parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
+    parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
+    if split:
+        parser.add_argument("--corpus", required=True, help="a name (code, prose, ...) or a file of text")
+        parser.add_argument("--split", default=split, choices=("train", "collect", "evaluate"))
+
+
+def _command(commands: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The main job on the bundled model: forget code, keep prose, in under two minutes on a laptop."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sp_lens import plots
+from sp_lens.collect import collect
+from sp_lens.corpus import load_corpus
+from sp_lens.errors import SpLensError
+from sp_lens.export import export
+from sp_lens.models import load_model
+from sp_lens.pruning import prune
+from sp_lens.runs import PruneRun
+from sp_lens.storage import write_bytes
+
+FORGET, RETAIN = "code", "prose"
+TOKENS = 20_000
+FRACTION, STEPS = 0.05, 8
+DENSITY_CORPORA = ("prose", "python", "non_python")
+DENSITY_TOKENS = 10_000
+DENSITY_LAYER = 2
+
+_SUMMARY = "summary.txt"
+
+
+def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
+    """Collect, score, prune step by step, evaluate, draw and export, on text that is on this machine.
+
+    Args:
+        out: folder for the results. An earlier demo's is replaced; any other folder is refused.
+        progress: show bars.
+
+    Returns:
+        What happened, in words that a newcomer understands; it is in `out/summary.txt` too.
+
+    Raises:
+        SpLensError: when `out` is a folder of something else.
+    """
+    out = Path(out)
+    if out.exists():
+        if not (out / _SUMMARY).exists() and any(out.iterdir()):
+            raise SpLensError(f"{out} is there and no finished demo made it: name another folder, --out FOLDER.")
+        shutil.rmtree(out)
+    model = load_model("demo", device="cpu")
+    selective, random = _runs(model, out, progress)
+    best = _best_step(selective)
+    plots.tradeoff({"scored by abs": selective, "random": random}).write_html(out / "tradeoff.html")
+    _density(model, progress).write_html(out / "density.html")
+    export(model, selective.mask_at(best), out / "pruned-model")
+    summary = _summary(selective, random, best, out)
+    write_bytes(out / _SUMMARY, summary.encode())
+    return summary
+
+
+def _runs(model: Any, out: Path, progress: bool) -> tuple[PruneRun, PruneRun]:
+    def read(name: str, split: Any) -> Any:
+        return load_corpus(name, model, tokens=TOKENS, split=split, offline=True)
+
+    corpora = {
+        "forget": read(FORGET, "collect"),
+        "retain": read(RETAIN, "collect"),
+        "eval_forget": read(FORGET, "evaluate"),
+        "eval_retain": read(RETAIN, "evaluate"),
+    }
+    settings: dict[str, Any] = {"site": "mlp", "fraction": FRACTION, "steps": STEPS, "progress": progress}
+    selective = prune(model, **corpora, metric="abs", out=out, **settings)
+    random = prune(model, **corpora, metric="random", out=out / "random-control", **settings)
+    return selective, random
+
+
+def _density(model: Any, progress: bool) -> Any:
+    corpora = {name: load_corpus(name, model, tokens=DENSITY_TOKENS, offline=True) for name in DENSITY_CORPORA}
+    first = [collect(model, corpus, progress=progress) for corpus in corpora.values()]
+    ranges = torch.stack([stats.edges("attn")[[0, -1]] for stats in first])
+    edges = torch.linspace(float(ranges[:, 0].min()), float(ranges[:, 1].max()), 101)
+    stats = {name: collect(model, corpus, edges={"attn": edges}, progress=progress) for name, corpus in corpora.items()}
+    return plots.density(stats, site="attn", layer=DENSITY_LAYER, neurons=range(100))
+
+
+def _best_step(run: PruneRun) -> int:
+    history = run.history
+    return int((history["forget_drop"] - history["retain_drop"]).idxmax())
+
+
+def _summary(selective: PruneRun, random: PruneRun, best: int, out: Path) -> str:
+    def line(run: PruneRun, side: str) -> str:
+        before, after = (run.history[f"{side}_top1"][step] for step in (0, best))
+        return f"{before:6.1%} -> {after:6.1%}   {(after - before) / before:+5.0%}"
+
+    share = selective.history["share"][best]
+    files = {
+        "tradeoff.html": "what each step cost either side (open in a browser)",
+        "density.html": f"activations of 100 attention neurons in layer {DENSITY_LAYER}, corpus by corpus",
+        "history.csv": "every number of every step",
+        "mask.safetensors": f"which neurons were pruned in all {selective.steps} steps",
+        "pruned-model/": f"the model with the {share:.0%} of step {best} pruned, for transformers' from_pretrained",
+    }
+    return "\n".join(
+        [
+            f"Pruned {share:.0%} of the MLP neurons: those that matter more for {FORGET} than for {RETAIN}.",
+            "Next tokens guessed right, on held-out text, before and after:",
+            "",
+            f"  forgotten: {FORGET:6} {line(selective, 'forget')}",
+            f"  kept:      {RETAIN:6} {line(selective, 'retain')}",
+            "",
+            "As many neurons chosen at random:",
+            "",
+            f"             {FORGET:6} {line(random, 'forget')}",
+            f"             {RETAIN:6} {line(random, 'retain')}",
+            "",
+            f"Files in {out}:",
+            "",
+            *(f"  {name:18} {what}" for name, what in files.items()),
+            "",
+        ]
+    )
