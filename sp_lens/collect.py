@@ -1,6 +1,7 @@
 """Model + corpus -> statistics of every neuron, in one streaming pass that keeps no activations."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -84,11 +85,6 @@ def _batch_moments(
             flat = activation.reshape(-1, group.width)
             real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
             moments = Moments.of(real)
-            if not moments.mean.isfinite().all():
-                raise SpLensError(
-                    f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number} "
-                    f"({activation.dtype}): load the model in float32 or bfloat16, or find the broken weight."
-                )
             if group.name in requests:
                 moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
             seen[group.name] = moments
@@ -98,12 +94,17 @@ def _batch_moments(
         return hook
 
     with attached(model, [(group, reduce(group)) for group in layout]):
-        try:
+        with suppress(_AllSeen):
             forward(model, batch)
-        except _AllSeen:
-            return seen
-    missing = [name for name in layout.names if name not in seen]
-    raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
+    if missing := [name for name in layout.names if name not in seen]:
+        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
+    for group in layout:  # after the pass: asking in the hook would make a GPU wait at each layer
+        if not seen[group.name].mean.isfinite().all():
+            raise SpLensError(
+                f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number}: "
+                "load the model in float32 or bfloat16, or find the broken weight."
+            )
+    return seen
 
 
 def _histogram_requests(

@@ -1,5 +1,6 @@
 """Text -> a `datasets.Dataset` of token rows: named datasets, files, the text that is on every machine."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,6 +91,9 @@ def load_corpus(
     check_choice("split", split, SPLITS)
     if tokens is not None and tokens < 1:
         raise SpLensError(f"tokens={tokens}: expected how many tokens to take, or None for all.")
+    for name, limit in (("row_tokens", row_tokens), ("document_tokens", document_tokens)):
+        if limit is not None and limit < 2:
+            raise SpLensError(f"{name}={limit}: expected two tokens or more, of which one can be predicted.")
     named = isinstance(source, str) and source in CORPORA
     if named and tokens is None:
         raise SpLensError(f"say how many tokens of {source!r} to take: tokens=100_000.")
@@ -162,7 +166,7 @@ def _rows(
 
 def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) -> Iterator[Document]:
     if not isinstance(source, str | Path):
-        return (Document(f"text {index}", text) for index, text in enumerate(source))
+        return (Document(f"text {_hash(text)}", text) for text in source)
     if source in CORPORA:
         name = str(source)
         if offline or name not in HUB:
@@ -181,13 +185,14 @@ def _file_documents(path: Path) -> Iterator[Document]:
     if not path.is_file():
         raise SpLensError(f"there is no file {path}.")
     if path.suffix == ".txt":
-        return iter([Document(path.name, path.read_text("utf-8"))])
+        text = path.read_text("utf-8")
+        return iter([Document(f"{path.name} {_hash(text)}", text)])
     dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
     if "text" not in dataset.column_names:
         raise SpLensError(
             f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text."
         )
-    return (Document(f"{path.name} {index}", text) for index, text in enumerate(dataset["text"]))
+    return (Document(f"{path.name} {_hash(text)}", text) for text in dataset["text"])
 
 
 def _hub_documents(name: str, split: Split) -> Iterator[Document]:
@@ -202,12 +207,16 @@ def _hub_documents(name: str, split: Split) -> Iterator[Document]:
             f"cannot read {hub.repository} from the Hugging Face Hub ({type(error).__name__}). For the text that is on "
             f"this machine, say load_corpus({name!r}, model, offline=True) or --offline."
         ) from error
-    for index, example in enumerate(itertools.chain([first], examples)):
+    for example in itertools.chain([first], examples):
         if hub.leave_out and _at(example, hub.leave_out[0]) == hub.leave_out[1]:
             continue
         text = example[hub.column]
         if split_of(text) == split:
-            yield Document(f"{hub.repository}/{index}", text)
+            yield Document(f"{hub.repository}/{_hash(text)}", text)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _at(example: Mapping[str, Any], path: str) -> Any:

@@ -1,10 +1,9 @@
 """The main job on the bundled model: forget code, keep prose, in under two minutes on a laptop."""
 
 import shutil
+from functools import reduce
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sp_lens import plots
 from sp_lens.collect import collect
@@ -14,6 +13,7 @@ from sp_lens.export import export
 from sp_lens.models import load_model
 from sp_lens.pruning import prune
 from sp_lens.runs import PruneRun
+from sp_lens.stats import ActivationStats
 from sp_lens.storage import write_bytes
 
 FORGET, RETAIN = "code", "prose"
@@ -74,8 +74,7 @@ def _runs(model: Any, out: Path, progress: bool) -> tuple[PruneRun, PruneRun]:
 def _density(model: Any, progress: bool) -> Any:
     corpora = {name: load_corpus(name, model, tokens=DENSITY_TOKENS, offline=True) for name in DENSITY_CORPORA}
     first = [collect(model, corpus, progress=progress) for corpus in corpora.values()]
-    ranges = torch.stack([stats.edges("attn")[[0, -1]] for stats in first])
-    edges = torch.linspace(float(ranges[:, 0].min()), float(ranges[:, 1].max()), 101)
+    edges = reduce(ActivationStats.merge, first).edges("attn", layer=DENSITY_LAYER)
     stats = {name: collect(model, corpus, edges={"attn": edges}, progress=progress) for name, corpus in corpora.items()}
     return plots.density(stats, site="attn", layer=DENSITY_LAYER, neurons=range(100))
 

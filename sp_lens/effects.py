@@ -101,6 +101,7 @@ def _loss_rises(
     batch_tokens: int,
     progress: bool,
 ) -> list[float]:
+    corpus = reusable(corpus)
     sums = [0.0] * len(masks)
     tokens = 0
     total = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * len(masks)

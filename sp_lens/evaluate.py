@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Evaluation:
         """
         values = read_json(path)
         if not isinstance(values, dict) or values.pop("kind", None) != "Evaluation":
+            raise SpLensError(f"{path} is not an Evaluation that sp_lens saved.")
+        if set(values) != {field.name for field in fields(cls)}:
             raise SpLensError(f"{path} is not an Evaluation that sp_lens saved.")
         return cls(**values)
 

@@ -115,6 +115,7 @@ def _verify(model: Any, mask: NeuronMask, folder: Path) -> None:
     difference = float((by_hooks - by_weights).abs().max())
     if not difference <= TOLERANCE.get(parameter.dtype, 1e-1):
         raise SpLensError(
-            f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; {folder} "
-            "was left for you to look at. Were its weights processed (enable_compatibility_mode)? Load it with load_model."
+            f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; "
+            f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "
+            "Load it with load_model."
         )

@@ -53,9 +53,7 @@ def score(
     Raises:
         SpLensError: for an unknown metric, a negative eps, or statistics of different models.
     """
-    by_site: dict[Site, float] = dict(eps) if isinstance(eps, Mapping) else {"mlp": eps, "attn": eps}
-    if min(by_site.values()) < 0:
-        raise SpLensError(f"eps {eps}: expected numbers of 0 or more.")
+    by_site = eps_by_site(eps)
     if not isinstance(forget, ActivationStats):
         forget.layout.require_same(retain.layout, "the retain importances")
         return _ratio(forget, retain, by_site)
@@ -64,6 +62,18 @@ def score(
     if metric == "random":
         return random_values(forget.layout, seed, **forget.about)
     return _ratio(forget.importance(metric), retain.importance(metric), by_site)
+
+
+def eps_by_site(eps: float | Mapping[Site, float]) -> dict[Site, float]:
+    """One eps a site, from one number or a mapping that leaves sites at their default.
+
+    Raises:
+        SpLensError: for a negative number or an unknown site.
+    """
+    by_site = {**EPS, **eps} if isinstance(eps, Mapping) else dict.fromkeys(EPS, eps)
+    if by_site.keys() != EPS.keys() or not all(number >= 0 for number in by_site.values()):
+        raise SpLensError(f"eps {eps}: expected numbers of 0 or more, one for each of {tuple(EPS)}.")
+    return by_site
 
 
 def random_values(layout: Layout, seed: int, **about: Any) -> NeuronValues:
@@ -89,11 +99,11 @@ def head_mask(heads: HeadValues, fraction: float, *, exclude: NeuronMask | None 
 
 
 def _ratio(forget: Values, retain: Values, eps: Mapping[Site, float]) -> Values:
-    tensors = {
-        group.name: forget[group.name].clamp(min=0) / (retain[group.name].clamp(min=0) + eps[group.site])
-        for group in forget.layout
-    }
-    # 0 / 0 where eps is 0 and a neuron never fires on either side: it is no more forget than retain.
-    tensors = {name: torch.nan_to_num(tensor, nan=0.0, posinf=float("inf")) for name, tensor in tensors.items()}
+    tensors = {}
+    for group in forget.layout:
+        above = forget[group.name].clamp(min=0)
+        below = retain[group.name].clamp(min=0) + eps[group.site]
+        # 0 / 0 where eps is 0 and a neuron never fires on either side: it is no more forget than retain.
+        tensors[group.name] = (above / below).masked_fill((above == 0) & (below == 0), 0)
     about = {**forget.about, "corpora": [forget.about.get("corpora"), retain.about.get("corpora")], "eps": dict(eps)}
     return type(forget)(forget.layout, tensors, about)

@@ -80,13 +80,22 @@ class Moments:
     @classmethod
     def of(cls, activations: Float[torch.Tensor, "token neuron"]) -> "Moments":
         """Reduce one batch. Activations of any float type; at least one token."""
+        # torch's sum adds pairwise (within 3e-7 on 4096 tokens); vector_norm adds in a row (3e-5, and slower).
+        # Ones add up exactly in float32 to 2^24 tokens, far above a batch, and five times faster than booleans.
         x = activations.float()
-        low, high = torch.aminmax(x, dim=0)
-        mean = x.mean(dim=0)
-        positive = (x > 0).sum(dim=0)
-        absolute = torch.linalg.vector_norm(x, ord=1, dim=0)
-        squares = torch.linalg.vector_norm(x - mean, dim=0).double() ** 2
-        return cls(len(x), positive, absolute.double(), mean.double(), squares, low.double(), high.double())
+        rounded = x.mean(dim=0)
+        deviation = x - rounded
+        # What rounding the mean to float32 left over: with a mean of 1000 it would put a std of 0.01 off by 1e-4.
+        rest = _state(deviation.mean(dim=0))
+        return cls(
+            count=len(x),
+            positive=_state((x > 0).float().sum(dim=0)).long(),
+            absolute=_state(x.abs().sum(dim=0)),
+            mean=_state(rounded) + rest,
+            squares=(_state(deviation.square_().sum(dim=0)) - len(x) * rest**2).clamp(min=0),
+            min=_state(x.amin(dim=0)),
+            max=_state(x.amax(dim=0)),
+        )
 
     def with_histogram(self, histogram: Histogram) -> "Moments":
         """These moments, and a histogram of the same batch."""
@@ -141,3 +150,8 @@ class Moments:
         plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
         parts = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
         return cls(count=count, histogram=Histogram(**parts) if parts else None, **plain)
+
+
+def _state(reduced: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:
+    """In float64, where the activation is; on the CPU for Apple's GPUs, which have no float64."""
+    return (reduced.cpu() if reduced.device.type == "mps" else reduced).double()

