@@ -29,11 +29,11 @@ def read(model: Any, name: str, split: Any, tokens: int) -> Any:
 def tradeoff(model: Any) -> None:
     """Figure 2 on the bundled model: code forgotten, prose kept."""
     corpora = {
-        f"{prefix}{side}": read(model, name, split, 50_000)
+        f"{prefix}{side}": read(model, name, split, 20_000)
         for prefix, split in (("", "collect"), ("eval_", "evaluate"))
         for side, name in (("forget", "code"), ("retain", "prose"))
     }
-    runs = {label: sp.prune(model, **corpora, fraction=0.04, steps=12, **options) for label, options in RUNS.items()}
+    runs = {label: sp.prune(model, **corpora, fraction=0.05, steps=10, **options) for label, options in RUNS.items()}
     history = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     history.to_csv(HERE / "tradeoff-demo.csv", index=False)
     sp.plots.tradeoff(runs).write_image(HERE / "tradeoff-demo.png", scale=2)
@@ -41,7 +41,8 @@ def tradeoff(model: Any) -> None:
 
 def density(model: Any) -> None:
     """Figure 5 on the bundled model: attention pre-out neurons of one layer on three corpora."""
-    corpora = {name: read(model, name, "collect", 10_000) for name in ("prose", "python", "non_python")}
+    names = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
+    corpora = {label: read(model, name, "collect", 10_000) for label, name in names.items()}
     first = [sp.collect(model, corpus) for corpus in corpora.values()]
     edges = {"attn": reduce(sp.ActivationStats.merge, first).edges("attn", layer=LAYER)}
     stats = {name: sp.collect(model, corpus, edges=edges) for name, corpus in corpora.items()}

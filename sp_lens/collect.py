@@ -93,9 +93,8 @@ def _batch_moments(
 
         return hook
 
-    with attached(model, [(group, reduce(group)) for group in layout]):
-        with suppress(_AllSeen):
-            forward(model, batch)
+    with attached(model, [(group, reduce(group)) for group in layout]), suppress(_AllSeen):
+        forward(model, batch)
     if missing := [name for name in layout.names if name not in seen]:
         raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
     for group in layout:  # after the pass: asking in the hook would make a GPU wait at each layer

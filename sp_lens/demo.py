@@ -19,7 +19,7 @@ from sp_lens.storage import write_bytes
 FORGET, RETAIN = "code", "prose"
 TOKENS = 20_000
 FRACTION, STEPS = 0.05, 8
-DENSITY_CORPORA = ("prose", "python", "non_python")
+DENSITY_CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
 DENSITY_TOKENS = 10_000
 DENSITY_LAYER = 2
 
@@ -72,7 +72,9 @@ def _runs(model: Any, out: Path, progress: bool) -> tuple[PruneRun, PruneRun]:
 
 
 def _density(model: Any, progress: bool) -> Any:
-    corpora = {name: load_corpus(name, model, tokens=DENSITY_TOKENS, offline=True) for name in DENSITY_CORPORA}
+    corpora = {
+        label: load_corpus(name, model, tokens=DENSITY_TOKENS, offline=True) for label, name in DENSITY_CORPORA.items()
+    }
     first = [collect(model, corpus, progress=progress) for corpus in corpora.values()]
     edges = reduce(ActivationStats.merge, first).edges("attn", layer=DENSITY_LAYER)
     stats = {name: collect(model, corpus, edges={"attn": edges}, progress=progress) for name, corpus in corpora.items()}

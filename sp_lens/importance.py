@@ -70,7 +70,7 @@ def eps_by_site(eps: float | Mapping[Site, float]) -> dict[Site, float]:
     Raises:
         SpLensError: for a negative number or an unknown site.
     """
-    by_site = {**EPS, **eps} if isinstance(eps, Mapping) else dict.fromkeys(EPS, eps)
+    by_site: dict[Site, float] = {**EPS, **eps} if isinstance(eps, Mapping) else dict.fromkeys(EPS, eps)
     if by_site.keys() != EPS.keys() or not all(number >= 0 for number in by_site.values()):
         raise SpLensError(f"eps {eps}: expected numbers of 0 or more, one for each of {tuple(EPS)}.")
     return by_site

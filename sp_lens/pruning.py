@@ -211,11 +211,16 @@ def _resume(out: str | Path | None, settings: Mapping[str, Any], steps: int) -> 
     if not done:
         return None
     run = PruneRun.load(done[max(done)])
-    if different := [key for key in settings if run.settings.get(key) != settings[key]]:
+    there, asked = _identity(run.settings), _identity(settings)
+    if different := [key for key in asked if there.get(key) != asked[key]]:
         key = different[0]
         raise SpLensError(
-            f"{out} holds a run of another configuration: its {key} is {run.settings.get(key)!r}, and "
-            f"{settings[key]!r} was asked for (what differs: {', '.join(different)}). "
-            "Name another folder, or repeat the call that made this one."
+            f"{out} holds a run of another configuration: its {key} is {there.get(key)!r}, and {asked[key]!r} was "
+            f"asked for (what differs: {', '.join(different)}). Name another folder, or repeat the call that made it."
         )
     return run
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, of the corpora only what was in them: not with which versions it was read."""
+    return {**settings, "corpora": {name: about["fingerprint"] for name, about in settings["corpora"].items()}}

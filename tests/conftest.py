@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ SMALL: dict[str, Any] = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_laye
 def tiny_hf(family: str, seed: int = 0) -> Any:
     """A random transformers model of a family, with weights large enough that every neuron matters."""
     torch.manual_seed(seed)
-    config: Any
     match family:
         case "gpt2":
             config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=4096, n_positions=128)
@@ -42,6 +42,8 @@ def tiny_hf(family: str, seed: int = 0) -> Any:
             config = transformers.MixtralConfig(
                 intermediate_size=48, num_key_value_heads=2, num_local_experts=2, max_position_embeddings=128, **SMALL
             )
+        case _:
+            raise ValueError(family)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,9 +74,9 @@ def random_rows(count: int, *, seed: int = 0, longest: int = 24) -> list[torch.T
 
 def tiny_hooked(family: str, seed: int = 0) -> Any:
     """The same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3.x)."""
-    import transformer_lens
-    from transformer_lens.pretrained import weight_conversions
-
+    # By name, as the type checker sees TransformerLens 4, where all three are gone.
+    transformer_lens: Any = importlib.import_module("transformer_lens")
+    weight_conversions = importlib.import_module("transformer_lens.pretrained.weight_conversions")
     hf = tiny_hf(family, seed)
     options: dict[str, dict[str, Any]] = {
         "gpt2": {"act_fn": "gelu_new", "d_mlp": 128, "normalization_type": "LN"},

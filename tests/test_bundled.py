@@ -11,9 +11,10 @@ pytestmark = pytest.mark.model
 
 def corpora(model: Any, forget: str, retain: str, tokens: int) -> dict[str, Any]:
     """Collect and evaluate corpora of two names, offline."""
+    splits: tuple[tuple[str, Any], ...] = (("", "collect"), ("eval_", "evaluate"))
     return {
         f"{prefix}{side}": sp.load_corpus(name, model, tokens=tokens, split=split, offline=True)
-        for prefix, split in (("", "collect"), ("eval_", "evaluate"))
+        for prefix, split in splits
         for side, name in (("forget", forget), ("retain", retain))
     }
 
@@ -30,26 +31,25 @@ def test_it_has_learned(demo: Any, name: str, loss: float, top1: float) -> None:
     assert result.top1 > top1
 
 
-@pytest.mark.parametrize("site", ["mlp", "attn"])
+def relative_drops(run: sp.PruneRun) -> tuple[float, float]:
+    """What the last step has cost the forget and the retain corpus, as a share of the accuracy there was."""
+    first, last = run.history.iloc[0], run.history.iloc[-1]
+    return last["forget_drop"] / first["forget_top1"], last["retain_drop"] / first["retain_top1"]
+
+
 @pytest.mark.parametrize(("forget", "retain"), [("code", "prose"), ("prose", "code")])
-def test_pruning_is_selective_and_random_pruning_is_not(demo: Any, forget: str, retain: str, site: Any) -> None:
+def test_pruning_is_selective_and_random_pruning_is_not(demo: Any, forget: str, retain: str) -> None:
     text = corpora(demo, forget, retain, 10_000)
-    settings: dict[str, Any] = {"site": site, "fraction": 0.1, "steps": 3, "progress": False}
-    run = sp.prune(demo, **text, metric="abs", **settings)
-    random = sp.prune(demo, **text, metric="random", **settings)
-    last = run.history.iloc[-1]
-    assert last["forget_drop"] > 0.03
-    assert last["forget_drop"] > 2 * last["retain_drop"]
-    assert run.selectivity > random.selectivity + 0.02
-
-
-def test_forgetting_code_costs_code_several_times_what_it_costs_prose(demo: Any) -> None:
-    run = sp.prune(demo, **corpora(demo, "code", "prose", 10_000), fraction=0.1, steps=2, progress=False)
-    last = run.history.iloc[-1]
-    assert last["forget_drop"] > 3 * max(last["retain_drop"], 0)
-    assert last["forget_loss"] - run.history["forget_loss"][0] > 3 * (
-        last["retain_loss"] - run.history["retain_loss"][0]
-    )
+    settings: dict[str, Any] = {"fraction": 0.1, "steps": 3, "progress": False}
+    run = sp.prune(demo, **text, metric="abs", site="mlp", **settings)
+    forgotten, kept = relative_drops(run)
+    assert forgotten > 0.2
+    assert forgotten > 3 * kept
+    random_forgotten, random_kept = relative_drops(sp.prune(demo, **text, metric="random", site="mlp", **settings))
+    assert random_forgotten < 1.5 * random_kept
+    # The paper's first claim: feed-forward neurons forget more selectively than attention neurons.
+    attention = sp.prune(demo, **text, metric="abs", site="attn", **settings)
+    assert run.selectivity > attention.selectivity
 
 
 def test_ablation_effect_of_heads_agrees_with_evaluating(demo: Any) -> None:

@@ -11,8 +11,6 @@ import transformers
 import sp_lens as sp
 from sp_lens.cli import main
 
-pytestmark = pytest.mark.model
-
 TEXT = ["--offline", "--tokens", "2000"]
 
 

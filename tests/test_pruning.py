@@ -17,7 +17,7 @@ import sp_lens as sp
 pytestmark = pytest.mark.model
 
 
-def corpora() -> dict[str, list[torch.Tensor]]:
+def corpora() -> dict[str, Any]:
     """Forget and retain text that differ: the lower and the upper half of the vocabulary."""
     found = {}
     for seed, name in enumerate(("forget", "retain", "eval_forget", "eval_retain")):
@@ -28,7 +28,7 @@ def corpora() -> dict[str, list[torch.Tensor]]:
 
 def prune(model: Any, **options: Any) -> sp.PruneRun:
     settings: dict[str, Any] = {"steps": 3, "fraction": 0.1, "progress": False}
-    return sp.prune(model, **corpora(), **(settings | options))
+    return sp.prune(model, **(corpora() | settings | options))
 
 
 def test_algorithm_1_written_out_on_plain_transformers(tiny: Tiny) -> None:
@@ -178,7 +178,7 @@ def test_a_run_folder_of_another_configuration(opt: Any, tmp_path: Path) -> None
     with pytest.raises(sp.SpLensError, match="its weights is"):
         prune(tiny_bridge("opt", seed=9), out=tmp_path, steps=2)
     with pytest.raises(sp.SpLensError, match="corpora"):
-        sp.prune(opt, **(corpora() | {"forget": random_rows(3, seed=77)}), steps=2, fraction=0.1, out=tmp_path)
+        prune(opt, out=tmp_path, steps=2, forget=random_rows(3, seed=77))
     assert prune(opt, out=tmp_path, steps=2).steps == 2  # nothing was lost
 
 

@@ -17,6 +17,7 @@ from sp_lens.corpus import load_corpus
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.models import load_model
+from sp_lens.offline import Split
 from sp_lens.pruning import prune
 from sp_lens.rows import rows
 from sp_lens.storage import versions
@@ -38,13 +39,13 @@ pipeline_tag: text-generation
 
 # The bundled model of sp_lens
 
-A small OPT ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 ReLU neurons a layer;
-BPE of 4096, context 256) that has learned Python, C++, the prose of documentation and novels, so that selective
-pruning can be seen at work on a laptop without a model hub. It is no use for anything else.
+A small OPT ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 ReLU neurons a layer; byte-level
+BPE of 4096, context 256) that has learned Python, C++, the prose of documentation and novels, so that
+selective pruning can be seen at work on a laptop without a model hub. It is no use for anything else.
 
 ## How it was made
 
-`python -m sp_lens.assets.train` (seed {seed}): {steps} steps of {batch} rows of {row} tokens, {seen:.1f}M tokens in all,
+`python -m sp_lens.assets.train` (seed {seed}): {steps} steps of {batch} rows of {row} tokens, {seen:.1f}M tokens,
 AdamW in float32, stored as float16. It was trained on the training split of the text that `sp_lens.offline`
 reads (the standard library without its docstrings, C and C++ headers of torch and Python, paragraphs of
 docstrings), on Python sources of installed packages ({packages}), and on 22 public-domain novels of
@@ -119,9 +120,10 @@ def pruning_lines(model: Any, tokens: int) -> list[str]:
     """What pruning either way round does, beside random pruning."""
     lines = []
     for forget, retain in DIRECTIONS:
-        corpora = {
+        splits: tuple[tuple[str, Split], ...] = (("", "collect"), ("eval_", "evaluate"))
+        corpora: dict[str, Any] = {
             f"{prefix}{side}": load_corpus(name, model, tokens=tokens, split=split, offline=True)
-            for prefix, split in (("", "collect"), ("eval_", "evaluate"))
+            for prefix, split in splits
             for side, name in (("forget", forget), ("retain", retain))
         }
         runs = [prune(model, **corpora, metric=metric, fraction=0.05, steps=6) for metric in ("abs", "random")]

@@ -143,9 +143,8 @@ def learning_rate(step: int, steps: int) -> float:
 def train(streams: dict[str, np.ndarray], work: Path, *, steps: int, device: str) -> OPTForCausalLM:
     """AdamW in float32 (on a GPU: bfloat16 autocast) from the last checkpoint in `work` to `steps`."""
     torch.manual_seed(SEED)
-    model = OPTForCausalLM(CONFIG)
-    model.to(torch.device(device)).train()
-    forward: Any = model
+    model: Any = OPTForCausalLM(CONFIG).train()
+    model.to(device)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -158,7 +157,7 @@ def train(streams: dict[str, np.ndarray], work: Path, *, steps: int, device: str
             group["lr"] = learning_rate(step, steps)
         tokens = batch_at(step, streams).to(device)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
-            loss = forward(input_ids=tokens, labels=tokens).loss
+            loss = model(input_ids=tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
