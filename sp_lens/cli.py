@@ -16,7 +16,8 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0; 2 for bad input, with the reason on stderr; 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("sp_lens").setLevel(logging.INFO)
     from sp_lens.errors import SpLensError
 
     _quieten()

@@ -147,8 +147,10 @@ def without_docstrings(source: str) -> str:
         'def f():\\n    return 1\\n'
     """
     tree = _parse(source)
-    if tree is None:
-        return ""
+    return "" if tree is None else _without_licence(_cut_docstrings(source, tree), "#")
+
+
+def _cut_docstrings(source: str, tree: ast.Module) -> str:
     # Lines as ast counts them; str.splitlines also cuts at form feeds.
     lines = re.findall(r"[^\n]*\n|[^\n]+", source.replace("\r\n", "\n").replace("\r", "\n"))
     for node in _docstring_owners(tree):
@@ -159,7 +161,7 @@ def without_docstrings(source: str) -> str:
         lines[first : last + 1] = [""] * (last - first + 1)
         if before.strip() or after.strip(" ;\t\n"):  # `class A: "A thing."`
             lines[first] = before + after.lstrip(" ;\t")
-    return _without_licence("".join(lines), "#")
+    return "".join(lines)
 
 
 def sentences(source: str) -> str:
@@ -172,11 +174,17 @@ def sentences(source: str) -> str:
     tree = _parse(source)
     if tree is None:
         return ""
-    texts = [ast.get_docstring(node) or "" for node in _docstring_owners(tree)]
-    texts += _topic_texts(tree)
-    paragraphs = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
-    code = " ".join(without_docstrings(source).split())  # where some docstrings are put together from strings
-    return "\n\n".join(text for text in dict.fromkeys(filter(_is_prose, paragraphs)) if text not in code)
+    docstrings = [ast.get_docstring(node) or "" for node in _docstring_owners(tree)]
+    code = " ".join(_cut_docstrings(source, tree).split())
+    # A few modules say a sentence of their docstrings again in a string: it counts as code.
+    kept = [text for text in _paragraphs(docstrings) if text not in code]
+    return "\n\n".join(dict.fromkeys(kept + _paragraphs(_topic_texts(tree))))
+
+
+def _paragraphs(texts: Iterable[str]) -> list[str]:
+    """The paragraphs of the texts that are prose, each on one line."""
+    parts = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
+    return [part for part in parts if _is_prose(part)]
 
 
 def _is_prose(paragraph: str) -> bool:

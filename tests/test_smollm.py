@@ -28,9 +28,9 @@ def test_it_is_the_model_that_we_think_it_is(smollm: Any) -> None:
 
 def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
     """Statistics, scores, two steps of pruning, evaluation, export, reload."""
-    text = corpora(smollm, "code", "prose", 4_000)
+    text = corpora(smollm, "code", "prose", 2_500)
     stats = sp.collect(smollm, text["forget"], progress=False)
-    assert stats.count == 4_000
+    assert stats.count == 2_500
     assert np.isfinite(stats.frame()[["abs", "rms", "std", "freq"]].to_numpy()).all()
     run = sp.prune(smollm, **text, fraction=0.025, steps=2, out=tmp_path / "run", progress=False)
     random = sp.prune(smollm, **text, fraction=0.025, steps=2, metric="random", progress=False)
@@ -48,7 +48,7 @@ def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
 
 
 def test_prose_forgotten_and_code_kept(smollm: Any) -> None:
-    text = corpora(smollm, "prose", "code", 4_000)
+    text = corpora(smollm, "prose", "code", 2_500)
     run = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False)
     last = run.history.iloc[-1]
     assert last["forget_drop"] > 0.03
@@ -58,7 +58,7 @@ def test_prose_forgotten_and_code_kept(smollm: Any) -> None:
 @needs_novels
 def test_five_percent_of_the_mlp_neurons_hold_the_code(smollm: Any) -> None:
     """Against novels: code top-1 falls by 0.20 or more, prose top-1 by 0.04 or less."""
-    text = corpora(smollm, "code", "novels", 8_000)
+    text = corpora(smollm, "code", "novels", 5_000)
     run = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False)
     last = run.history.iloc[-1]
     assert last["forget_drop"] >= 0.20
