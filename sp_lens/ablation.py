@@ -54,10 +54,10 @@ def sample_activations(
     with inference(model):
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
             seen: dict[str, torch.Tensor] = {}
-            hooks = [(group, _recorder(group, mask[group.name], batch.counted, seen)) for group in groups]
+            hooks = [(group, _recorder(group, mask[group.name], batch.in_context, seen)) for group in groups]
             with attached(model, hooks):
                 forward(model, batch)
-            keys = torch.cat([keys, torch.rand(int(batch.counted.sum()), generator=generator)])
+            keys = torch.cat([keys, torch.rand(int(batch.in_context.sum()), generator=generator)])
             order = keys.argsort()[:tokens]
             keys = keys[order]
             for name, values in seen.items():

@@ -36,9 +36,10 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> ActivationStats:
-    """Statistics of every MLP and attention pre-out neuron over the counted tokens of a corpus.
+    """Statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
 
-    One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
+    Every token counts that is real text (no padding, no special token) and has real text before it in its
+    row: at the first one, models keep attention sinks (see `Batch.in_context`). One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
     memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
 
     Args:
@@ -61,11 +62,11 @@ def collect(
     totals: dict[str, Moments] = {}
     with inference(model), tqdm(desc="collect", unit=" tokens", disable=not progress) as bar:
         for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
-            if not batch.counted.any():
+            if not batch.in_context.any():
                 continue  # special tokens only: nothing in it counts
             for name, moments in _batch_moments(model, layout, batch, number, requests).items():
                 totals[name] = totals[name].merge(moments) if name in totals else moments
-            bar.update(int(batch.counted.sum()))
+            bar.update(int(batch.in_context.sum()))
     if not totals:
         raise SpLensError("no token of the corpus counts: it holds special tokens only.")
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
@@ -76,7 +77,7 @@ def _batch_moments(
     model: Any, layout: Layout, batch: Batch, number: int, requests: Mapping[str, tuple[Edges, torch.Tensor]]
 ) -> dict[str, Moments]:
     seen: dict[str, Moments] = {}
-    chosen = batch.counted.flatten().nonzero().squeeze(1)
+    chosen = batch.in_context.flatten().nonzero().squeeze(1)
 
     def reduce(group: NeuronGroup) -> Callable[..., None]:
         def hook(activation: torch.Tensor, hook: Any) -> None:

@@ -46,6 +46,16 @@ class Batch:
     attention_mask: Int[torch.Tensor, "row pos"]
     counted: Bool[torch.Tensor, "row pos"]
 
+    @property
+    def in_context(self) -> Bool[torch.Tensor, "row pos"]:
+        """The counted tokens that have another before them: those whose activations are collected.
+
+        The first token of a row has no context, and is where models keep attention sinks. On SmolLM2-135M
+        one neuron is at 2000 there and at 0.07 elsewhere: three rows in 9000 tokens made it seem specific
+        to a corpus, and pruning it destroys the model whatever it reads.
+        """
+        return self.counted & (self.counted.cumsum(dim=1) > 1)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device))

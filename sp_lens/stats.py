@@ -49,7 +49,7 @@ class ActivationStats(Mapping[str, Moments]):
 
     @property
     def count(self) -> int:
-        """Number of counted tokens; padding, BOS and other special tokens never count."""
+        """Number of tokens; padding, special tokens and the first token of a row never count."""
         return next(iter(self.moments.values())).count
 
     def importance(self, metric: Metric = "abs") -> NeuronValues:

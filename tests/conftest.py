@@ -183,12 +183,15 @@ def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
 
 
 def plain_activations(family: str, hf: Any, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every activation of plain transformers, row by row without padding: {hook name: float64 [token neuron]}."""
+    """The activations of plain transformers, row by row without padding: {hook name: float64 [token neuron]}.
+
+    The first token of a row is left out, as `collect` does.
+    """
     found: dict[str, list[torch.Tensor]] = {}
     modules = output_modules(family, hf)
     handles = [
         module.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2))
+            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2)[1:])
         )
         for name, module in modules.items()
     ]

@@ -140,7 +140,7 @@ def test_a_sample_is_uniform_over_the_corpus(opt: Any) -> None:
     name = "blocks.1.mlp.hook_post"
     expected = plain_activations("opt", tiny_hf("opt"), rows)[name][:, mask[name]]
     torch.testing.assert_close(sample.values[name].double().sum(0), expected.sum(0), rtol=1e-4, atol=1e-5)
-    assert len(sample.values[name]) == sum(map(len, rows))
+    assert len(sample.values[name]) == sum(len(row) - 1 for row in rows)
 
 
 def cross_entropy(hf: Any, rows: list[torch.Tensor]) -> float:

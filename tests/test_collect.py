@@ -32,7 +32,7 @@ def test_statistics_are_the_formulas_on_plain_transformers(tiny: Tiny, batch_tok
     stats = collect(tiny.model, rows, batch_tokens=batch_tokens)
     expected = plain_activations(tiny.family, tiny.hf, rows)
     assert set(stats) == set(expected)
-    assert stats.count == sum(map(len, rows))
+    assert stats.count == sum(len(row) - 1 for row in rows)
     for metric, formula in METRICS.items():
         values = stats.importance(metric)  # type: ignore[arg-type]
         for name, z in expected.items():
@@ -52,7 +52,7 @@ def test_reduction_is_within_1e6_of_float64(tiny: Tiny, batch_tokens: int) -> No
     for batch in batches(tiny.model, rows, batch_tokens=batch_tokens):
         _, cache = tiny.model.run_with_cache(batch.tokens, attention_mask=batch.attention_mask)
         for name, parts in kept.items():
-            parts.append(cache[name].flatten(2)[batch.counted] if cache[name].ndim > 3 else cache[name][batch.counted])
+            parts.append(cache[name].flatten(2)[batch.counted & (torch.arange(batch.counted.shape[1]) > 0)])
     for name, parts in kept.items():
         z = torch.cat(parts).double()
         for metric, formula in METRICS.items():
@@ -97,9 +97,9 @@ def test_padding_and_special_tokens_do_not_count(tiny: Tiny, side: str) -> None:
         real = [1] * len(row)
         mask.append([0] * len(padding) + real if side == "left" else real + [0] * len(padding))
     stats = collect(tiny.model, [{"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}])
-    assert stats.count == sum(len(row) - 1 for row in rows)
+    assert stats.count == sum(len(row) - 2 for row in rows)
     alone = plain_activations(tiny.family, tiny.hf, rows)
-    keep = torch.cat([torch.arange(len(row)) > 0 for row in rows])
+    keep = torch.cat([torch.arange(len(row) - 1) > 0 for row in rows])
     for name, values in stats.importance("abs").items():
         torch.testing.assert_close(values, alone[name][keep].abs().mean(0), rtol=1e-5, atol=1e-7)
 
@@ -114,7 +114,7 @@ def test_histograms_are_numpys(opt: Any) -> None:
     histogram = stats["blocks.1.attn.hook_z"].histogram
     assert histogram is not None
     _, cache = opt.run_with_cache(tokens, return_type=None)
-    z = cache["blocks.1.attn.hook_z"].reshape(-1, 32)[:, [3, 30]].numpy()
+    z = cache["blocks.1.attn.hook_z"][:, 1:].reshape(-1, 32)[:, [3, 30]].numpy()
     for row, counts in enumerate(histogram.counts):
         np.testing.assert_array_equal(counts, np.histogram(z[:, row], bins=edges.numpy())[0])
     frame = stats.histogram_frame("attn", 1)
@@ -169,7 +169,8 @@ def test_a_mixture_of_experts_is_refused() -> None:
 def test_a_cache_without_batch_and_a_saved_file(opt: Any, tmp_path: Any) -> None:
     row = random_rows(1, longest=30)[0]
     _, cache = opt.run_with_cache(row[None])
-    stats = sp.ActivationStats.from_cache(cache.remove_batch_dim())
+    first = torch.arange(len(row)) > 0
+    stats = sp.ActivationStats.from_cache(cache.remove_batch_dim(), counted=first)
     np.testing.assert_allclose(stats.frame().iloc[:, 4:], collect(opt, [row]).frame().iloc[:, 4:], rtol=1e-5, atol=1e-7)
     collected = collect(opt, [row], edges={"mlp": torch.linspace(0, 1, 5)})
     collected.save(tmp_path / "stats.safetensors")

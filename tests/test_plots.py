@@ -80,7 +80,7 @@ def test_density_is_the_histogram_of_the_activations(opt: Any) -> None:
     edges = sp.collect(opt, rows, progress=False).edges("attn", bins=20)
     stats = sp.collect(opt, rows, edges={"attn": edges}, progress=False)
     figure = sp.plots.density({"random": stats}, layer=1, neurons=range(32))
-    z = torch.cat([opt.run_with_cache(row[None])[1]["blocks.1.attn.hook_z"].reshape(-1, 32) for row in rows])
+    z = torch.cat([opt.run_with_cache(row[None])[1]["blocks.1.attn.hook_z"][0, 1:].flatten(1) for row in rows])
     for neuron, trace in enumerate(curves(figure)):
         expected, _ = np.histogram(z[:, neuron].numpy(), edges.numpy(), density=True)
         middles = (edges[1:] + edges[:-1]).numpy() / 2

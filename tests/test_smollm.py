@@ -30,7 +30,7 @@ def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
     """Statistics, scores, two steps of pruning, evaluation, export, reload."""
     text = corpora(smollm, "code", "prose", 2_500)
     stats = sp.collect(smollm, text["forget"], progress=False)
-    assert stats.count == 2_500
+    assert stats.count == 2_500 - len(text["forget"])  # the first token of a row has no context
     assert np.isfinite(stats.frame()[["abs", "rms", "std", "freq"]].to_numpy()).all()
     run = sp.prune(smollm, **text, fraction=0.025, steps=2, out=tmp_path / "run", progress=False)
     random = sp.prune(smollm, **text, fraction=0.025, steps=2, metric="random", progress=False)

@@ -1,11 +1,13 @@
-"""What the figures share: one look, and how pruning runs are told apart. No torch and no model in here."""
+"""What the figures share: one look, and how runs and values are named. No torch and no model in here."""
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from sp_lens.errors import SpLensError
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008), told apart by every kind of colour vision; without their yellow, too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MUTED = "#666666"
+SITE_NAMES = {"attn": "attention pre-out", "mlp": "MLP", "both": "MLP and attention pre-out"}
+# Definition 1, as axes say it; z is a neuron's activation, which has the model's own unit.
+METRIC_NAMES = {
+    "abs": "mean |z| (activation)",
+    "rms": "rms of z (activation)",
+    "std": "std of z (activation)",
+    "freq": "share of tokens with z > 0",
+}
 
 _AXIS = {
     "automargin": True,
@@ -62,6 +72,84 @@ def set_title(figure: go.Figure, text: str, subtitle: str, *, top: int = 90) -> 
     )
 
 
+def ordered_colours(count: int) -> list[str]:
+    """Colours for curves that have an order, dark to light: Viridis without its end, too faint on white."""
+    samples = [0.92 * place / max(1, count - 1) for place in range(count)]
+    return [str(colour) for colour in sample_colorscale("Viridis", samples)]
+
+
+def colour_bar(colours: list[str], numbers: list[int], title: str) -> go.Scatter:
+    """A trace without points that explains the colours of curves: the number that each stands for."""
+    last = len(colours) - 1
+    ticks = sorted({round(last * fifth / 5) for fifth in range(6)})
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        hoverinfo="skip",
+        marker={
+            "color": [0],
+            "cmin": 0,
+            "cmax": last,
+            "colorscale": [[place / last, colour] for place, colour in enumerate(colours)],
+            "colorbar": {
+                "title": title,
+                "tickvals": ticks,
+                "ticktext": [str(numbers[tick]) for tick in ticks],
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+        },
+    )
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Round numbers, written out, for a logarithmic axis or colour bar; nothing for a short one, left to plotly.
+
+    Plotly itself labels a longer axis "10², 2, 3, ...", with the leading digits alone between powers of ten.
+    """
+    if high < 3 * low:
+        return {}
+    decades = math.log10(high / low)
+    leading = (1,) if decades > 3 else (1, 2, 5) if decades > 1 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    step = math.ceil(decades / 8)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers if power % step == 0 for digit in leading]
+    ticks = [tick for tick in ticks if 0.9 * low <= tick <= 1.1 * high]
+    plain = [1e-3 <= tick < 1e5 or decades <= 3 for tick in ticks]
+    texts = [f"{t:,.6g}" if p else f"10<sup>{round(math.log10(t))}</sup>" for t, p in zip(ticks, plain, strict=True)]
+    return {"tickvals": ticks, "ticktext": texts}
+
+
+def require_stats(forget: Any, retain: Any) -> None:
+    """Refuse anything that is no statistics, and those of different models."""
+    for side, stats in (("forget", forget), ("retain", retain)):
+        if not hasattr(stats, "importance"):
+            raise SpLensError(f"{side} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
+    forget.require_same_model(retain)
+
+
+def values_about(about: Mapping[str, Any]) -> str:
+    """In words, what values of neurons or heads were made from, as far as their `about` says."""
+    corpora = about.get("corpora") or []
+    metric = f"{about['mode']} ablation" if "mode" in about else about.get("metric")
+    parts = [str(part) for part in (about.get("model"), metric) if part]
+    if "aggregate" in about:
+        parts.append(f"{about['aggregate']} of the neurons of a head")
+    if "eps" in about and len(corpora) == 2:
+        named = zip(("forget", "retain"), map(corpus_names, corpora), strict=True)
+        parts += [f"{side} {name}" for side, name in named if name]
+    elif names := corpus_names(corpora):
+        parts.append(f"on {names}")
+    return ", ".join(parts)
+
+
+def corpus_names(corpora: Any) -> str:
+    """The sources of the corpora that statistics record, "code + prose" where they were merged."""
+    sources = [one.get("source") for one in corpora or [] if isinstance(one, Mapping)]
+    return " + ".join(dict.fromkeys(str(source) for source in sources if source))
+
+
 def as_runs(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> dict[str, "PruneRun"]:
     """One run, several, or several by label, as a mapping from a label to each.
 
@@ -88,12 +176,12 @@ def as_runs(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> d
 
 def common_settings(runs: Iterable["PruneRun"]) -> str:
     """In words, the settings in which all the runs agree: what a figure of them is about."""
-    facts = [_facts(run) for run in runs]
+    facts = [run_facts(run) for run in runs]
     return ", ".join(text for key, text in facts[0].items() if all(other.get(key) == text for other in facts))
 
 
 def _labels(runs: list[Any]) -> list[str]:
-    facts = [_facts(run) for run in runs]
+    facts = [run_facts(run) for run in runs]
     keys = dict.fromkeys(key for one in facts for key in one)
     differing = [key for key in keys if len({one.get(key) for one in facts}) > 1]
     told = dict.fromkeys(["metric", *differing])
@@ -106,7 +194,7 @@ def _labels(runs: list[Any]) -> list[str]:
     return labels
 
 
-def _facts(run: Any) -> dict[str, str]:
+def run_facts(run: Any) -> dict[str, str]:
     """The settings of a run that matter to a reader, in words, in the order in which they are read."""
     settings = getattr(run, "settings", {})
     facts: dict[str, str] = {}

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import MUTED, TEMPLATE, set_title
+from sp_lens.plots._shared import MUTED, SITE_NAMES, TEMPLATE, colour_bar, ordered_colours, set_title
 
 if TYPE_CHECKING:
     from sp_lens.sites import NeuronGroup, Site
@@ -21,7 +20,6 @@ Floats = npt.NDArray[np.floating]
 # More curves than this can't be told apart, and make a slow figure of many megabytes.
 MOST_CURVES = 200
 COLUMNS = 3
-SITE_NAMES = {"attn": "attention pre-out", "mlp": "MLP"}
 
 
 class _Panel(NamedTuple):
@@ -96,8 +94,7 @@ def density(
     floor = min(height[height > 0].min() for height in heights if height.any()) / 2
     top = max(height.max() for height in heights) * 1.5
     names = [_curve_name(group, [chosen[row] for row in rows]) for rows in curves]
-    samples = np.linspace(0, 0.92, len(curves)).tolist()  # the rest of the scale is too faint on white
-    colours = [str(colour) for colour in sample_colorscale("Viridis", samples)]
+    colours = ordered_colours(len(curves))
     fill = min(0.25, max(0.03, 1 / len(curves)))  # fainter, the more curves lie over one another
 
     figure, places = _empty_panels(panels)
@@ -106,7 +103,7 @@ def density(
             curve = _curve(edges, values, floor=floor, name=name, colour=colour, fill=fill)
             figure.add_trace(curve, row, column)
     if len(curves) > 1:
-        figure.add_trace(_colour_bar(colours, [chosen[rows[0]] for rows in curves]), 1, 1)
+        figure.add_trace(colour_bar(colours, [chosen[rows[0]] for rows in curves], "neuron"), 1, 1)
     low, high = edges[filled[0]], edges[filled[-1] + 1]
     figure.update_xaxes(range=[low - 0.02 * (high - low), high + 0.02 * (high - low)])
     # Label whole powers of ten, unless the axis is too short to have two of them.
@@ -205,31 +202,6 @@ def _curve(edges: Floats, density: Floats, *, floor: float, name: str, colour: s
 
 def _translucent(colour: str, opacity: float) -> str:
     return colour.replace("rgb(", "rgba(").replace(")", f", {opacity:.3g})")
-
-
-def _colour_bar(colours: list[str], neurons: list[int]) -> go.Scatter:
-    """A trace without points that explains the colours of the curves; `neurons` are the first of each."""
-    last = len(colours) - 1
-    ticks = np.unique(np.linspace(0, last, 6).round().astype(int))
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        hoverinfo="skip",
-        marker={
-            "color": [0],
-            "cmin": 0,
-            "cmax": last,
-            "colorscale": [[place / last, colour] for place, colour in enumerate(colours)],
-            "colorbar": {
-                "title": "neuron",
-                "tickvals": ticks.tolist(),
-                "ticktext": [str(neurons[tick]) for tick in ticks],
-                "thickness": 12,
-                "outlinewidth": 0,
-            },
-        },
-    )
 
 
 def _curve_name(group: "NeuronGroup", members: list[int]) -> str:

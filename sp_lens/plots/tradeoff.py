@@ -4,21 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.plots._shared import MUTED, PALETTE, TEMPLATE, as_runs, common_settings, set_title
+from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle
+from sp_lens.plots._shared import MUTED, as_runs, set_title
 
 if TYPE_CHECKING:
     from sp_lens.runs import PruneRun
 
-Floats = npt.NDArray[np.floating]
-
-# Runs past the last colour take the next symbol and dash; more runs than this can't be told apart by a legend.
-SYMBOLS = ("circle", "square", "diamond")
-DASHES = ("solid", "dash", "dot")
-MOST_IN_LEGEND = len(PALETTE) * len(SYMBOLS)
+DROPS = ("retain_drop", "forget_drop")  # x and y
 
 
 def tradeoff(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> go.Figure:
@@ -49,60 +44,28 @@ def tradeoff(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> 
         sp_lens.errors.SpLensError: no runs to draw: expected a PruneRun, a list of them, or {label: PruneRun}.
     """
     named = as_runs(runs)
-    crowded = len(named) > MOST_IN_LEGEND
-    figure = go.Figure()
-    for place, (label, run) in enumerate(named.items()):
-        turn, colour = divmod(place, len(PALETTE))
-        style = turn % len(SYMBOLS)
-        history = run.history
-        drops = 100 * history[["retain_drop", "forget_drop"]].to_numpy()
-        curve = _moving_mean(drops)
-        figure.add_scatter(
-            x=curve[:, 0],
-            y=curve[:, 1],
-            mode="lines",
-            line={"shape": "spline", "color": PALETTE[colour], "width": 1 if crowded else 2, "dash": DASHES[style]},
-            hoverinfo="skip",
-            legendgroup=label,
-            showlegend=False,
-        )
-        figure.add_scatter(
-            x=drops[:, 0],
-            y=drops[:, 1],
-            mode="markers",
-            marker={"color": PALETTE[colour], "size": 3 if crowded else 8, "symbol": SYMBOLS[style]},
-            name=label,
-            legendgroup=label,
-            showlegend=not crowded,
-            customdata=history[["step", "share", "forget_top1", "retain_top1"]].to_numpy(),
-            hovertemplate=(
-                f"<b>{label}</b><br>step %{{customdata[0]}}, %{{customdata[1]:.1%}} pruned<br>"
-                "forget: top-1 %{customdata[2]:.1%}, drop %{y:.1f} points<br>"
-                "retain: top-1 %{customdata[3]:.1%}, drop %{x:.1f} points<extra></extra>"
-            ),
-        )
-    _set_axes(figure, pd.concat([run.history for run in named.values()]))
-    legend_lines = -(-len(named) // max(1, 800 // (60 + 8 * max(map(len, named)))))  # by the width of the longest label
-    figure.update_layout(template=TEMPLATE, height=560 if crowded else 520 + 31 * legend_lines)
-    number = f"{len(named)} runs, named on hover; " if crowded else ""
-    set_title(
-        figure,
-        "Selective pruning: accuracy lost on forget against retain text",
-        f"{number}dots are steps, curves their moving mean; {common_settings(named.values())}",
+    histories = {
+        label: run.history.assign(**{side: 100 * run.history[side] for side in DROPS}) for label, run in named.items()
+    }
+    figure = draw_runs(
+        histories,
+        x="retain_drop",
+        y="forget_drop",
+        columns=["step", "share", "forget_top1", "retain_top1"],
+        hover=(
+            "step %{customdata[0]}, %{customdata[1]:.1%} pruned<br>"
+            "forget: top-1 %{customdata[2]:.1%}, drop %{y:.1f} points<br>"
+            "retain: top-1 %{customdata[3]:.1%}, drop %{x:.1f} points"
+        ),
     )
+    _set_axes(figure, pd.concat(list(histories.values())))
+    set_title(figure, "Selective pruning: accuracy lost on forget against retain text", runs_subtitle(named))
     return figure
 
 
-def _moving_mean(points: Floats) -> Floats:
-    """The mean of each step and of up to two steps on either side, as many before as after."""
-    last = len(points) - 1
-    reach = [min(2, step, last - step) for step in range(len(points))]
-    return np.array([points[step - r : step + r + 1].mean(axis=0) for step, r in enumerate(reach)])
-
-
 def _set_axes(figure: go.Figure, history: pd.DataFrame) -> None:
-    """Axes that hold every step of `history`, and the diagonal, its name written along it."""
-    drops = 100 * history[["retain_drop", "forget_drop"]].to_numpy()
+    """Axes that hold every step of `history`, and the diagonal."""
+    drops = history[list(DROPS)].to_numpy()
     low, high = drops.min(axis=0), drops.max(axis=0)
     # The shorter axis spans at least a quarter of the longer one: the diagonal stays well off the horizontal and
     # the vertical. At least a point: where nothing was lost, there is no span at all.
@@ -112,13 +75,4 @@ def _set_axes(figure: go.Figure, history: pd.DataFrame) -> None:
         title = f"drop in {side} top-1 accuracy (percentage points)"
         figure.update_layout({axis: {"range": ends, "title_text": title, "zeroline": True, "zerolinecolor": MUTED}})
     start, end = float(low.max()), float((high - 0.04 * span).min())
-    figure.add_shape(
-        type="line",
-        layer="below",
-        line={"color": MUTED, "dash": "dash", "width": 1.5},
-        label={"text": "no selectivity", "textposition": "end", "yanchor": "top", "font": {"color": MUTED, "size": 13}},
-        x0=start,
-        y0=start,
-        x1=end,
-        y1=end,
-    )
+    add_diagonal(figure, (start, start), (end, end), "no selectivity")

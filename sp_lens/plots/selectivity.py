@@ -1,0 +1,131 @@
+"""How selectively each metric prunes each site, the runs of several seeds as one bar (Figure 4)."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sp_lens.errors import SpLensError
+from sp_lens.plots._shared import PALETTE, SITE_NAMES, TEMPLATE, as_runs, common_settings, run_facts, set_title
+
+if TYPE_CHECKING:
+    from sp_lens.runs import PruneRun
+
+METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as the paper's caption lists them, the control last
+SITE_COLOURS = {"mlp": PALETTE[0], "attn": PALETTE[4], "both": PALETTE[2]}
+COLUMNS = 2
+MOST_PANELS = 12
+
+
+def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> go.Figure:
+    """Figure 4 of arXiv 2403.01267: how selectively each importance metric prunes, at each site.
+
+    A bar is the largest difference, over the steps, between the drop in forget accuracy and the drop in
+    retain accuracy. Runs that agree in everything but their seed are one bar: its height is their mean, and
+    its error bar their standard deviation (of a sample, n - 1; our choice, the paper shows one run each).
+    Where runs differ in more than metric, site and seed (in the model, as in the paper, or in the corpora),
+    there is one panel for each.
+
+    Args:
+        runs: what `prune` returns, a list of it, or a mapping from a label to it. Bars are named after the
+            settings of the runs, never after labels: labels could not be told apart from seeds.
+
+    Returns:
+        y is `run.selectivity` in percentage points of next-token top-1 accuracy, never below 0, as the
+        largest is taken over step 0 too; x the metric; one trace a panel and site.
+
+    Raises:
+        SpLensError: when there is no run, something that is no `PruneRun`, a run that pruned nothing or does
+            not say its metric and site, or runs that need more than 12 panels.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> sp.plots.selectivity([])
+        Traceback (most recent call last):
+            ...
+        sp_lens.errors.SpLensError: no runs to draw: expected a PruneRun, a list of them, or {label: PruneRun}.
+    """
+    named = as_runs(runs)
+    bars = _bars(named)
+    panels = list(bars["panel"].unique())
+    if len(panels) > MOST_PANELS:
+        raise SpLensError(
+            f"these {len(named)} runs differ in more than metric, site and seed and need {len(panels)} panels "
+            f"({panels[0]!r}, {panels[1]!r}, ...), at most {MOST_PANELS} are drawn: give fewer runs at once."
+        )
+    columns = min(len(panels), COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=panels, horizontal_spacing=0.08, vertical_spacing=0.33 / rows)
+    sites = [site for site in SITE_COLOURS if site in set(bars["site"])]
+    for place, panel in enumerate(panels):
+        for site in sites:
+            chosen = bars.loc[(bars["panel"] == panel) & (bars["site"] == site)]
+            figure.add_trace(_bar(chosen, site, first=place == 0), place // columns + 1, place % columns + 1)
+    metrics = sorted(bars["metric"].unique(), key=_place_of_metric)
+    half = max(len(metrics), 4) / 2  # so that few bars don't grow as wide as the figure
+    ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
+    figure.update_xaxes(title_text="importance metric", categoryorder="array", categoryarray=metrics, range=ends)
+    figure.update_yaxes(matches="y", rangemode="tozero")
+    figure.update_annotations(yshift=6)
+    figure.update_yaxes(title_text="selectivity (percentage points)", col=1)
+    figure.update_layout(
+        template=TEMPLATE, height=170 + 330 * rows, showlegend=True, legend_y=-0.24 / rows, bargroupgap=0.08
+    )
+    steps = sorted({run.steps for run in named.values()})
+    over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
+    set_title(
+        figure,
+        "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",
+        f"the largest over {over}{errors}; {common_settings(named.values())}",
+        top=90 if len(panels) == 1 else 115,
+    )
+    return figure
+
+
+def _bars(named: "Mapping[str, PruneRun]") -> pd.DataFrame:
+    """One row a bar: panel, metric, site, and mean, std, min, max (points) and number of its runs."""
+    facts = {label: run_facts(run) for label, run in named.items()}
+    keys = dict.fromkeys(key for one in facts.values() for key in one if key not in ("metric", "site", "seed"))
+    differing = [key for key in keys if len({one.get(key) for one in facts.values()}) > 1]
+    rows: list[dict[str, Any]] = []
+    for label, run in named.items():
+        own = facts[label]
+        if not run.steps:
+            raise SpLensError(f"run {label!r} has step 0 alone: nothing was pruned, so it has no selectivity.")
+        if own.get("site") not in SITE_COLOURS or "metric" not in own:
+            raise SpLensError(
+                f"run {label!r} has metric {own.get('metric')!r} and site {own.get('site')!r} in its settings: "
+                f"expected a metric and one of {tuple(SITE_COLOURS)}, as prune() records them."
+            )
+        panel = ", ".join(own[key] for key in differing if key in own) or ("not recorded" if differing else "")
+        rows.append({"panel": panel, "metric": own["metric"], "site": own["site"], "points": 100 * run.selectivity})
+    grouped = pd.DataFrame(rows).groupby(["panel", "metric", "site"], sort=False)["points"]
+    bars = grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
+    return bars.rename(columns={"count": "runs"})
+
+
+def _bar(bars: pd.DataFrame, site: str, *, first: bool) -> go.Bar:
+    """The bars of one site in one panel; `first`: this one stands in the legend."""
+    several = (bars["runs"] > 1).any()
+    return go.Bar(
+        x=bars["metric"],
+        y=bars["mean"],
+        error_y={"array": bars["std"], "thickness": 1.5, "width": 5} if several else None,
+        name=f"{SITE_NAMES[site]} neurons",
+        legendgroup=site,
+        showlegend=first,
+        marker_color=SITE_COLOURS[site],
+        customdata=bars[["runs", "min", "max"]].to_numpy(),
+        hovertemplate=(
+            f"<b>%{{x}}, {SITE_NAMES[site]}</b><br>%{{y:.1f}} points, mean of %{{customdata[0]}} runs<br>"
+            "%{customdata[1]:.1f} to %{customdata[2]:.1f}<extra></extra>"
+        ),
+    )
+
+
+def _place_of_metric(metric: str) -> tuple[int, str]:
+    known = metric in METRIC_ORDER
+    return (METRIC_ORDER.index(metric) if known else len(METRIC_ORDER), metric)
