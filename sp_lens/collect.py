@@ -39,7 +39,9 @@ def collect(
     """Statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
 
     Every token counts that is real text (no padding, no special token) and has real text before it in its
-    row: at the first one, models keep attention sinks (see `Batch.in_context`). One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
+    row: at the first one, models keep attention sinks (see `Batch.in_context`).
+
+    One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
     memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
 
     Args:
@@ -68,7 +70,7 @@ def collect(
                 totals[name] = totals[name].merge(moments) if name in totals else moments
             bar.update(int(batch.in_context.sum()))
     if not totals:
-        raise SpLensError("no token of the corpus counts: it holds special tokens only.")
+        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
     return ActivationStats(layout, totals, about)
 

@@ -11,7 +11,8 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
-from sp_lens.rows import DOCUMENT_TOKENS, prepends_bos, split_text, tokenizer_of
+from sp_lens.rows import DOCUMENT_TOKENS, prepends_bos, split_text, text_name, tokenizer_of
+from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
 
 
@@ -89,6 +90,7 @@ def load_corpus(
             than two tokens, or a Hub that can't be reached.
     """
     check_choice("split", split, SPLITS)
+    blocks_of(model)
     if tokens is not None and tokens < 1:
         raise SpLensError(f"tokens={tokens}: expected how many tokens to take, or None for all.")
     for name, limit in (("row_tokens", row_tokens), ("document_tokens", document_tokens)):
@@ -166,7 +168,7 @@ def _rows(
 
 def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) -> Iterator[Document]:
     if not isinstance(source, str | Path):
-        return (Document(f"text {_hash(text)}", text) for text in source)
+        return _own_documents(source)
     if source in CORPORA:
         name = str(source)
         if offline or name not in HUB:
@@ -180,19 +182,36 @@ def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) 
     raise AssertionError("unreachable: check_choice refuses what is no corpus")
 
 
+def _own_documents(texts: Any) -> Iterator[Document]:
+    if not isinstance(texts, Iterable):
+        raise SpLensError(f"expected the name of a corpus, a file, or texts, got {type(texts).__name__}.")
+    if columns := getattr(texts, "column_names", None):
+        raise SpLensError(f"expected texts, got a dataset with the columns {columns}: give one, dataset['text'].")
+    for text in texts:
+        if not isinstance(text, str):
+            raise SpLensError(f"expected texts, got {type(text).__name__} among them: {str(text)[:40]!r}.")
+        yield Document(text_name(text), text)
+
+
 def _file_documents(path: Path) -> Iterator[Document]:
     check_choice("kind of text file", path.suffix, _FILE_BUILDERS)
     if not path.is_file():
         raise SpLensError(f"there is no file {path}.")
-    if path.suffix == ".txt":
-        text = path.read_text("utf-8")
-        return iter([Document(f"{path.name} {_hash(text)}", text)])
-    dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
+    try:
+        if path.suffix == ".txt":
+            text = path.read_text("utf-8")
+            return iter([Document(f"{path.name} {_hash(text)}", text)])
+        dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
+    except Exception as error:  # each of the builders has errors of its own for a file that it can't read
+        raise SpLensError(
+            f"cannot read {path} as {path.suffix} ({type(error).__name__}: {str(error)[:80]}): is it empty, cut short, "
+            "or not UTF-8?"
+        ) from error
     if "text" not in dataset.column_names:
         raise SpLensError(
             f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text."
         )
-    return (Document(f"{path.name} {_hash(text)}", text) for text in dataset["text"])
+    return (Document(f"{path.name} {document.name}", document.text) for document in _own_documents(dataset["text"]))
 
 
 def _hub_documents(name: str, split: Split) -> Iterator[Document]:
@@ -202,10 +221,10 @@ def _hub_documents(name: str, split: Split) -> Iterator[Document]:
         dataset = cast(IterableDataset, load_dataset(hub.repository, hub.configuration, split="train", streaming=True))
         examples = iter(dataset)
         first = next(examples)
-    except (OSError, ValueError, StopIteration) as error:
+    except (OSError, ValueError, RuntimeError, StopIteration) as error:  # RuntimeError: the dataset is a script
         raise SpLensError(
-            f"cannot read {hub.repository} from the Hugging Face Hub ({type(error).__name__}). For the text that is on "
-            f"this machine, say load_corpus({name!r}, model, offline=True) or --offline."
+            f"cannot read {hub.repository} from the Hugging Face Hub ({type(error).__name__}: {error}). For the text "
+            f"that is on this machine, say load_corpus({name!r}, model, offline=True) or --offline."
         ) from error
     for example in itertools.chain([first], examples):
         if hub.leave_out and _at(example, hub.leave_out[0]) == hub.leave_out[1]:

@@ -24,13 +24,14 @@ DENSITY_TOKENS = 10_000
 DENSITY_LAYER = 2
 
 _SUMMARY = "summary.txt"
+_MARKER = ".sp-lens-demo"  # says that a demo made the folder, finished or not, so that the next may replace it
 
 
 def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
     """Collect, score, prune step by step, evaluate, draw and export, on text that is on this machine.
 
     Args:
-        out: folder for the results. An earlier demo's is replaced; any other folder is refused.
+        out: folder for the results. An earlier demo's is replaced, finished or not; any other is refused.
         progress: show bars.
 
     Returns:
@@ -40,11 +41,13 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
         SpLensError: when `out` is a folder of something else.
     """
     out = Path(out)
-    if out.exists():
-        if not (out / _SUMMARY).exists() and any(out.iterdir()):
-            raise SpLensError(f"{out} is there and no finished demo made it: name another folder, --out FOLDER.")
-        shutil.rmtree(out)
+    if out.exists() and not out.is_dir():
+        raise SpLensError(f"{out} is a file: name a folder, --out FOLDER.")
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).exists():
+        raise SpLensError(f"{out} is there and no demo made it: name another folder, --out FOLDER.")
     model = load_model("demo", device="cpu")
+    shutil.rmtree(out, ignore_errors=True)
+    write_bytes(out / _MARKER, b"")
     selective, random = _runs(model, out, progress)
     best = _best_step(selective)
     plots.tradeoff({"scored by abs": selective, "random": random}).write_html(out / "tradeoff.html")

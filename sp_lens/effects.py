@@ -10,7 +10,7 @@ from sp_lens.ablation import ablate, check_mask
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import losses, predictions, reusable
-from sp_lens.models import forward, inference, model_name
+from sp_lens.models import forward, inference, model_name, require_causal
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.rows import batches
 from sp_lens.sites import Layout, layout_of
@@ -54,6 +54,7 @@ def ablation_effect(
     """
     check_choice("unit", unit, UNITS)
     check_choice("mode", mode, ("zero", "mean"))
+    require_causal(model)
     if unit == "head":
         layout = layout_of(model).of("attn")
         units = list(_head_masks(layout))

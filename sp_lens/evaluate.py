@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
-from sp_lens.models import forward, inference
+from sp_lens.models import forward, inference, require_causal
 from sp_lens.rows import Batch, batches, rows
 from sp_lens.storage import read_json, write_json
 
@@ -73,8 +73,10 @@ def evaluate(model: Any, corpus: Any, *, batch_tokens: int = BATCH_TOKENS, progr
         progress: show a bar.
 
     Raises:
-        SpLensError: for a corpus that can't be read or has nothing to predict, and for logits that are NaN.
+        SpLensError: for a model that is not causal, a corpus that can't be read or has nothing to predict,
+            and for logits that are NaN.
     """
+    require_causal(model)
     corpus = reusable(corpus)
     common = _common_tokens(model, corpus)
     tally = _Tally()

@@ -48,7 +48,7 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
     shutil.rmtree(unfinished, ignore_errors=True)
     with folded(bridge, NeuronMask(mask.layout, mask.tensors)):
         _save(bridge.original_model, unfinished)
-    tokenizer.save_pretrained(unfinished)
+    _as_it_came(tokenizer).save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
     _verify(model, mask, unfinished)
     if folder.exists():
@@ -73,6 +73,16 @@ def _save(bridged: Any, folder: Path) -> None:
     shell = _on_meta(bridged)
     shell.generation_config = getattr(bridged, "generation_config", None) or shell.generation_config
     shell.save_pretrained(folder, state_dict=plain_state(bridged))
+
+
+def _as_it_came(tokenizer: Any) -> Any:
+    """The tokenizer without what TransformerLens changed: its copy puts BOS before every text and has a pad token."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer.name_or_path, local_files_only=True)
+    except (OSError, ValueError):  # it was made in memory, or its folder is gone
+        return tokenizer
 
 
 def _on_meta(bridged: Any) -> Any:

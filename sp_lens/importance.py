@@ -55,9 +55,11 @@ def score(
     """
     by_site = eps_by_site(eps)
     if not isinstance(forget, ActivationStats):
-        forget.layout.require_same(retain.layout, "the retain importances")
+        _check_alike(forget, retain)
         return _ratio(forget, retain, by_site)
     check_choice("metric", metric, SCORE_METRICS)
+    if not isinstance(retain, ActivationStats):
+        raise SpLensError(f"forget is ActivationStats and retain is {type(retain).__name__}: give both alike.")
     forget.require_same_model(retain)
     if metric == "random":
         return random_values(forget.layout, seed, **forget.about)
@@ -96,6 +98,20 @@ def head_mask(heads: HeadValues, fraction: float, *, exclude: NeuronMask | None 
         SpLensError: when nothing would be chosen, or a value is NaN.
     """
     return heads.top(fraction, exclude=exclude)
+
+
+def _check_alike(forget: Any, retain: Any) -> None:
+    """Refuse importances of other kinds, metrics or models than each other."""
+    if not isinstance(forget, NeuronValues | HeadValues) or type(forget) is not type(retain):
+        raise SpLensError(
+            f"expected two ActivationStats, NeuronValues or HeadValues, got {type(forget).__name__} and "
+            f"{type(retain).__name__}."
+        )
+    forget.layout.require_same(retain.layout, "the retain importances")
+    for key in ("model", "metric", "aggregate"):
+        here, there = forget.about.get(key), retain.about.get(key)
+        if here and there and here != there:
+            raise SpLensError(f"these importances differ in their {key}, {here!r} and {there!r}: make both alike.")
 
 
 def _ratio(forget: Values, retain: Values, eps: Mapping[Site, float]) -> Values:

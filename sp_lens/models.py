@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 
 from sp_lens.errors import SpLensError
 from sp_lens.rows import Batch
-from sp_lens.sites import layout_of, output_weight
+from sp_lens.sites import blocks_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -50,17 +51,19 @@ def load_model(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    if str(name) == DEMO:
-        source = str(files("sp_lens.assets") / DEMO)
-    elif str(name).endswith(".gguf"):
-        source = str(_converted_gguf(Path(name)))
-    else:
-        source = str(name)
     try:
+        if str(name) == DEMO:
+            source = str(files("sp_lens.assets") / DEMO)
+        elif str(name).endswith(".gguf"):
+            source = str(_converted_gguf(Path(name)))
+        else:
+            source = str(name)
         bridge = TransformerBridge.boot_transformers(
             source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except SpLensError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:  # nothing there, of an unknown kind, or cut short
         raise SpLensError(
             f"cannot load the model {str(name)!r}: expected 'demo', a local folder or GGUF file, or the name of a "
             f"Hugging Face model while the Hub can be reached. {type(error).__name__}: {str(error).splitlines()[0]}"
@@ -73,13 +76,25 @@ def model_name(model: Any) -> str:
     return Path(str(model.cfg.model_name)).name
 
 
+def require_causal(model: Any) -> None:
+    """Refuse what is no hooked causal language model: next-token numbers of a BERT mean nothing.
+
+    Raises:
+        SpLensError: for something that TransformerLens has not hooked, and for bidirectional attention.
+    """
+    blocks_of(model)
+    if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        raise SpLensError(
+            f"{model_name(model)!r} sees the tokens that it is to predict (bidirectional attention): next-token "
+            "accuracy and loss are of causal models, such as GPT-2, OPT or Llama."
+        )
+
+
 def weights_fingerprint(model: Any) -> str:
-    """A hash of the first and the last output weights: tells a model from another of the same name."""
-    layout = layout_of(model)
+    """A hash of every parameter: tells a model from another of the same name, a folded or a fine-tuned one."""
     digest = hashlib.sha256()
-    for group in (layout[0], layout[-1]):
-        weight = output_weight(model, group).detach().cpu().contiguous()
-        digest.update(weight.view(torch.uint8).numpy().tobytes())
+    for parameter in model.parameters():
+        digest.update(parameter.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -48,7 +48,7 @@ def split_of(name: str) -> Split:
     """The split of the document called `name`: 60 % train, 20 % collect, 20 % evaluate.
 
     Example:
-        >>> split_of("python/json/decoder.py"), split_of("python/abc.py")
+        >>> split_of("python/json/decoder.py"), split_of("python/ast.py")
         ('train', 'evaluate')
     """
     position = _hash(name) / 2**64

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -91,6 +91,8 @@ def prune(
     check_choice("aggregate", aggregate, AGGREGATES)
     eps = eps_by_site(eps)
     _check_steps(groups, site, unit, fraction, steps)
+    if out is not None:
+        _check_writable(Path(out))
     corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     corpora = {name: reusable(corpus) for name, corpus in corpora.items()}
     for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
@@ -108,7 +110,7 @@ def prune(
         "seed": seed if metric == "random" else None,
         "corpora": {name: describe(c) | {"fingerprint": fingerprint(model, c)} for name, c in corpora.items()},
     }
-    run = _resume(out, settings, steps)
+    run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
 
     def evaluated(mask: NeuronMask) -> dict[str, Any]:
@@ -195,6 +197,14 @@ def _check_steps(groups: Layout, site: AnySite, unit: Unit, fraction: float, ste
             )
 
 
+def _check_writable(out: Path) -> None:
+    try:
+        write_bytes(out / ".writable", b"")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise SpLensError(f"cannot write to the folder {out} ({error}): name another, out=...") from error
+
+
 def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
     """Put a finished step on disk: the run so far, then what can be made of it, its history as CSV and its mask."""
     if out is not None:
@@ -205,8 +215,10 @@ def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
     return run
 
 
-def _resume(out: str | Path | None, settings: Mapping[str, Any], steps: int) -> PruneRun | None:
-    """The last finished step in `out` that is not beyond `steps`, None where there is none."""
+def _resume(
+    out: str | Path | None, settings: Mapping[str, Any], steps: int, last: Callable[[Mapping[str, Any]], bool]
+) -> PruneRun | None:
+    """The last finished step in `out` that is not beyond `steps` or a stopping rule, None where there is none."""
     done = {step: file for step, file in step_files(out).items() if step <= steps} if out is not None else {}
     if not done:
         return None
@@ -218,9 +230,11 @@ def _resume(out: str | Path | None, settings: Mapping[str, Any], steps: int) -> 
             f"{out} holds a run of another configuration: its {key} is {there.get(key)!r}, and {asked[key]!r} was "
             f"asked for (what differs: {', '.join(different)}). Name another folder, or repeat the call that made it."
         )
-    return run
+    stop = next((record["step"] for record in run.records if last(record)), run.steps)
+    return run if stop == run.steps else PruneRun.load(done[stop])
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, of the corpora only what was in them: not with which versions it was read."""
-    return {**settings, "corpora": {name: about["fingerprint"] for name, about in settings["corpora"].items()}}
+    corpora = settings.get("corpora", {})
+    return {**settings, "corpora": {name: about["fingerprint"] for name, about in corpora.items()}}

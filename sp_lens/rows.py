@@ -183,7 +183,14 @@ def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str,
 
 
 def _documents(corpus: Any) -> Iterable[str]:
+    if isinstance(corpus, list):
+        return [text_name(text) for text in corpus if isinstance(text, str)]
     return corpus["document"] if "document" in (getattr(corpus, "column_names", None) or ()) else ()
+
+
+def text_name(text: str) -> str:
+    """What a text of the caller's own is called as a document: by what it says."""
+    return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _packed(model: Any, window: list[Row], batch_tokens: int) -> Iterator[Batch]:
@@ -241,7 +248,21 @@ def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:
     if tokens.ndim not in (1, 2):
         raise SpLensError(f"tokens have shape {tuple(tokens.shape)}: expected [pos] or [row pos].")
     for row, kept in zip(torch.atleast_2d(tokens), torch.atleast_2d(keep), strict=True):
+        if mask is None and tokens.ndim == 2:
+            _check_not_left_padded(model, row)
         yield row[kept]
+
+
+def _check_not_left_padded(model: Any, row: torch.Tensor) -> None:
+    """Padding on the right does nothing to a causal model; on the left it would be read as text."""
+    tokenizer = getattr(model, "tokenizer", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    heading = 2 if pad == getattr(tokenizer, "bos_token_id", None) else 1  # one may be BOS
+    if pad is not None and len(row) > heading and bool((row[:heading] == pad).all()):
+        raise SpLensError(
+            "a row starts with padding and no attention_mask says so: give batches as the tokenizer returns them, "
+            "{'input_ids': ..., 'attention_mask': ...}."
+        )
 
 
 def _check_row(model: Any, tokens: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 """A pruning run as data: its history, the step at which each neuron went, its files. No model in here."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def step_file(folder: str | Path, step: int) -> Path:
 
 def step_files(folder: str | Path) -> dict[int, Path]:
     """The finished steps in the folder of a run, by number."""
-    return {int(file.stem.removeprefix("step-")): file for file in Path(folder).glob("step-[0-9]*.safetensors")}
+    named = ((re.fullmatch(r"step-(\d+)\.safetensors", file.name), file) for file in Path(folder).glob("step-*"))
+    return {int(match[1]): file for match, file in named if match}
 
 
 def stopped(record: Mapping[str, Any], min_retain_top1: float | None, max_forget_top1: float | None) -> bool:

@@ -138,7 +138,7 @@ def layout_of(model: Any) -> Layout:
             `mlp.hook_post` is the output of the block and no neuron.
     """
     groups = []
-    for layer, block in enumerate(_blocks(model)):
+    for layer, block in enumerate(blocks_of(model)):
         if (W_O := getattr(getattr(block, "attn", None), "W_O", None)) is not None:
             groups.append(NeuronGroup("attn", layer, W_O.shape[0] * W_O.shape[1], heads=W_O.shape[0]))
         if (mlp := getattr(block, "mlp", None)) is not None:
@@ -198,7 +198,12 @@ def attached(model: Any, hooks: Iterable[tuple[NeuronGroup, Callable[..., Any]]]
                 point.fwd_hooks.remove(handle)
 
 
-def _blocks(model: Any) -> Any:
+def blocks_of(model: Any) -> Any:
+    """The blocks of a hooked model.
+
+    Raises:
+        SpLensError: for something that is no TransformerLens model.
+    """
     blocks = getattr(model, "blocks", None)
     if blocks is None or not hasattr(model, "hook_dict"):
         raise SpLensError(

@@ -48,10 +48,11 @@ def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
 
 
 def test_prose_forgotten_and_code_kept(smollm: Any) -> None:
-    text = corpora(smollm, "prose", "code", 2_500)
-    run = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False)
+    """By std: abs also takes a handful of neurons that are at their strongest on the BOS, which all text needs."""
+    text = corpora(smollm, "prose", "code", 3_000)
+    run = sp.prune(smollm, **text, metric="std", fraction=0.02, steps=1, progress=False)
     last = run.history.iloc[-1]
-    assert last["forget_drop"] > 0.03
+    assert last["forget_drop"] > 0.05
     assert last["forget_drop"] > 2 * last["retain_drop"]
 
 
