@@ -26,6 +26,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 # A document is read in passages of about this many characters (some 1000 tokens, where the released
 # experiments cut their documents), one passage of every document before the second of any.
 PASSAGE_CHARACTERS = 3000
+# Title pages and tables of contents are no prose; a book is read from here.
+FRONT_MATTER_CHARACTERS = 10_000
 # Share of the documents that training takes; collecting and evaluating halve the rest.
 TRAIN_SHARE = 0.6
 # Whose docstrings are read as prose, beside the standard library: packages that come with `sp_lens`.
@@ -112,7 +114,8 @@ def _novels(split: Split) -> Iterator[Document]:
         raise SpLensError(f"there is no {file}: set SP_LENS_DATA to a folder that has it.")
     books = pd.read_parquet(file)
     named = [(f"novels/{title}", str(text)) for title, text in zip(books["title"], books["text"], strict=True)]
-    return _round_robin((item for item in named if split_of(item[0]) == split), lambda text: text)
+    chosen = (item for item in named if split_of(item[0]) == split)
+    return _round_robin(chosen, lambda text: text[FRONT_MATTER_CHARACTERS:])
 
 
 READERS: dict[str, Callable[[Split], Iterator[Document]]] = {

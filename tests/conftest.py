@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no hub here: the libraries would retry for minutes
 
 import transformers
 
 import sp_lens as sp
+
+# The same examples each time: a run that fails can be run again.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.load_profile("steady")
 
 DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))
 SMALL: dict[str, Any] = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

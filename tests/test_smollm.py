@@ -58,9 +58,9 @@ def test_prose_forgotten_and_code_kept(smollm: Any) -> None:
 
 @needs_novels
 def test_five_percent_of_the_mlp_neurons_hold_the_code(smollm: Any) -> None:
-    """Against novels: code top-1 falls by 0.20 or more, prose top-1 by 0.04 or less."""
-    text = corpora(smollm, "code", "novels", 5_000)
-    run = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False)
+    """Against novels: code top-1 falls by 0.20 or more, that of novels by less than half as much."""
+    text = corpora(smollm, "code", "novels", 4_000)
+    run = sp.prune(smollm, **text, metric="std", fraction=0.05, steps=1, progress=False)
     last = run.history.iloc[-1]
     assert last["forget_drop"] >= 0.20
-    assert last["retain_drop"] <= 0.04
+    assert last["retain_drop"] <= 0.10

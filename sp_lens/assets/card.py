@@ -23,6 +23,7 @@ from sp_lens.rows import rows
 from sp_lens.storage import versions
 
 TOKENS = 100_000
+PRUNE_TOKENS = 20_000
 # Held-out corpora, and the training streams whose bigrams are the baseline for each.
 CORPORA = {
     "python": ("python", "other_python"),
@@ -48,7 +49,8 @@ selective pruning can be seen at work on a laptop without a model hub. It is no 
 `python -m sp_lens.assets.train` (seed {seed}): {steps} steps of {batch} rows of {row} tokens, {seen:.1f}M tokens,
 AdamW in float32, stored as float16. It was trained on the training split of the text that `sp_lens.offline`
 reads (the standard library without its docstrings, C and C++ headers of torch and Python, paragraphs of
-docstrings), on Python sources of installed packages ({packages}), and on 22 public-domain novels of
+docstrings), on Python sources of installed packages ({packages}), and on
+22 public-domain books of
 Project Gutenberg. None of that text is in this repository.
 
 | text | share of the rows | tokens there were |
@@ -152,8 +154,8 @@ def main() -> None:
         ),
         tokens=TOKENS,
         scores="\n".join(score_lines(model, arguments.work)),
-        prune_tokens=TOKENS // 2,
-        pruning="\n".join(pruning_lines(model, TOKENS // 2)),
+        prune_tokens=PRUNE_TOKENS,
+        pruning="\n".join(pruning_lines(model, PRUNE_TOKENS)),
         versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
     (arguments.out / "README.md").write_text(text)
