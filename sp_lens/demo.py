@@ -49,7 +49,7 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
     shutil.rmtree(out, ignore_errors=True)
     write_bytes(out / _MARKER, b"")
     selective, random = _runs(model, out, progress)
-    best = _best_step(selective)
+    best = selective.best_step
     plots.tradeoff({"scored by abs": selective, "random": random}).write_html(out / "tradeoff.html")
     _density(model, progress).write_html(out / "density.html")
     export(model, selective.mask_at(best), out / "pruned-model")
@@ -82,11 +82,6 @@ def _density(model: Any, progress: bool) -> Any:
     edges = reduce(ActivationStats.merge, first).edges("attn", layer=DENSITY_LAYER)
     stats = {name: collect(model, corpus, edges={"attn": edges}, progress=progress) for name, corpus in corpora.items()}
     return plots.density(stats, site="attn", layer=DENSITY_LAYER, neurons=range(100))
-
-
-def _best_step(run: PruneRun) -> int:
-    history = run.history
-    return int((history["forget_drop"] - history["retain_drop"]).idxmax())
 
 
 def _summary(selective: PruneRun, random: PruneRun, best: int, out: Path) -> str:

@@ -68,10 +68,16 @@ class PruneRun:
         return frame
 
     @property
-    def selectivity(self) -> float:
-        """The largest, over the steps, of forget accuracy drop minus retain accuracy drop (Figure 4)."""
+    def best_step(self) -> int:
+        """The step at which forget accuracy drop minus retain accuracy drop is largest; the first of equals."""
         history = self.history
-        return float((history["forget_drop"] - history["retain_drop"]).max())
+        return int((history["forget_drop"] - history["retain_drop"]).idxmax())
+
+    @property
+    def selectivity(self) -> float:
+        """Forget accuracy drop minus retain accuracy drop at the best step (Figure 4's number)."""
+        best = self.history.iloc[self.best_step]
+        return float(best["forget_drop"] - best["retain_drop"])
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""

@@ -56,11 +56,20 @@ def test_prose_forgotten_and_code_kept(smollm: Any) -> None:
     assert last["forget_drop"] > 2 * last["retain_drop"]
 
 
-@needs_novels
-def test_five_percent_of_the_mlp_neurons_hold_the_code(smollm: Any) -> None:
-    """Against novels: code top-1 falls by 0.20 or more, that of novels by less than half as much."""
+@pytest.fixture(scope="module")
+def against_novels(smollm: Any) -> Any:
+    """History of 5 % of the MLP neurons pruned for code against novels."""
     text = corpora(smollm, "code", "novels", 4_000)
-    run = sp.prune(smollm, **text, metric="std", fraction=0.05, steps=1, progress=False)
-    last = run.history.iloc[-1]
-    assert last["forget_drop"] >= 0.20
-    assert last["retain_drop"] <= 0.10
+    return sp.prune(smollm, **text, metric="std", fraction=0.05, steps=1, progress=False).history.iloc[-1]
+
+
+@needs_novels
+def test_five_percent_of_the_mlp_neurons_hold_the_code(against_novels: Any) -> None:
+    assert against_novels["forget_drop"] >= 0.20
+    assert against_novels["retain_drop"] <= 0.10
+
+
+@needs_novels
+@pytest.mark.xfail(strict=True, reason="asked for in issue 3, and not reached: novels fall by 0.067")
+def test_novels_keep_all_but_four_points(against_novels: Any) -> None:
+    assert against_novels["retain_drop"] <= 0.04
