@@ -27,7 +27,7 @@ class ActivationSample:
     """Activations of some neurons at randomly chosen tokens of a corpus: what "resample" puts in.
 
     Attributes:
-        values: {hook name: Float[" token chosen"]}: of the neurons that `mask` marks, in order.
+        values: `{hook name: Float[" token chosen"]}`: of the neurons that `mask` marks, in order.
         mask: the neurons.
         about: the model; plain values.
     """

@@ -64,7 +64,8 @@ class Moments:
         absolute: sum of |z|.
         mean: mean of z.
         squares: sum of (z - mean)^2.
-        min, max: the extremes.
+        min: smallest z.
+        max: largest z.
         histogram: counts between fixed edges, if asked for.
     """
 

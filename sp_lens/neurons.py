@@ -112,7 +112,7 @@ class _OfLayout(Mapping[str, torch.Tensor]):
 
 
 class NeuronMask(_OfLayout):
-    """Some of a model's neurons: True is pruned (or chosen). Shape {hook name: Bool[" neuron"]}.
+    """Some of a model's neurons: True is pruned (or chosen). Shape `{hook name: Bool[" neuron"]}`.
 
     Example:
         >>> layout = Layout((NeuronGroup("mlp", 0, 4), NeuronGroup("mlp", 1, 4)))
@@ -167,7 +167,7 @@ class NeuronMask(_OfLayout):
 
 
 class HeadValues(_OfLayout):
-    """A number for every attention head. Shape {hook name: Float[" head"]}, attention hooks only."""
+    """A number for every attention head. Shape `{hook name: Float[" head"]}`, attention hooks only."""
 
     @staticmethod
     def _size(group: NeuronGroup) -> int:
@@ -199,7 +199,7 @@ class HeadValues(_OfLayout):
 
 
 class NeuronValues(_OfLayout):
-    """A number for every neuron: an importance, a score, an effect. Shape {hook name: Float[" neuron"]}."""
+    """A number for every neuron: an importance, a score, an effect. Shape `{hook name: Float[" neuron"]}`."""
 
     def heads(self, aggregate: Aggregate = "mean") -> HeadValues:
         """One value for each attention head, out of its neurons' values (Definition 3, by activation).

@@ -60,8 +60,10 @@ def prune(
 
     Args:
         model: a bridge or a `HookedTransformer`.
-        forget, retain: corpora to collect from, as `load_corpus` returns them.
-        eval_forget, eval_retain: held-out text of both; must not overlap with what is collected from.
+        forget: corpus to collect from and to forget, as `load_corpus` returns it.
+        retain: corpus to collect from and to keep.
+        eval_forget: held-out text of the forget corpus; must not overlap with what is collected from.
+        eval_retain: held-out text of the retain corpus, likewise.
         site: "mlp", "attn", or "both" (the fraction of each).
         unit: "neuron", or "head": whole attention heads.
         metric: "abs", "rms", "std", "freq" (Definition 1) or "random", the control, which collects nothing.

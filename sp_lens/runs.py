@@ -23,7 +23,7 @@ class PruneRun:
 
     Attributes:
         layout: the neuron groups that could be pruned.
-        pruned_at: {hook name: Int[" neuron"]}: the step at which each neuron was pruned, 0 for never.
+        pruned_at: `{hook name: Int[" neuron"]}`: the step at which each neuron was pruned, 0 for never.
         records: one mapping a step, the first (step 0) before any pruning.
         settings: model, corpora, site, metric, fraction, ...: what makes this run this run.
     """

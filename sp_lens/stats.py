@@ -60,7 +60,7 @@ class ActivationStats(Mapping[str, Moments]):
                 square) or "std" (root mean squared deviation from the mean).
 
         Returns:
-            float64 values on the CPU, {hook name: Float[" neuron"]}.
+            float64 values on the CPU, `{hook name: Float[" neuron"]}`.
         """
         check_choice("metric", metric, METRICS)
         tensors = {name: getattr(self[name], metric)().cpu() for name in self}

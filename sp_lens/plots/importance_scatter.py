@@ -51,7 +51,8 @@ def importance_scatter(
     are, and everything where points are sparse; where they are dense, a random sample (seed 0).
 
     Args:
-        forget, retain: statistics of one model, as `collect` returns them.
+        forget: statistics on the forget corpus, as `collect` returns them.
+        retain: statistics of the same model on the retain corpus.
         metric: "abs", "rms", "std" or "freq" (Definition 1).
         site: "mlp" or "attn".
         fraction: share of all neurons of the site that is taken, as one step of `prune` does.

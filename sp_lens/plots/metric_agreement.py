@@ -24,7 +24,8 @@ def metric_agreement(forget: "ActivationStats", retain: "ActivationStats", *, si
     ranking is over all layers; neurons of equal scores share the mean of their ranks.
 
     Args:
-        forget, retain: statistics of one model, as `collect` returns them.
+        forget: statistics on the forget corpus, as `collect` returns them.
+        retain: statistics of the same model on the retain corpus.
         site: "mlp" or "attn".
 
     Returns:
