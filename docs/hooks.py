@@ -1,0 +1,155 @@
+"""What the site is made of beside its pages: figures, notebooks, the command line's help, equations as MathML.
+
+Nothing here imports sp_lens, so the site builds without torch.
+"""
+
+import base64
+import html
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURES = sorted((ROOT / "figures").glob("*.png"))
+PLOTLY = "assets/plotly.min.js"
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the notebooks into the navigation; leave their heading out where there are none."""
+    nav: list[dict[str, Any]] = config.nav or []
+    for entry in nav:
+        if "Notebooks" in entry:
+            entry["Notebooks"] = [f"notebooks/{notebook.stem}.md" for notebook in NOTEBOOKS]
+    config.nav = [entry for entry in nav if entry != {"Notebooks": []}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The repository's figures as they are, and each notebook as a page."""
+    for figure in FIGURES:
+        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+    pages = {notebook.stem: _notebook(notebook) for notebook in NOTEBOOKS}
+    for name, page in pages.items():
+        files.append(File.generated(config, f"notebooks/{name}.md", content=page))
+    if any('class="plotly"' in page for page in pages.values()):
+        from plotly.offline import get_plotlyjs
+
+        files.append(File.generated(config, PLOTLY, content=get_plotlyjs()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The help of every command, and the figures that the gallery does not yet name, where a page asks for them."""
+    markdown = markdown.replace("<!-- commands -->", _commands() if "<!-- commands -->" in markdown else "")
+    unnamed = [figure.name for figure in FIGURES if f"figures/{figure.name}" not in markdown]
+    return markdown.replace(
+        "<!-- other figures -->", "\n\n".join(f"## `{name}`\n\n![](figures/{name})" for name in unnamed)
+    )
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Equations as MathML, which browsers draw by themselves: no script and no fonts."""
+    return MATHS.sub(_mathml, content)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    display = "block" if found[1] == "div" else "inline"
+    return latex2mathml.converter.convert(html.unescape(found[2]).strip(), display=display)
+
+
+def _notebook(path: Path) -> str:
+    """A notebook as Markdown, with the outputs that are saved in it; it is not run."""
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"]).strip()
+        if cell["cell_type"] == "markdown":
+            linked = re.sub(r"(\]\([^):\s]*?)\.ipynb\b", r"\1.md", source)
+            # Jupyter needs no empty line before a list, Python-Markdown does.
+            parts.append(re.sub(r"^(?! *[-*\d|>])(.+)\n(?=[-*] |\d+\. )", r"\1\n\n", linked, flags=re.MULTILINE))
+        elif cell["cell_type"] == "code" and source:
+            parts.append(_fenced(source, "python"))
+            parts += [part for output in cell["outputs"] if (part := _output(output))]
+    if any('class="plotly"' in part for part in parts):
+        # Before the figures, whose scripts use it.
+        parts.insert(1, f'<script src="../{PLOTLY}"></script>')
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(output: dict[str, Any]) -> str:
+    if output["output_type"] == "stream":  # progress bars, on stderr, are of no use to a reader
+        return _plain(output["text"]) if output["name"] == "stdout" else ""
+    if output["output_type"] == "error":
+        return _plain("\n".join(output["traceback"]))
+    form = next((form for form in FORMS if form in output["data"]), None)
+    return FORMS[form](output["data"][form]) if form else ""
+
+
+def _plotly(figure: dict[str, Any]) -> str:
+    shown = {"data": figure["data"], "layout": figure.get("layout", {}), "config": {"responsive": True}}
+    script = json.dumps(shown).replace("</", "<\\/")
+    return (
+        '<div class="plotly"></div><script>Plotly.newPlot(document.currentScript.previousElementSibling, '
+        f"{script})</script>"
+    )
+
+
+def _picture(kind: str, base64_data: str) -> str:
+    return f'<img alt="" src="data:image/{kind};base64,{base64_data.strip()}">'
+
+
+def _table(data: str | list[str]) -> str:
+    table = re.sub(r"<style.*?</style>", "", "".join(data), flags=re.DOTALL)
+    table = re.sub(r"<table[^>]*>", "<table>", table)  # pandas' own border; the theme has one
+    return re.sub(r"\n\s*", "", f'<div class="output">{table}</div>')
+
+
+def _plain(text: str | list[str]) -> str:
+    return _fenced(ANSI.sub("", "".join(text)).strip("\n"), "{ .text .output }")
+
+
+# The best form of an output comes first; plotly's own comes before its HTML, which would load a server's script.
+FORMS: dict[str, Callable[[Any], str]] = {
+    "application/vnd.plotly.v1+json": _plotly,
+    "image/svg+xml": lambda data: _picture("svg+xml", base64.b64encode("".join(data).encode()).decode()),
+    "image/png": lambda data: _picture("png", "".join(data)),
+    "text/html": _table,
+    "text/markdown": "".join,
+    "text/plain": _plain,
+}
+
+
+def _fenced(text: str, language: str) -> str:
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`{3,}", text)), 3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _commands() -> str:
+    """`--help` of `sp-lens` and of each of its commands; their module is read alone, without the package."""
+    os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
+    spec = importlib.util.spec_from_file_location("sp_lens_cli", ROOT / "sp_lens" / "cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    cli = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cli)
+    return "\n\n".join(
+        f"## {parser.prog}\n\n{_fenced(parser.format_help(), 'text')}" for parser in _parsers(cli._parser())
+    )
+
+
+def _parsers(parser: Any) -> list[Any]:
+    """The parser and those of its commands, theirs after them."""
+    commands = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
+    return [parser, *(deeper for group in commands for command in group for deeper in _parsers(command))]
