@@ -14,7 +14,7 @@ from importlib.metadata import version as _version
 
 from sp_lens import plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
-from sp_lens.collect import collect
+from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
@@ -44,6 +44,7 @@ __all__ = [
     "ablation_effect",
     "ablation_hooks",
     "collect",
+    "collect_histograms",
     "evaluate",
     "export",
     "fold_mask",
