@@ -10,15 +10,13 @@ import plotly.graph_objects as go
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import (
     METRIC_NAMES,
-    MUTED,
-    PALETTE,
     SITE_NAMES,
-    TEMPLATE,
     corpus_names,
     log_ticks,
     require_stats,
     set_title,
 )
+from sp_lens.plots.templates import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
     from sp_lens.sites import Site
@@ -89,7 +87,7 @@ def importance_scatter(
         title = f"importance on {side} text{f' ({source})' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
-    figure.update_layout(template=TEMPLATE, height=680, legend={"y": -0.2, "itemsizing": "constant"})
+    figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")
     model = forget.about.get("model")
     subtitle = f"{f'{model}, ' if model else ''}{len(frame):,} neurons"
     if len(drawn) < len(frame):
@@ -174,7 +172,7 @@ def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float
     y = cut * (x + eps)
     inside = (y >= low[1]) & (y <= high[1])
     if inside.any():
-        line = {"color": "black"}
+        line = {"color": NEUTRAL, "width": 3}
         name = f"cut of the {share}"
         figure.add_scatter(x=x[inside], y=y[inside], mode="lines", name=name, line=line, hoverinfo="skip")
     if low[0] < eps < high[0]:
@@ -183,7 +181,7 @@ def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float
             y=[low[1], high[1]],
             mode="lines",
             name=f"retain importance = eps = {eps:g}",
-            line={"color": MUTED, "dash": "dot"},
+            line={"color": NEUTRAL, "dash": "dot"},
             hoverinfo="skip",
         )
     figure.update_xaxes(range=np.log10([low[0], high[0]]))
