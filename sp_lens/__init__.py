@@ -26,6 +26,7 @@ from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
+from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
 
 __version__ = _version("sp_lens")
@@ -40,6 +41,7 @@ __all__ = [
     "NeuronValues",
     "PruneRun",
     "SpLensError",
+    "Specialisation",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -56,4 +58,5 @@ __all__ = [
     "prune",
     "sample_activations",
     "score",
+    "specialisation",
 ]

@@ -1,5 +1,6 @@
 """The figures of arXiv 2403.01267: statistics or runs in, a plotly figure out. No torch and no model in here."""
 
+from sp_lens.plots.cross_importance import cross_importance
 from sp_lens.plots.density import density
 from sp_lens.plots.head_map import head_map
 from sp_lens.plots.importance_scatter import importance_scatter
@@ -10,11 +11,13 @@ from sp_lens.plots.pruned_by_layer import pruned_by_layer
 from sp_lens.plots.ridgeline import ridgeline
 from sp_lens.plots.score_map import score_map
 from sp_lens.plots.selectivity import selectivity
+from sp_lens.plots.specialisation_by_layer import specialisation_by_layer
 from sp_lens.plots.templates import TEMPLATES, for_paper
 from sp_lens.plots.tradeoff import tradeoff
 
 __all__ = [
     "TEMPLATES",
+    "cross_importance",
     "density",
     "for_paper",
     "head_map",
@@ -26,5 +29,6 @@ __all__ = [
     "ridgeline",
     "score_map",
     "selectivity",
+    "specialisation_by_layer",
     "tradeoff",
 ]
