@@ -192,10 +192,8 @@ def specialisation(
         raise SpLensError(f"expected {{label: ActivationStats}}, got {kind}: say {{'code': stats, 'prose': other}}.")
     if len(stats_by_corpus) < 2:
         raise SpLensError(f"{len(stats_by_corpus)} corpora: expected two or more, {{label: ActivationStats}}.")
-    if hidden := [label for label in stats_by_corpus if label in _COLUMNS]:
-        raise SpLensError(
-            f"a corpus is called {hidden[0]!r}, which is a column of the results: call it something else."
-        )
+    if unfit := [label for label in stats_by_corpus if not isinstance(label, str) or label in _COLUMNS]:
+        raise SpLensError(f"a corpus is called {unfit[0]!r}: expected words, and none of the columns {_COLUMNS}.")
     first = next(iter(stats_by_corpus.values()))
     for label, stats in stats_by_corpus.items():
         if not isinstance(stats, ActivationStats):

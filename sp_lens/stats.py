@@ -142,7 +142,7 @@ class ActivationStats(Mapping[str, Moments]):
         histogram = self[group.name].histogram
         if histogram is None:
             raise SpLensError(
-                f"no histogram of {group.name} was collected: call collect(..., edges=stats.edges({site!r}))."
+                f"no histogram of {group.name} was collected: collect_histograms(model, corpora, site={site!r}) does."
             )
         row_of = {neuron: row for row, neuron in enumerate(histogram.neurons.tolist())}
         chosen = list(row_of) if neurons is None else [int(neuron) for neuron in neurons]

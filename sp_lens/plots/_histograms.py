@@ -1,7 +1,7 @@
 """What figures of activation densities share: histograms read and found comparable, and drawn as outlines."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def read(
 
     Raises:
         SpLensError: when there is no corpus, the statistics are of different models, have no histogram of one of the
-            neurons, or different edges, or all activations lie outside them.
+            neurons, or different edges.
     """
     require_corpora(stats_by_corpus, function=function)
     found: dict[str, Histograms] = {}
@@ -56,12 +56,6 @@ def read(
                 f"the histograms of {first_label!r} and {label!r} have different edges: collect both corpora with the "
                 f"same, as collect_histograms(model, corpora, site={site!r}) does."
             )
-    if not any(one.density.any() for one in found.values()):
-        low, *_, high = found[first_label].edges
-        raise SpLensError(
-            f"all activations of the {len(neurons)} neurons lie outside the edges {low:.3g} to {high:.3g}: "
-            f"collect with edges=stats.edges({site!r})."
-        )
     return next(group for group in first.layout.of(site) if group.layer == layer), found
 
 
@@ -93,9 +87,20 @@ def bins_in_use(histograms: Iterable[Histograms]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def density_range(densities: Iterable[Floats]) -> tuple[float, float]:
-    """The bottom of a logarithmic axis, half the smallest density above zero, and its top."""
-    every = np.concatenate([density.ravel() for density in densities])
+def density_range(histograms: Iterable[Histograms]) -> tuple[float, float]:
+    """The bottom of a logarithmic axis, half the smallest density above zero, and its top.
+
+    Raises:
+        SpLensError: when no histogram has a token.
+    """
+    listed = list(histograms)
+    every = np.concatenate([one.density.ravel() for one in listed])
+    if not every.any():
+        low, high = listed[0].edges[[0, -1]]
+        raise SpLensError(
+            f"all activations of the neurons lie outside the edges {low:.3g} to {high:.3g}: "
+            "collect_histograms(model, corpora, ...) takes edges that hold them."
+        )
     return float(every[every > 0].min()) / 2, float(every.max()) * 1.5
 
 
@@ -153,12 +158,6 @@ def neuron_name(group: "NeuronGroup", members: list[int]) -> str:
         heads = sorted({neuron // (group.width // group.heads) for neuron in members})
         name += f" (head {heads[0]})" if len(heads) == 1 else f" (heads {heads[0]} to {heads[-1]})"
     return name
-
-
-def of_model(stats_by_corpus: "Mapping[str, Any]") -> str:
-    """The name of the model, as a title begins its list of settings; nothing where it is not known."""
-    model = next(iter(stats_by_corpus.values())).about.get("model")
-    return f"{model}, " if model else ""
 
 
 def _translucent(colour: str, opacity: float) -> str:

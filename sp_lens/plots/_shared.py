@@ -14,8 +14,11 @@ from sp_lens.errors import SpLensError
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.neurons import NeuronValues
     from sp_lens.runs import PruneRun
+    from sp_lens.sites import Site
     from sp_lens.specialisation import Specialisation
+    from sp_lens.stats import ActivationStats, Metric
 
 SITE_NAMES = {"attn": "attention pre-out", "mlp": "MLP", "both": "MLP and attention pre-out"}
 # Definition 1, as axes say it; z is a neuron's activation, which has the model's own unit.
@@ -29,7 +32,7 @@ METRIC_NAMES = {
 
 def set_title(figure: go.Figure, text: str, subtitle: str) -> None:
     """Give the figure a title, and a subtitle in as many lines as it takes."""
-    layout: Any = figure.layout
+    layout: Any = figure["layout"]  # not figure.layout, in whose type pyright loses itself
     letters = round(0.15 * (layout.width or layout.template.layout.width))
     lines = [line for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
     figure.update_layout(title={"text": text, "subtitle": {"text": "<br>".join(lines)}})
@@ -117,12 +120,26 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": ticks, "ticktext": texts}
 
 
-def require_stats(forget: Any, retain: Any) -> None:
-    """Refuse anything that is no statistics, and those of different models."""
+def scores_of(
+    forget: "ActivationStats", retain: "ActivationStats", *, metric: "Metric", site: "Site"
+) -> "NeuronValues":
+    """The scores (Definition 2) of the neurons of a site.
+
+    Raises:
+        SpLensError: for anything that is no statistics, statistics of different models, an unknown metric or site.
+    """
     for side, stats in (("forget", forget), ("retain", retain)):
         if not hasattr(stats, "importance"):
             raise SpLensError(f"{side} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
-    forget.require_same_model(retain)
+    from sp_lens.importance import score  # it needs torch, which whoever has statistics has loaded
+
+    return score(forget, retain, metric=metric).of(site)
+
+
+def of_model(stats: "ActivationStats") -> str:
+    """The name of the model, as titles begin their list of settings; nothing where it is not known."""
+    model = stats.about.get("model")
+    return f"{model}, " if model else ""
 
 
 def values_about(about: Mapping[str, Any]) -> str:

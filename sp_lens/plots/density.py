@@ -14,11 +14,10 @@ from sp_lens.plots._histograms import (
     bins_in_use,
     density_range,
     neuron_name,
-    of_model,
     outline,
     read,
 )
-from sp_lens.plots._shared import SITE_NAMES, colour_bar, ordered_colours, panels, set_title
+from sp_lens.plots._shared import SITE_NAMES, colour_bar, of_model, ordered_colours, panels, set_title
 from sp_lens.plots.templates import NEUTRAL, PALETTE
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 # More curves than this can't be told apart, and make a slow figure of many megabytes.
 MOST_CURVES = 200
 COLUMNS = 3
+MOST_PANELS = 12
 
 
 def density(
@@ -66,7 +66,7 @@ def density(
     Raises:
         SpLensError: when there is no corpus or no neuron, the statistics are of different models, have
             no histogram of one of the neurons, or different edges, all activations lie outside them, or
-            more neurons are highlighted than there are colours.
+            there are more than 12 corpora or 7 highlighted neurons.
 
     Example:
         >>> import sp_lens as sp
@@ -80,12 +80,14 @@ def density(
     if not chosen:
         raise SpLensError("neurons is empty: expected indices into the layer, such as range(100).")
     group, histograms = read(stats_by_corpus, site, layer, chosen, function="density")
+    if len(histograms) > MOST_PANELS:
+        raise SpLensError(f"{len(histograms)} corpora: at most {MOST_PANELS} panels are drawn, give fewer at once.")
     curves = _curves(chosen, bright)
     heights = [
-        [one.density[np.searchsorted(chosen, members)].mean(axis=0) for members in curves]
+        one._replace(density=np.array([one.density[np.searchsorted(chosen, rows)].mean(axis=0) for rows in curves]))
         for one in histograms.values()
     ]
-    floor, top = density_range(height for panel in heights for height in panel)
+    floor, top = density_range(heights)
     edges = next(iter(histograms.values())).edges
     names = [neuron_name(group, members) for members in curves]
     grey = len(curves) - len(bright)
@@ -94,7 +96,7 @@ def density(
 
     figure, places = _panels(histograms)
     for number, (panel, (row, column)) in enumerate(zip(heights, places, strict=True)):
-        for place, (name, height) in enumerate(zip(names, panel, strict=True)):
+        for place, (name, height) in enumerate(zip(names, panel.density, strict=True)):
             stands_out = place >= grey
             opacity = 1 if stands_out else 0.6
             curve = outline(edges, height, floor=floor, name=name, colour=colours[place], fill=fill, line=opacity)
@@ -110,9 +112,10 @@ def density(
     if len(curves) < len(chosen):
         drawn = f"{grey} curves, each the mean of neighbouring neurons"
     bins = f"{len(edges) - 1} bins from {edges[0]:.3g} to {edges[-1]:.3g}"
+    model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
-        f"Activation densities: {of_model(stats_by_corpus)}layer {layer}, {SITE_NAMES[site]}, {_which(chosen)}",
+        f"Activation densities: {model}layer {layer}, {SITE_NAMES[site]}, {_which(chosen)}",
         f"{len(chosen)} of the {group.width} neurons, {drawn}; {bins}",
     )
     return figure

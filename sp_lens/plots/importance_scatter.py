@@ -13,12 +13,14 @@ from sp_lens.plots._shared import (
     SITE_NAMES,
     corpus_names,
     log_ticks,
-    require_stats,
+    of_model,
+    scores_of,
     set_title,
 )
 from sp_lens.plots.templates import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.neurons import NeuronValues
     from sp_lens.sites import Site
     from sp_lens.stats import ActivationStats, Metric
 
@@ -70,10 +72,8 @@ def importance_scatter(
             ...
         sp_lens.errors.SpLensError: forget is a dict: expected ActivationStats, as collect() returns.
     """
-    require_stats(forget, retain)
-    from sp_lens.importance import EPS  # it needs torch, which whoever has statistics has loaded
-
-    frame, eps = _neurons(forget, retain, metric, site, fraction), EPS[site]
+    scores = scores_of(forget, retain, metric=metric, site=site)
+    frame, eps = _neurons(scores, forget, retain, metric, fraction), scores.about["eps"][site]
     drawn = frame if len(frame) <= MOST_POINTS else frame.loc[_kept(frame)]
     share, attention = f"top {100 * fraction:.3g} %", site == "attn"
     others, top = drawn.loc[~drawn["taken"]], drawn.loc[drawn["taken"]]
@@ -88,8 +88,7 @@ def importance_scatter(
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
     figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")
-    model = forget.about.get("model")
-    subtitle = f"{f'{model}, ' if model else ''}{len(frame):,} neurons"
+    subtitle = f"{of_model(forget)}{len(frame):,} neurons"
     if len(drawn) < len(frame):
         subtitle += f", {len(drawn):,} drawn"
     subtitle += f"; cut at score {cut:.3g}, eps {eps:g}"
@@ -103,12 +102,10 @@ def importance_scatter(
 
 
 def _neurons(
-    forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", site: "Site", fraction: float
+    scores: "NeuronValues", forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", fraction: float
 ) -> pd.DataFrame:
     """One row a neuron: its score, whether it is taken, both importances, and where on the axes these are drawn."""
-    from sp_lens.importance import score
-
-    scores = score(forget, retain, metric=metric).of(site)
+    site: Site = scores.layout[0].site
     taken = scores.top(fraction, site=site)
     frame = scores.frame().rename(columns={"value": "score"})
     frame["taken"] = np.concatenate([taken[name].cpu().numpy() for name in taken])

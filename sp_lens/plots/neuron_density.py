@@ -12,11 +12,10 @@ from sp_lens.plots._histograms import (
     bins_in_use,
     density_range,
     neuron_name,
-    of_model,
     outline,
     read,
 )
-from sp_lens.plots._shared import SITE_NAMES, corpus_colours, set_title
+from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
 from sp_lens.plots.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def neuron_density(
     """
     group, histograms = read(stats_by_corpus, site, layer, [neuron], function="neuron_density")
     colours = corpus_colours(histograms, function="neuron_density")
-    floor, top = density_range(one.density for one in histograms.values())
+    floor, top = density_range(histograms.values())
     figure = go.Figure()
     for label, one in histograms.items():
         fires = _fires(stats_by_corpus[label], group.name, neuron)
@@ -69,10 +68,10 @@ def neuron_density(
     figure.update_yaxes(title_text=DENSITY, type="log", range=np.log10([floor, top]), exponentformat="power")
     figure.update_yaxes(dtick=1 if top / floor > 100 else None)
     edges = next(iter(histograms.values())).edges
+    model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
-        f"Activation density: {of_model(stats_by_corpus)}layer {layer}, {SITE_NAMES[site]}, "
-        f"{neuron_name(group, [neuron])}",
+        f"Activation density: {model}layer {layer}, {SITE_NAMES[site]}, {neuron_name(group, [neuron])}",
         f"{len(edges) - 1} bins from {edges[0]:.3g} to {edges[-1]:.3g}",
     )
     return figure

@@ -12,12 +12,11 @@ from sp_lens.plots._histograms import (
     Histograms,
     bins_in_use,
     density_range,
-    of_model,
     outline,
     read,
     require_corpora,
 )
-from sp_lens.plots._shared import SITE_NAMES, corpus_colours, set_title
+from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
 from sp_lens.plots.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def ridgeline(
     rows = _rows(neurons, site)
     found = _read_rows(stats_by_corpus, site, rows)
     every = [one for row in found for one in row.values()]
-    floor, top = density_range(one.density for one in every)
+    floor, top = density_range(every)
     figure = go.Figure()
     names = [f"layer {layer}, neuron {neuron}" for layer, neuron in rows]
     for place, (name, row) in enumerate(zip(names, found, strict=True)):
@@ -90,9 +89,10 @@ def ridgeline(
     figure.update_layout(template=TEMPLATES["notebook"], height=230 + 46 * len(rows), showlegend=True)
     figure.update_xaxes(title_text=ACTIVATION, range=[min(low for low, _ in spans), max(high for _, high in spans)])
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=names, range=[len(rows) - 0.8, -1.1], showline=False)
+    model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
-        f"Activation densities of {len(rows)} neurons: {of_model(stats_by_corpus)}{SITE_NAMES[site]}",
+        f"Activation densities of {len(rows)} neurons: {model}{SITE_NAMES[site]}",
         f"in every row, density from {floor:.2g} to {top:.2g} (share of tokens per unit of activation, log)",
     )
     return figure

@@ -142,20 +142,19 @@ def for_paper(figure: go.Figure, *, width: float = COLUMN) -> go.Figure:
     """
     if not width >= 40:
         raise SpLensError(f"width {width}: expected millimetres, 40 or more; a column has {COLUMN}, a page {PAGE}.")
-    copy = go.Figure(figure)
-    pixels = width * PIXELS_PER_MM
-    copy = go.Figure(figure).update_layout(template=TEMPLATES["print"], title=None)
-    before: Any = figure.layout
-    pixels = width * PIXELS_PER_MM
+    copy: Any = go.Figure(figure)  # of no type, as plotly's are not understood by type checkers
+    pixels, before = width * PIXELS_PER_MM, copy.layout
     height = max(pixels * (before.height or 450) / (before.width or before.template.layout.width or 700), SHORTEST)
+    labels = [trace.name for trace in copy.data if trace.name and trace.showlegend is not False]
+    full = height
+    if before.showlegend is not False:
+        full += LEGEND_LINE * _PRINT["text"] * legend_lines(labels, pixels / _PRINT["text"])
+    copy.update_layout(template=TEMPLATES["print"], title=None, width=round(pixels), height=round(full))
     for axis in copy.select_xaxes():
         _break(axis, 0.7 * pixels)
     for axis in copy.select_yaxes():
         _break(axis, 0.65 * height)
-    labels = [trace.name for trace in copy.data if trace.name and trace.showlegend is not False]
-    if before.showlegend is not False:
-        height += LEGEND_LINE * _PRINT["text"] * legend_lines(labels, pixels / _PRINT["text"])
-    return copy.update_layout(width=round(pixels), height=round(height))
+    return copy
 
 
 def _break(axis: Any, room: float) -> None:
