@@ -11,6 +11,7 @@ import sp_lens as sp
 
 RUNS: Any = (sp.plots.tradeoff, sp.plots.perplexity, sp.plots.selectivity)
 MANY = 200
+plots: Any = sp.plots
 
 
 @pytest.mark.parametrize("draw", RUNS, ids=lambda draw: draw.__name__)
@@ -54,7 +55,9 @@ def test_a_run_of_one_step_has_a_selectivity_and_layers() -> None:
     assert [list(line.y) for line in lines] == [[0, 50]] * 3
 
 
-def test_runs_that_lose_alike_have_no_selectivity_to_draw_but_a_scale() -> None:
+def test_runs_that_are_not_selective_say_so_on_a_scale() -> None:
     figure: Any = sp.plots.selectivity([run_of([0.5, 0.4], [0.5, 0.3]), run_of([0.5, 0.4], [0.5, 0.3], site="attn")])
     assert [list(bar.y) for bar in figure.data] == [[0], [0]]
     assert figure.layout.yaxis.rangemode == "tozero"
+    assert "; no run lost more on forget than on retain text; " in figure.layout.title.subtitle.text
+    assert "no run lost" not in plots.selectivity(run_of()).layout.title.subtitle.text

@@ -91,7 +91,7 @@ def add_diagonal(figure: go.Figure, start: tuple[float, float], end: tuple[float
         type="line",
         layer="below",
         line={"dash": "dash", "width": 1.5},
-        label={"text": text, "textposition": "end", "yanchor": "top"},
+        label={"text": text, "textposition": "end", "yanchor": "top", "padding": 8},
         x0=start[0],
         y0=start[1],
         x1=end[0],

@@ -78,7 +78,7 @@ def importance_scatter(
     share, attention = f"top {100 * fraction:.3g} %", site == "attn"
     others, top = drawn.loc[~drawn["taken"]], drawn.loc[drawn["taken"]]
     figure = go.Figure()
-    figure.add_trace(_points(others, "other neurons", PALETTE[0], opacity=0.5, attention=attention))
+    figure.add_trace(_points(others, "other neurons", PALETTE[0], opacity=0.7, attention=attention))
     figure.add_trace(_points(top, f"{share} by score", PALETTE[1], opacity=0.8, attention=attention))
     cut = float(frame["score"][frame["taken"]].min())
     _add_lines(figure, frame, cut=cut, eps=eps, share=share)

@@ -71,10 +71,11 @@ def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") 
     steps = sorted({run.steps for run in named.values()})
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
+    nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain text"
     set_title(
         figure,
         "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",
-        f"the largest over {over}{errors}; {common_settings(named.values())}",
+        f"the largest over {over}{errors}{nothing}; {common_settings(named.values())}",
     )
     return figure
 
