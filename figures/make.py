@@ -3,7 +3,6 @@
 Run by `make figures`; static images need kaleido and a Chrome.
 """
 
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,7 @@ def density(model: Any) -> None:
     """Figure 5 on the bundled model: attention pre-out neurons of one layer on three corpora."""
     names = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
     corpora = {label: read(model, name, "collect", 10_000) for label, name in names.items()}
-    first = [sp.collect(model, corpus) for corpus in corpora.values()]
-    edges = {"attn": reduce(sp.ActivationStats.merge, first).edges("attn", layer=LAYER)}
-    stats = {name: sp.collect(model, corpus, edges=edges) for name, corpus in corpora.items()}
+    stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER)
     frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=name) for name, one in stats.items()]
     pd.concat(frames).query("tokens > 0").to_csv(HERE / "density-demo.csv", index=False)
     sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)).write_image(

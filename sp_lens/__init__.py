@@ -14,7 +14,7 @@ from importlib.metadata import version as _version
 
 from sp_lens import plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
-from sp_lens.collect import collect
+from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
@@ -26,6 +26,7 @@ from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
+from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
 
 __version__ = _version("sp_lens")
@@ -40,10 +41,12 @@ __all__ = [
     "NeuronValues",
     "PruneRun",
     "SpLensError",
+    "Specialisation",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
     "collect",
+    "collect_histograms",
     "evaluate",
     "export",
     "fold_mask",
@@ -55,4 +58,5 @@ __all__ = [
     "prune",
     "sample_activations",
     "score",
+    "specialisation",
 ]

@@ -1,7 +1,8 @@
 """Model + corpus -> statistics of every neuron, in one streaming pass that keeps no activations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import reduce
 from typing import Any
 
 import torch
@@ -73,6 +74,66 @@ def collect(
         raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
     return ActivationStats(layout, totals, about)
+
+
+def collect_histograms(
+    model: Any,
+    corpora: Mapping[str, Any],
+    *,
+    site: Site,
+    layer: int | None = None,
+    neurons: NeuronMask | None = None,
+    bins: int = 100,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> dict[str, ActivationStats]:
+    """Statistics with histograms between the same edges on every corpus, as figures of densities want them.
+
+    Two passes over each corpus: the first finds the smallest and the largest activation on any of them,
+    between which the second counts in even bins; so no activation is outside.
+
+    Args:
+        model: a `TransformerBridge` or a `HookedTransformer`.
+        corpora: label -> what `load_corpus` returns, or a list of strings; what can be read twice.
+        site: "mlp" or "attn".
+        layer: count the neurons of this layer alone; None counts those of all.
+        neurons: count these neurons alone, a mask of the model or of the site; None counts all.
+        bins: how many between the edges.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show bars.
+
+    Returns:
+        label -> `ActivationStats`, of the neurons of all sites, with histograms of the ones asked for.
+
+    Raises:
+        SpLensError: when there is no corpus, one that can be read only once, or no neuron that was asked for; and
+            as `collect`.
+    """
+    if not isinstance(corpora, Mapping) or not corpora:
+        raise SpLensError(f"expected {{label: corpus}}, one or more, got {type(corpora).__name__}: {{'code': corpus}}.")
+    if once := [label for label, corpus in corpora.items() if isinstance(corpus, Iterator)]:
+        raise SpLensError(f"corpus {once[0]!r} can be read once only, and two passes are needed: make it a list.")
+    first = [collect(model, one, batch_tokens=batch_tokens, progress=progress) for one in corpora.values()]
+    chosen = _chosen(first[0].layout, site, layer, neurons)
+    edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
+    return {
+        label: collect(model, corpus, edges=edges, neurons=chosen, batch_tokens=batch_tokens, progress=progress)
+        for label, corpus in corpora.items()
+    }
+
+
+def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:
+    """The neurons at `site`, of one layer or all, that are in the mask, as a mask of the whole layout."""
+    if neurons is not None:
+        layout.of(site).require_same(neurons.layout.of(site), "the mask of neurons for the histograms")
+    there = [group.layer for group in layout.of(site)]
+    if layer is not None and layer not in there:
+        raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {there[0]} to {there[-1]}.")
+    tensors = {group.name: torch.zeros(group.width, dtype=torch.bool) for group in layout}
+    for group in layout.of(site):
+        if layer in (None, group.layer):
+            tensors[group.name] = ~tensors[group.name] if neurons is None else neurons[group.name].cpu()
+    return NeuronMask(layout, tensors)
 
 
 def _batch_moments(

@@ -1,19 +1,17 @@
 """The main job on the bundled model: forget code, keep prose, in under two minutes on a laptop."""
 
 import shutil
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from sp_lens import plots
-from sp_lens.collect import collect
+from sp_lens.collect import collect_histograms
 from sp_lens.corpus import load_corpus
 from sp_lens.errors import SpLensError
 from sp_lens.export import export
 from sp_lens.models import load_model
 from sp_lens.pruning import prune
 from sp_lens.runs import PruneRun
-from sp_lens.stats import ActivationStats
 from sp_lens.storage import write_bytes
 
 FORGET, RETAIN = "code", "prose"
@@ -78,9 +76,7 @@ def _density(model: Any, progress: bool) -> Any:
     corpora = {
         label: load_corpus(name, model, tokens=DENSITY_TOKENS, offline=True) for label, name in DENSITY_CORPORA.items()
     }
-    first = [collect(model, corpus, progress=progress) for corpus in corpora.values()]
-    edges = reduce(ActivationStats.merge, first).edges("attn", layer=DENSITY_LAYER)
-    stats = {name: collect(model, corpus, edges={"attn": edges}, progress=progress) for name, corpus in corpora.items()}
+    stats = collect_histograms(model, corpora, site="attn", layer=DENSITY_LAYER, progress=progress)
     return plots.density(stats, site="attn", layer=DENSITY_LAYER, neurons=range(100))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.moments import Moments
-from sp_lens.neurons import NeuronValues
+from sp_lens.neurons import NeuronMask, NeuronValues
 from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.storage import load_tensors, save_tensors
 
@@ -96,17 +96,29 @@ class ActivationStats(Mapping[str, Moments]):
             frame[column] = np.concatenate([getattr(self[name], column).cpu().numpy() for name in self])
         return frame.assign(count=self.count)
 
-    def edges(self, site: Site, *, layer: int | None = None, bins: int = 100) -> Float[torch.Tensor, " edge"]:
+    def edges(
+        self, site: Site, *, layer: int | None = None, neurons: NeuronMask | None = None, bins: int = 100
+    ) -> Float[torch.Tensor, " edge"]:
         """Even histogram edges from the smallest to the largest activation at `site`, for a second pass.
 
         Args:
             site: "mlp" or "attn".
             layer: take the range of this layer alone; None takes that of all layers.
+            neurons: take the range of these neurons alone; None takes that of all.
             bins: how many.
+
+        Raises:
+            SpLensError: when there is no such site or layer, no neuron or no bin.
         """
+        if bins < 1:
+            raise SpLensError(f"bins {bins}: expected 1 or more.")
         groups = self.layout.of(site) if layer is None else [self._group(site, layer)]
-        low = min(float(self[group.name].min.min()) for group in groups)
-        high = max(float(self[group.name].max.max()) for group in groups)
+        chosen = [(self[group.name], ... if neurons is None else neurons.get(group.name, [])) for group in groups]
+        lows = torch.cat([moments.min[which].cpu() for moments, which in chosen])
+        highs = torch.cat([moments.max[which].cpu() for moments, which in chosen])
+        if not len(lows):
+            raise SpLensError(f"the mask has no neuron at site {site!r}: expected some whose range to take.")
+        low, high = float(lows.min()), float(highs.max())
         if low == high:  # neurons that never vary: any bin around the one value
             low, high = low - 0.5, high + 0.5
         return torch.linspace(low, high, bins + 1, dtype=torch.float32)
@@ -130,7 +142,7 @@ class ActivationStats(Mapping[str, Moments]):
         histogram = self[group.name].histogram
         if histogram is None:
             raise SpLensError(
-                f"no histogram of {group.name} was collected: call collect(..., edges=stats.edges({site!r}))."
+                f"no histogram of {group.name} was collected: collect_histograms(model, corpora, site={site!r}) does."
             )
         row_of = {neuron: row for row, neuron in enumerate(histogram.neurons.tolist())}
         chosen = list(row_of) if neurons is None else [int(neuron) for neuron in neurons]

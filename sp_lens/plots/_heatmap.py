@@ -8,7 +8,8 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import TEMPLATE, log_ticks
+from sp_lens.plots._shared import log_ticks
+from sp_lens.plots.templates import TEMPLATES
 
 Floats = npt.NDArray[np.floating]
 
@@ -74,12 +75,12 @@ def heatmap(
             **_annotations(values),
             hovertemplate=f"{hover}<extra></extra>",
             hoverongaps=False,
-            colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, **colours.pop("ticks")},
+            colorbar={"title": {"text": unit, "side": "right"}, **colours.pop("ticks")},
             **colours,
         )
     )
     figure.update_layout(
-        template=TEMPLATE,
+        template=TEMPLATES["notebook"],
         plot_bgcolor=MISSING,
         height=min(1200, 230 + max(200, 22 * len(rows))),
         xaxis={"showgrid": False, "constrain": "domain"},

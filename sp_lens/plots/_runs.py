@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.plots._shared import MUTED, PALETTE, TEMPLATE, common_settings
+from sp_lens.plots._shared import common_settings
+from sp_lens.plots.templates import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
     from sp_lens.runs import PruneRun
@@ -60,9 +61,8 @@ def draw_runs(
             customdata=history[columns].to_numpy(),
             hovertemplate=f"<b>{label}</b><br>{hover}<extra></extra>",
         )
-    # By the width of the longest label.
-    legend_lines = -(-len(histories) // max(1, 800 // (60 + 8 * max(map(len, histories)))))
-    figure.update_layout(template=TEMPLATE, height=560 if crowded else 520 + 31 * legend_lines)
+    lines = 0 if crowded else legend_lines(list(histories), 800 / 14)
+    figure.update_layout(template=TEMPLATES["notebook"], height=540 + 24 * lines)
     return figure
 
 
@@ -72,13 +72,26 @@ def runs_subtitle(runs: "Mapping[str, PruneRun]") -> str:
     return f"{number}dots are steps, curves their moving mean; {common_settings(runs.values())}"
 
 
+def set_axes(figure: go.Figure, title: str, low: Floats, high: Floats) -> None:
+    """Retain is x and forget is y: their names and where they end.
+
+    Args:
+        figure: what `draw_runs` returns.
+        title: of either axis, with {side} in it.
+        low, high: [x y], logarithms where the axes are logarithmic.
+    """
+    for place, (axis, side) in enumerate((("xaxis", "retain"), ("yaxis", "forget"))):
+        ends = [low[place], high[place]]
+        figure.update_layout({axis: {"title_text": title.format(side=side), "range": ends}})
+
+
 def add_diagonal(figure: go.Figure, start: tuple[float, float], end: tuple[float, float], text: str) -> None:
     """A dashed line of reference behind the runs, with its name written along it."""
     figure.add_shape(
         type="line",
         layer="below",
-        line={"color": MUTED, "dash": "dash", "width": 1.5},
-        label={"text": text, "textposition": "end", "yanchor": "top", "font": {"color": MUTED, "size": 13}},
+        line={"dash": "dash", "width": 1.5},
+        label={"text": text, "textposition": "end", "yanchor": "top", "padding": 8},
         x0=start[0],
         y0=start[1],
         x1=end[0],

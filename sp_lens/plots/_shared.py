@@ -1,22 +1,25 @@
-"""What the figures share: one look, and how runs and values are named. No torch and no model in here."""
+"""What the figures share: titles, panels, scales, and how runs and values are named. No torch and no model in here."""
 
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
+from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.neurons import NeuronValues
     from sp_lens.runs import PruneRun
+    from sp_lens.sites import Site
+    from sp_lens.specialisation import Specialisation
+    from sp_lens.stats import ActivationStats, Metric
 
-# Okabe & Ito (2008), told apart by every kind of colour vision; without their yellow, too faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MUTED = "#666666"
 SITE_NAMES = {"attn": "attention pre-out", "mlp": "MLP", "both": "MLP and attention pre-out"}
 # Definition 1, as axes say it; z is a neuron's activation, which has the model's own unit.
 METRIC_NAMES = {
@@ -26,56 +29,54 @@ METRIC_NAMES = {
     "freq": "share of tokens with z > 0",
 }
 
-_AXIS = {
-    "automargin": True,
-    "gridcolor": "#E6E6E6",
-    "linecolor": "#333333",
-    "showline": True,
-    "tickcolor": "#333333",
-    "tickfont": {"size": 12},
-    "ticks": "outside",
-    "title": {"font": {"size": 14}, "standoff": 8},
-    "zeroline": False,
-}
 
-# Handed to the layout of each figure, never registered: plotly's own default template stays the user's.
-TEMPLATE = go.layout.Template(
-    layout={
-        "colorway": PALETTE,
-        "font": {"family": "Helvetica, Arial, DejaVu Sans, sans-serif", "size": 14, "color": "#222222"},
-        "hoverlabel": {"align": "left", "bgcolor": "white"},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.18, "yanchor": "top"},  # below the axes
-        "margin": {"l": 70, "r": 30, "t": 90, "b": 60},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "title": {
-            "font": {"size": 18},
-            "pad": {"t": 18},
-            "subtitle": {"font": {"size": 13, "color": MUTED}},
-            "x": 0.01,
-            "y": 1,
-            "yanchor": "top",
-        },
-        "width": 900,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-    }
-)
+def set_title(figure: go.Figure, text: str, subtitle: str) -> None:
+    """Give the figure a title, and a subtitle in as many lines as it takes."""
+    layout: Any = figure["layout"]  # not figure.layout, in whose type pyright loses itself
+    letters = round(0.15 * (layout.width or layout.template.layout.width))
+    lines = [line for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
+    figure.update_layout(title={"text": text, "subtitle": {"text": "<br>".join(lines)}})
 
 
-def set_title(figure: go.Figure, text: str, subtitle: str, *, top: int = 90) -> None:
-    """Give the figure a title, and a subtitle in as many lines as it takes; `top` is the margin for one line."""
-    lines = textwrap.wrap(subtitle, 135)
-    figure.update_layout(
-        title={"text": text, "subtitle": {"text": "<br>".join(lines)}}, margin_t=top + 18 * (len(lines) - 1)
+def panels(titles: Sequence[str], *, columns: int, gap: float) -> tuple[go.Figure, list[tuple[int, int]]]:
+    """A figure with a titled panel for each title on one scale of y, and the row and column of each panel.
+
+    Args:
+        titles: may be of several lines.
+        columns: at most so many panels stand side by side.
+        gap: the height that lies between rows, as a share of a row.
+    """
+    columns = min(len(titles), columns)
+    rows = -(-len(titles) // columns)
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles, horizontal_spacing=0.06 / columns, vertical_spacing=gap / rows
     )
+    lines = max((title.count("<br>") + 1 for title in titles if title), default=0)
+    figure.update_annotations(yshift=6, font=None)  # make_subplots sets a size; the template has one
+    figure.update_yaxes(matches="y", showticklabels=False)
+    figure.update_yaxes(showticklabels=True, col=1)
+    figure.update_layout(template=TEMPLATES["notebook"], margin_t=30 + 20 * lines, title_pad_b=24 + 20 * lines)
+    return figure, [(place // columns + 1, place % columns + 1) for place in range(len(titles))]
 
 
 def ordered_colours(count: int) -> list[str]:
-    """Colours for curves that have an order, dark to light: Viridis without its end, too faint on white."""
-    samples = [0.92 * place / max(1, count - 1) for place in range(count)]
-    return [str(colour) for colour in sample_colorscale("Viridis", samples)]
+    """Colours for curves that have an order, blue over pink to vermilion, each seen on white and on dark."""
+    samples = [place / max(1, count - 1) for place in range(count)]
+    return [str(colour) for colour in sample_colorscale([PALETTE[0], PALETTE[3], PALETTE[1]], samples)]
+
+
+def corpus_colours(corpora: Iterable[str], *, function: str) -> dict[str, str]:
+    """A colour for each corpus.
+
+    Raises:
+        SpLensError: when there are more corpora than colours.
+    """
+    labels = list(corpora)
+    if len(labels) > len(PALETTE):
+        raise SpLensError(
+            f"{function} overlays corpora, and {len(labels)} can't be told apart: give at most {len(PALETTE)}."
+        )
+    return dict(zip(labels, PALETTE, strict=False))
 
 
 def colour_bar(colours: list[str], numbers: list[int], title: str) -> go.Scatter:
@@ -96,8 +97,6 @@ def colour_bar(colours: list[str], numbers: list[int], title: str) -> go.Scatter
                 "title": title,
                 "tickvals": ticks,
                 "ticktext": [str(numbers[tick]) for tick in ticks],
-                "thickness": 12,
-                "outlinewidth": 0,
             },
         },
     )
@@ -121,12 +120,26 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     return {"tickvals": ticks, "ticktext": texts}
 
 
-def require_stats(forget: Any, retain: Any) -> None:
-    """Refuse anything that is no statistics, and those of different models."""
+def scores_of(
+    forget: "ActivationStats", retain: "ActivationStats", *, metric: "Metric", site: "Site"
+) -> "NeuronValues":
+    """The scores (Definition 2) of the neurons of a site.
+
+    Raises:
+        SpLensError: for anything that is no statistics, statistics of different models, an unknown metric or site.
+    """
     for side, stats in (("forget", forget), ("retain", retain)):
         if not hasattr(stats, "importance"):
             raise SpLensError(f"{side} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
-    forget.require_same_model(retain)
+    from sp_lens.importance import score  # it needs torch, which whoever has statistics has loaded
+
+    return score(forget, retain, metric=metric).of(site)
+
+
+def of_model(stats: "ActivationStats") -> str:
+    """The name of the model, as titles begin their list of settings; nothing where it is not known."""
+    model = stats.about.get("model")
+    return f"{model}, " if model else ""
 
 
 def values_about(about: Mapping[str, Any]) -> str:
@@ -142,6 +155,20 @@ def values_about(about: Mapping[str, Any]) -> str:
     elif names := corpus_names(corpora):
         parts.append(f"on {names}")
     return ", ".join(parts)
+
+
+def require_specialisation(special: Any, function: str) -> None:
+    """Refuse anything that is no `Specialisation`."""
+    if not hasattr(special, "overlap"):
+        raise SpLensError(f"{function} draws what sp.specialisation() returns, got {type(special).__name__}.")
+
+
+def specialisation_about(special: "Specialisation") -> str:
+    """In words, what the importances were made from: their model and metric, and the eps."""
+    first = next(iter(special.importances.values())).about
+    eps = ", ".join(f"{value:g} ({site})" for site, value in special.eps.items())
+    said = values_about({key: first[key] for key in ("model", "metric") if key in first})
+    return f"{said}, eps {eps}"
 
 
 def corpus_names(corpora: Any) -> str:

@@ -10,17 +10,17 @@ import plotly.graph_objects as go
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import (
     METRIC_NAMES,
-    MUTED,
-    PALETTE,
     SITE_NAMES,
-    TEMPLATE,
     corpus_names,
     log_ticks,
-    require_stats,
+    of_model,
+    scores_of,
     set_title,
 )
+from sp_lens.plots.templates import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.neurons import NeuronValues
     from sp_lens.sites import Site
     from sp_lens.stats import ActivationStats, Metric
 
@@ -73,15 +73,13 @@ def importance_scatter(
             ...
         sp_lens.errors.SpLensError: forget is a dict: expected ActivationStats, as collect() returns.
     """
-    require_stats(forget, retain)
-    from sp_lens.importance import EPS  # it needs torch, which whoever has statistics has loaded
-
-    frame, eps = _neurons(forget, retain, metric, site, fraction), EPS[site]
+    scores = scores_of(forget, retain, metric=metric, site=site)
+    frame, eps = _neurons(scores, forget, retain, metric, fraction), scores.about["eps"][site]
     drawn = frame if len(frame) <= MOST_POINTS else frame.loc[_kept(frame)]
     share, attention = f"top {100 * fraction:.3g} %", site == "attn"
     others, top = drawn.loc[~drawn["taken"]], drawn.loc[drawn["taken"]]
     figure = go.Figure()
-    figure.add_trace(_points(others, "other neurons", PALETTE[0], opacity=0.5, attention=attention))
+    figure.add_trace(_points(others, "other neurons", PALETTE[0], opacity=0.7, attention=attention))
     figure.add_trace(_points(top, f"{share} by score", PALETTE[1], opacity=0.8, attention=attention))
     cut = float(frame["score"][frame["taken"]].min())
     _add_lines(figure, frame, cut=cut, eps=eps, share=share)
@@ -90,9 +88,8 @@ def importance_scatter(
         title = f"importance on {side} text{f' ({source})' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
-    figure.update_layout(template=TEMPLATE, height=680, legend={"y": -0.2, "itemsizing": "constant"})
-    model = forget.about.get("model")
-    subtitle = f"{f'{model}, ' if model else ''}{len(frame):,} neurons"
+    figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")
+    subtitle = f"{of_model(forget)}{len(frame):,} neurons"
     if len(drawn) < len(frame):
         subtitle += f", {len(drawn):,} drawn"
     subtitle += f"; cut at score {cut:.3g}, eps {eps:g}"
@@ -106,12 +103,10 @@ def importance_scatter(
 
 
 def _neurons(
-    forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", site: "Site", fraction: float
+    scores: "NeuronValues", forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", fraction: float
 ) -> pd.DataFrame:
     """One row a neuron: its score, whether it is taken, both importances, and where on the axes these are drawn."""
-    from sp_lens.importance import score
-
-    scores = score(forget, retain, metric=metric).of(site)
+    site: Site = scores.layout[0].site
     taken = scores.top(fraction, site=site)
     frame = scores.frame().rename(columns={"value": "score"})
     frame["taken"] = np.concatenate([taken[name].cpu().numpy() for name in taken])
@@ -175,7 +170,7 @@ def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float
     y = cut * (x + eps)
     inside = (y >= low[1]) & (y <= high[1])
     if inside.any():
-        line = {"color": "black"}
+        line = {"color": NEUTRAL, "width": 3}
         name = f"cut of the {share}"
         figure.add_scatter(x=x[inside], y=y[inside], mode="lines", name=name, line=line, hoverinfo="skip")
     if low[0] < eps < high[0]:
@@ -184,7 +179,7 @@ def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float
             y=[low[1], high[1]],
             mode="lines",
             name=f"retain importance = eps = {eps:g}",
-            line={"color": MUTED, "dash": "dot"},
+            line={"color": NEUTRAL, "dash": "dot"},
             hoverinfo="skip",
         )
     figure.update_xaxes(range=np.log10([low[0], high[0]]))

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._heatmap import heatmap
-from sp_lens.plots._shared import SITE_NAMES, require_stats, set_title, values_about
+from sp_lens.plots._shared import SITE_NAMES, scores_of, set_title, values_about
 
 if TYPE_CHECKING:
     from sp_lens.sites import Site
@@ -42,10 +42,7 @@ def metric_agreement(forget: "ActivationStats", retain: "ActivationStats", *, si
             ...
         sp_lens.errors.SpLensError: forget is a dict: expected ActivationStats, as collect() returns.
     """
-    require_stats(forget, retain)
-    from sp_lens.importance import score  # it needs torch, which whoever has statistics has loaded
-
-    scores = {metric: score(forget, retain, metric=metric).of(site) for metric in METRICS}
+    scores = {metric: scores_of(forget, retain, metric=metric, site=site) for metric in METRICS}
     columns = {metric: np.concatenate([values[name].numpy() for name in values]) for metric, values in scores.items()}
     ranks = pd.DataFrame(columns).rank()
     if flat := [metric for metric in METRICS if ranks[metric].nunique() == 1]:

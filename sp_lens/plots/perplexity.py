@@ -1,6 +1,5 @@
 """How perplexity rises on the one corpus and on the other as neurons are pruned (Figure 3)."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle
+from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, log_ticks, set_title
 
 if TYPE_CHECKING:
@@ -60,12 +59,11 @@ def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -
         log=True,
     )
     everything = pd.concat(list(histories.values()))
-    for axis, side in (("xaxis", "retain"), ("yaxis", "forget")):
-        low, high = everything[f"{side}_perplexity"].agg(["min", "max"])
-        margin = 0.06 * math.log10(high / low) + 0.02  # where nothing was lost, there is no span
-        ends = [math.log10(low) - margin, math.log10(high) + margin]
-        title = f"perplexity on {side} text (log)"
-        figure.update_layout({axis: {"type": "log", "range": ends, "title_text": title, **log_ticks(low, high)}})
+    low, high = (everything[SIDES].agg(end).to_numpy() for end in ("min", "max"))
+    margin = 0.06 * np.log10(high / low) + 0.02  # where nothing was lost, there is no span
+    set_axes(figure, "perplexity on {side} text (log)", np.log10(low) - margin, np.log10(high) + margin)
+    figure.update_xaxes(type="log", **log_ticks(low[0], high[0]))
+    figure.update_yaxes(type="log", **log_ticks(low[1], high[1]))
     starts = np.array([history[SIDES].iloc[0] for history in histories.values()])
     factor = float((everything[SIDES].max() / starts[0]).min())
     if np.allclose(starts, starts[0]) and factor > 1:

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import (
     SITE_NAMES,
-    TEMPLATE,
     as_runs,
     colour_bar,
     common_settings,
     ordered_colours,
+    panels,
     set_title,
 )
+from sp_lens.plots.templates import NEUTRAL
 
 if TYPE_CHECKING:
     from sp_lens.runs import PruneRun
@@ -52,9 +52,7 @@ def pruned_by_layer(run: "PruneRun") -> go.Figure:
     if not run.mask.count():
         raise SpLensError(f"the run pruned nothing in {run.steps} steps: expected a step that pruned neurons.")
     sites: list[Site] = sorted({group.site for group in run.layout})
-    figure = make_subplots(
-        1, len(sites), subplot_titles=[f"{SITE_NAMES[site]} neurons" for site in sites] if len(sites) > 1 else None
-    )
+    figure, _ = panels([f"{SITE_NAMES[site]} neurons" if len(sites) > 1 else "" for site in sites], columns=2, gap=0)
     layers = sorted({group.layer for group in run.layout})
     colours = dict(zip(layers, ordered_colours(len(layers)), strict=True))
     for column, site in enumerate(sites, start=1):
@@ -62,22 +60,20 @@ def pruned_by_layer(run: "PruneRun") -> go.Figure:
         counts = np.array([_pruned(run, group.name) for group in part])  # [layer step]
         for group, count in zip(part, counts, strict=True):
             figure.add_trace(_line(f"layer {group.layer}", count, group.width, colours[group.layer]), 1, column)
-        whole = _line("all layers", counts.sum(axis=0), part.neurons, "black")
+        whole = _line("all layers", counts.sum(axis=0), part.neurons, NEUTRAL)
         figure.add_trace(whole.update(line={"dash": "dash", "width": 3}), 1, column)
     if len(layers) > 1:
         figure.add_trace(colour_bar(list(colours.values()), layers, "layer"), 1, 1)
     figure.update_xaxes(title_text="pruning step", range=[-0.03 * run.steps, 1.03 * run.steps], tickformat="d")
     if run.steps < 10:
         figure.update_xaxes(dtick=1)
-    figure.update_yaxes(matches="y", rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="pruned share of the layer's neurons (%)", col=1)
-    figure.update_annotations(yshift=6)
-    figure.update_layout(template=TEMPLATE, height=540, showlegend=False)
+    figure.update_layout(height=540, showlegend=False)
     set_title(
         figure,
         "Pruned neurons by layer, step by step",
         f"dashed: all layers together, layers above it lose more than their share; {common_settings([run])}",
-        top=90 if len(sites) == 1 else 115,
     )
     return figure
 

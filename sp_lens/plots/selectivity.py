@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import PALETTE, SITE_NAMES, TEMPLATE, as_runs, common_settings, run_facts, set_title
+from sp_lens.plots._shared import SITE_NAMES, as_runs, common_settings, panels, run_facts, set_title
+from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
     from sp_lens.runs import PruneRun
 
 METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as the paper's caption lists them, the control last
-SITE_COLOURS = {"mlp": PALETTE[0], "attn": PALETTE[4], "both": PALETTE[2]}
+SITE_COLOURS = {"mlp": PALETTE[0], "attn": PALETTE[1], "both": PALETTE[2]}
 COLUMNS = 2
 MOST_PANELS = 12
 
@@ -49,38 +49,33 @@ def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") 
     """
     named = as_runs(runs)
     bars = _bars(named)
-    panels = list(bars["panel"].unique())
-    if len(panels) > MOST_PANELS:
+    titles = list(bars["panel"].unique())
+    if len(titles) > MOST_PANELS:
         raise SpLensError(
-            f"these {len(named)} runs differ in more than metric, site and seed and need {len(panels)} panels "
-            f"({panels[0]!r}, {panels[1]!r}, ...), at most {MOST_PANELS} are drawn: give fewer runs at once."
+            f"these {len(named)} runs differ in more than metric, site and seed and need {len(titles)} panels "
+            f"({titles[0]!r}, {titles[1]!r}, ...), at most {MOST_PANELS} are drawn: give fewer runs at once."
         )
-    columns = min(len(panels), COLUMNS)
-    rows = -(-len(panels) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=panels, horizontal_spacing=0.08, vertical_spacing=0.33 / rows)
+    figure, places = panels(titles, columns=COLUMNS, gap=0.33)
     sites = [site for site in SITE_COLOURS if site in set(bars["site"])]
-    for place, panel in enumerate(panels):
+    for title, (row, column) in zip(titles, places, strict=True):
         for site in sites:
-            chosen = bars.loc[(bars["panel"] == panel) & (bars["site"] == site)]
-            figure.add_trace(_bar(chosen, site, first=place == 0), place // columns + 1, place % columns + 1)
+            chosen = bars.loc[(bars["panel"] == title) & (bars["site"] == site)]
+            figure.add_trace(_bar(chosen, site, first=title == titles[0]), row, column)
     metrics = sorted(bars["metric"].unique(), key=_place_of_metric)
     half = max(len(metrics), 4) / 2  # so that few bars don't grow as wide as the figure
     ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
     figure.update_xaxes(title_text="importance metric", categoryorder="array", categoryarray=metrics, range=ends)
-    figure.update_yaxes(matches="y", rangemode="tozero")
-    figure.update_annotations(yshift=6)
+    figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="selectivity (percentage points)", col=1)
-    figure.update_layout(
-        template=TEMPLATE, height=170 + 330 * rows, showlegend=True, legend_y=-0.24 / rows, bargroupgap=0.08
-    )
+    figure.update_layout(height=200 + 330 * places[-1][0], showlegend=True, bargroupgap=0.08)
     steps = sorted({run.steps for run in named.values()})
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
+    nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain text"
     set_title(
         figure,
         "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",
-        f"the largest over {over}{errors}; {common_settings(named.values())}",
-        top=90 if len(panels) == 1 else 115,
+        f"the largest over {over}{errors}{nothing}; {common_settings(named.values())}",
     )
     return figure
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle
-from sp_lens.plots._shared import MUTED, as_runs, set_title
+from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
+from sp_lens.plots._shared import as_runs, set_title
 
 if TYPE_CHECKING:
     from sp_lens.runs import PruneRun
@@ -71,8 +71,8 @@ def _set_axes(figure: go.Figure, history: pd.DataFrame) -> None:
     # the vertical. At least a point: where nothing was lost, there is no span at all.
     span = np.maximum(high - low, max(1.0, float((high - low).max()) / 4))
     low, high = low - 0.06 * span, low + 1.06 * span
-    for axis, side, ends in zip(("xaxis", "yaxis"), ("retain", "forget"), zip(low, high, strict=True), strict=True):
-        title = f"drop in {side} top-1 accuracy (percentage points)"
-        figure.update_layout({axis: {"range": ends, "title_text": title, "zeroline": True, "zerolinecolor": MUTED}})
+    set_axes(figure, "drop in {side} top-1 accuracy (percentage points)", low, high)
+    figure.update_xaxes(zeroline=True)
+    figure.update_yaxes(zeroline=True)
     start, end = float(low.max()), float((high - 0.04 * span).min())
     add_diagonal(figure, (start, start), (end, end), "no selectivity")
