@@ -141,6 +141,7 @@ def _batch_moments(
 ) -> dict[str, Moments]:
     seen: dict[str, Moments] = {}
     chosen = batch.in_context.flatten().nonzero().squeeze(1)
+    uncounted = batch.uncounted.flatten().nonzero().squeeze(1)
 
     def reduce(group: NeuronGroup) -> Callable[..., None]:
         def hook(activation: torch.Tensor, hook: Any) -> None:
@@ -148,7 +149,7 @@ def _batch_moments(
                 raise SpLensError(f"{group.name} fired twice in one forward pass: its neurons would be counted twice.")
             flat = activation.reshape(-1, group.width)
             real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
-            moments = Moments.of(real)
+            moments = Moments.of(real, flat.index_select(0, uncounted.to(flat.device)))
             if group.name in requests:
                 moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
             seen[group.name] = moments

@@ -3,6 +3,7 @@
 All three are mappings from hook names, in layer order, to tensors, and know the layout that they are of.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,10 @@ class NeuronMask(_OfLayout):
         """The marked share of the neurons, at `site` or in all."""
         part = self.of(site) if site else self
         return part.count() / part.layout.neurons
+
+    def fingerprint(self) -> str:
+        """A hash of which neurons are marked."""
+        return hashlib.sha256(b"|".join(self[name].cpu().numpy().tobytes() for name in self)).hexdigest()[:16]
 
     def __repr__(self) -> str:
         return f"NeuronMask({self.count()} of {self.layout.neurons} neurons: {self.layout})"

@@ -46,6 +46,7 @@ def prune(
     recollect: bool = True,
     eps: float | Mapping[Site, float] = EPS,
     seed: int = 0,
+    protect: NeuronMask | None = None,
     min_retain_top1: float | None = None,
     max_forget_top1: float | None = None,
     out: str | Path | None = None,
@@ -73,6 +74,8 @@ def prune(
         recollect: collect anew at each step; False collects once and goes down one ranking.
         eps: added to the retain importance, see `score`.
         seed: of "random".
+        protect: neurons that are never pruned, by no metric: `stats.sinks()` (a warning says when a step
+            prunes some), or a mask of your own. A head with such a neuron is never pruned as a whole.
         min_retain_top1: stop after the step at which retain accuracy is below this.
         max_forget_top1: stop after the step at which forget accuracy is at or below this.
         out: folder of the run. Every finished step is on disk there, and the same call goes on after a
@@ -92,7 +95,8 @@ def prune(
     check_choice("metric", metric, SCORE_METRICS)
     check_choice("aggregate", aggregate, AGGREGATES)
     eps = eps_by_site(eps)
-    _check_steps(groups, site, unit, fraction, steps)
+    protected = _protected(groups, protect, unit)
+    _check_steps(protected, site, unit, fraction, steps)
     if out is not None:
         _check_writable(Path(out))
     corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
@@ -110,6 +114,9 @@ def prune(
         "recollect": recollect,
         "eps": eps,
         "seed": seed if metric == "random" else None,
+        "protected": None
+        if protect is None
+        else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
         "corpora": {name: describe(c) | {"fingerprint": fingerprint(model, c)} for name, c in corpora.items()},
     }
     run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
@@ -121,13 +128,14 @@ def prune(
         numbers = {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
         return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
 
-    def scored(mask: NeuronMask) -> NeuronValues | HeadValues:
+    def scored(mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
         with ablate(model, mask):
             stats = [collect(model, corpora[side], **options) for side in ("forget", "retain")]
+        sinks = stats[0].merge(stats[1]).sinks()
         if unit == "neuron":
-            return score(*stats, metric=metric, eps=eps)
+            return score(*stats, metric=metric, eps=eps), sinks
         # Definition 3 before Definition 2: the importance of a head is of its neurons' importances.
-        return score(*(side.importance(cast(Metric, metric)).heads(aggregate) for side in stats), eps=eps)
+        return score(*(side.importance(cast(Metric, metric)).heads(aggregate) for side in stats), eps=eps), sinks
 
     bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not progress)
     if run is None:
@@ -138,16 +146,18 @@ def prune(
         logger.info("going on after step %d in %s", run.steps, out)
         _keep(run, out)  # the kill may have come between the step and its history
     bar.update(run.steps)
-    values: NeuronValues | HeadValues | None = None
+    values, sinks = None, NeuronMask.of_neurons(groups, {})
     while run.steps < steps and not stopped(run.records[-1], min_retain_top1, max_forget_top1):
         if metric == "random":
             values = random_values(groups, seed)
             values = values.heads(aggregate) if unit == "head" else values
         elif recollect:
-            values = scored(run.mask)
+            values, sinks = scored(run.mask)
         elif values is None:
-            values = scored(NeuronMask.of_neurons(groups, {}))
-        run = _step(run, _top(values, fraction, site, run.mask), evaluated)
+            values, sinks = scored(NeuronMask.of_neurons(groups, {}))
+        new = _top(values, fraction, site, run.mask | protected)
+        _warn_of_sinks(new, sinks, step=run.steps + 1)
+        run = _step(run, new, evaluated)
         run = _keep(run, out)
         bar.update()
         bar.set_postfix(forget=f"{run.records[-1]['forget_top1']:.3f}", retain=f"{run.records[-1]['retain_top1']:.3f}")
@@ -185,17 +195,43 @@ def _sites(site: AnySite) -> tuple[Site, ...]:
     return SITES if site == "both" else (site,)
 
 
-def _check_steps(groups: Layout, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
+def _protected(groups: Layout, protect: NeuronMask | None, unit: Unit) -> NeuronMask:
+    """The neurons that must not be pruned, over all groups of the run; whole heads where heads are pruned."""
+    if protect is None:
+        return NeuronMask.of_neurons(groups, {})
+    groups.require_same(Layout(tuple(group for group in protect.layout if group in groups)), "the mask to protect")
+    tensors = {group.name: protect[group.name] for group in groups}
+    if unit == "head":
+        for group in groups:
+            heads = tensors[group.name].view(group.heads, -1).any(dim=1)
+            tensors[group.name] = heads.repeat_interleave(group.width // group.heads)
+    return NeuronMask(groups, tensors)
+
+
+def _warn_of_sinks(new: NeuronMask, sinks: NeuronMask, *, step: int) -> None:
+    if count := sum(int((new[name] & sinks[name]).sum()) for name in new if name in sinks):
+        logger.warning(
+            "step %d prunes %d neurons that are at their strongest on the BOS or the first token of a row, attention "
+            "sinks that all text needs: collect(model, retain).sinks() has them, prune(..., protect=...) spares them",
+            step,
+            count,
+        )
+
+
+def _check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
     if steps < 1:
         raise SpLensError(f"steps={steps}: expected at least one.")
     for one in _sites(site):
-        part = groups.of(one)
-        total = sum(group.heads for group in part) if unit == "head" else part.neurons
+        part = protected.of(one)
+        of_unit = [group.width // group.heads if unit == "head" else 1 for group in part.layout]
+        total = sum(group.width // size for group, size in zip(part.layout, of_unit, strict=True))
+        kept = sum(int(part[group.name].sum()) // size for group, size in zip(part.layout, of_unit, strict=True))
         k = pick_count(fraction, total, f"{one} {unit}s")
-        if (steps - 1) * k >= total:
+        if (steps - 1) * k >= total - kept:
             raise SpLensError(
-                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-total // k)}: "
-                f"all {total} {one} {unit}s are gone by then. Ask for fewer steps or a smaller fraction."
+                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-(total - kept) // k)}: "
+                f"all {total - kept} {one} {unit}s that may be pruned are gone by then. Ask for fewer steps or a "
+                "smaller fraction."
             )
 
 

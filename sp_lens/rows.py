@@ -56,6 +56,11 @@ class Batch:
         """
         return self.counted & (self.counted.cumsum(dim=1) > 1)
 
+    @property
+    def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
+        """What is in the rows, padding left out, and is not collected: special tokens and the first of a row."""
+        return self.attention_mask.bool() & ~self.in_context
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device))

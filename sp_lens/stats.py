@@ -66,6 +66,23 @@ class ActivationStats(Mapping[str, Moments]):
         tensors = {name: getattr(self[name], metric)().cpu() for name in self}
         return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
 
+    def sinks(self, *, ratio: float = 10) -> NeuronMask:
+        """The neurons that are at their strongest where no token counts: those of attention sinks.
+
+        On the BOS, or the first token of a row, models keep a few huge activations that all text needs
+        (Sun et al. 2024, arXiv 2402.17762): in SmolLM2-135M one MLP neuron is at 3000 there and below 3 on
+        any text. What such a neuron does on text is little more than noise, and so is its score; to
+        prune it costs every corpus alike. Spare them: `scores.top(0.02, site="mlp", exclude=stats.sinks())`
+        and `prune(..., protect=stats.sinks())`. The definition is ours.
+
+        Args:
+            ratio: how many times larger the largest |z| there is than the largest |z| of the tokens that count.
+        """
+        if not ratio > 0:
+            raise SpLensError(f"ratio {ratio}: expected a number above 0.")
+        tensors = {name: (self[name].uncounted_peak > ratio * self[name].peak()).cpu() for name in self}
+        return NeuronMask(self.layout, tensors, {**self.about, "ratio": ratio})
+
     def merge(self, other: "ActivationStats") -> "ActivationStats":
         """The statistics of both corpora together; in any order the same to 1e-12.
 

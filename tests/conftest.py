@@ -187,16 +187,18 @@ def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
                 weight[mask[name]] = 0
 
 
-def plain_activations(family: str, hf: Any, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def plain_activations(
+    family: str, hf: Any, rows: list[torch.Tensor], *, positions: slice = slice(1, None)
+) -> dict[str, torch.Tensor]:
     """The activations of plain transformers, row by row without padding: {hook name: float64 [token neuron]}.
 
-    The first token of a row is left out, as `collect` does.
+    The first token of a row is left out, as `collect` does, unless other positions are asked for.
     """
     found: dict[str, list[torch.Tensor]] = {}
     modules = output_modules(family, hf)
     handles = [
         module.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2)[1:])
+            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2)[positions])
         )
         for name, module in modules.items()
     ]

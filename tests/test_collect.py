@@ -41,6 +41,8 @@ def test_statistics_are_the_formulas_on_plain_transformers(tiny: Tiny, batch_tok
     for name, z in expected.items():
         torch.testing.assert_close(stats[name].min, z.amin(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(stats[name].max, z.amax(0), rtol=1e-5, atol=1e-6)
+    for name, z in plain_activations(tiny.family, tiny.hf, rows, positions=slice(1)).items():
+        torch.testing.assert_close(stats[name].uncounted_peak, z.abs().amax(0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_tokens", [50, 300])
@@ -187,3 +189,29 @@ def test_dropout_is_off_while_collecting_and_the_mode_comes_back() -> None:
     first, second = collect(model, rows).frame(), collect(model, rows).frame()
     assert first.equals(second)
     assert model.training
+
+
+def test_sinks_are_strongest_where_nothing_counts() -> None:
+    """A neuron made to fire on BOS alone is found, in whichever part of the corpus that was."""
+    model = tiny_bridge("opt")
+    rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(8)]
+    name = "blocks.1.mlp.hook_post"
+    quiet = collect(model, rows)
+    planted = sp.NeuronMask.of_neurons(quiet.layout, {name: [7]})
+
+    def fire_on_bos(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        activation = activation.clone()
+        activation[..., 7] = -0.1
+        activation[:, 0, 7] = 3.0
+        return activation
+
+    model.add_hook(name, fire_on_bos)
+    stats = collect(model, rows)
+    assert not quiet.sinks()[name][7]
+    assert stats.sinks() == quiet.sinks() | planted
+    assert stats.sinks(ratio=29)[name][7]
+    assert not stats.sinks(ratio=31)[name][7]
+    model.reset_hooks()
+    assert stats.merge(collect(model, rows)).sinks(ratio=0.5)[name][7]
+    with pytest.raises(sp.SpLensError, match="above 0"):
+        stats.sinks(ratio=0)

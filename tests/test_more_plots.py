@@ -403,7 +403,7 @@ def seven_b(seed: int) -> sp.ActivationStats:
     moments = {}
     for name in layout.names:
         z = torch.exp(torch.randn(16384, generator=generator, dtype=torch.float64) * 1.5 - 3)
-        moments[name] = Moments(1, (z > 0.05).long(), z, z, 0 * z, z, z)
+        moments[name] = Moments(1, (z > 0.05).long(), z, z, 0 * z, z, z, 0 * z)
     return sp.ActivationStats(layout, moments)
 
 

@@ -182,6 +182,28 @@ def test_a_run_folder_of_another_configuration(opt: Any, tmp_path: Path) -> None
     assert prune(opt, out=tmp_path, steps=2).steps == 2  # nothing was lost
 
 
+def test_protected_neurons_stay(opt: Any, tmp_path: Path) -> None:
+    groups = sp.layout_of(opt).of("mlp")
+    first = prune(opt, steps=1, out=tmp_path).mask
+    run = prune(opt, steps=9, protect=first)  # nine of ten, and the tenth is protected
+    assert run.mask == sp.NeuronMask(groups, {name: ~mask for name, mask in first.items()})
+    whole = sp.NeuronMask(sp.layout_of(opt), {**random_mask(opt, 0), **first})  # of both sites
+    assert prune(opt, steps=9, protect=whole).mask == run.mask
+    assert not any((first[name] & mask).any() for name, mask in prune(opt, metric="random", protect=first).mask.items())
+    with pytest.raises(sp.SpLensError, match="its protected is None"):
+        prune(opt, steps=2, out=tmp_path, protect=first)
+    with pytest.raises(sp.SpLensError, match="leave nothing to prune after step 9"):
+        prune(opt, steps=10, protect=first)
+
+
+def test_a_head_with_a_protected_neuron_stays_whole(opt: Any) -> None:
+    name = "blocks.1.attn.hook_z"
+    protect = sp.NeuronMask.of_neurons(sp.layout_of(opt), {name: [9]})  # of head 1, each of 8 neurons
+    run = prune(opt, site="attn", unit="head", fraction=1 / 8, steps=7, protect=protect)
+    assert (~run.mask[name]).nonzero().flatten().tolist() == list(range(8, 16))
+    assert run.mask["blocks.0.attn.hook_z"].all()
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("unknown site 'ffn': choose one of 'mlp', 'attn', 'both'", {"site": "ffn"}),
     ("unknown metric 'l1'", {"metric": "l1"}),
@@ -193,6 +215,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("above 0 and at most 1", {"fraction": 1.5}),
     ("leave nothing to prune after step 2", {"fraction": 0.5}),
     ("expected at least one", {"steps": 0}),
+    ("the mask to protect", {"protect": random_mask(tiny_bridge("gpt2"), 0.1)}),
     ("expected numbers of 0 or more", {"eps": -1.0}),
 ]
 
