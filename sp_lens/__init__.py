@@ -19,6 +19,7 @@ from sp_lens.corpus import load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
+from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
 from sp_lens.importance import head_mask, score
 from sp_lens.models import load_model
@@ -33,6 +34,7 @@ __version__ = _version("sp_lens")
 __all__ = [
     "ActivationStats",
     "Evaluation",
+    "Example",
     "HeadValues",
     "Layout",
     "NeuronGroup",
@@ -40,6 +42,7 @@ __all__ = [
     "NeuronValues",
     "PruneRun",
     "SpLensError",
+    "TopExamples",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -55,4 +58,5 @@ __all__ = [
     "prune",
     "sample_activations",
     "score",
+    "top_examples",
 ]
