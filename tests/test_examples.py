@@ -215,11 +215,11 @@ def test_they_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
 def test_the_frame_has_a_row_a_token() -> None:
     frame = two_examples().frame()
     assert len(frame) == 4 + 2 + 2
-    peaks = frame[frame["peak"]]
+    peaks = frame.query("peak")
     assert peaks["activation"].tolist() == [-3.0, 0.25, 0.25]
     assert peaks["position"].tolist() == [2, 5, 5]
     assert peaks["rank"].tolist() == [1, 2, 1]
-    assert peaks["head"].astype(object).where(peaks["head"].notna(), None).tolist() == [1, 1, None]
+    assert peaks["head"].fillna(-1).tolist() == [1, 1, -1]
     assert frame["token"].tolist()[:4] == ["</s>", "a", "\\xe2", " b\n"]
     assert frame["document"].tolist()[:4] == ["book"] * 4
 
