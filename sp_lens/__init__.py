@@ -25,6 +25,7 @@ from sp_lens.importance import head_mask, score
 from sp_lens.models import load_model
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
+from sp_lens.report import report
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
 from sp_lens.stats import ActivationStats
@@ -56,6 +57,7 @@ __all__ = [
     "load_model",
     "plots",
     "prune",
+    "report",
     "sample_activations",
     "score",
     "top_examples",

@@ -106,7 +106,7 @@ _STYLE = """
 body { color: #222; background: #fff; font: 16px/1.5 Helvetica, Arial, "DejaVu Sans", sans-serif;
   margin: 0 auto; max-width: 940px; padding: 0 1.2em 3em; }
 h1 { line-height: 1.2; margin: 1em 0 .3em; } h2 { border-bottom: 1px solid #bbb; margin: 2em 0 .7em; }
-h3 { margin: 1.6em 0 .4em; } h4 { margin: 1.2em 0 .3em; }
+h3 { margin: 1.6em 0 .4em; } h4, h5 { font-size: 1em; margin: 1.2em 0 .3em; }
 a { color: #0057a3; } :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px; }
 .skip { left: -999em; position: absolute; } .skip:focus { background: #fff; left: 1em; padding: .5em; top: .5em; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3em 1.3em; list-style: none; margin: .8em 0; padding: 0; }
