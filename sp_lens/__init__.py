@@ -19,11 +19,13 @@ from sp_lens.corpus import load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
+from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
 from sp_lens.importance import head_mask, score
 from sp_lens.models import load_model
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
+from sp_lens.report import report
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
 from sp_lens.specialisation import Specialisation, specialisation
@@ -34,6 +36,7 @@ __version__ = _version("sp_lens")
 __all__ = [
     "ActivationStats",
     "Evaluation",
+    "Example",
     "HeadValues",
     "Layout",
     "NeuronGroup",
@@ -42,6 +45,7 @@ __all__ = [
     "PruneRun",
     "SpLensError",
     "Specialisation",
+    "TopExamples",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -56,7 +60,9 @@ __all__ = [
     "load_model",
     "plots",
     "prune",
+    "report",
     "sample_activations",
     "score",
     "specialisation",
+    "top_examples",
 ]

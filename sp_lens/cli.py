@@ -124,6 +124,14 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"saved to {folder}, loaded back and compared: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    import sp_lens as sp
+
+    stats = {label: sp.ActivationStats.load(file) for label, file in arguments.stats}
+    sp.report(sp.PruneRun.load(arguments.run), arguments.out, stats=stats)
+    print(f"wrote {arguments.out}")
+
+
 def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
     import sp_lens as sp
 
@@ -206,6 +214,18 @@ def _parser() -> argparse.ArgumentParser:
     density.add_argument("--neurons", type=int, nargs=2, default=(0, 99), metavar=("FIRST", "LAST"))
     density.add_argument("--out", required=True, help=".html, or .png, .svg, .pdf")
 
+    report = _command(
+        commands, "report", _report, "a run as one page to read: summary, figures, the neurons that went",
+        "sp-lens report runs/demo --out report.html --stats code=code.safetensors prose=prose.safetensors",
+    )  # fmt: skip
+    report.add_argument("run", help="folder of a run")
+    report.add_argument("--out", required=True, help="file for the page (.html)")
+    report.add_argument(
+        "--stats", type=_labelled, nargs="+", default=[], metavar="LABEL=FILE",
+        help="statistics of corpora, files of sp-lens collect: adds cards of neurons and, with --bins and the same "
+        "--range, densities",
+    )  # fmt: skip
+
     export = _command(
         commands, "export", _export, "a pruned model as a Hugging Face folder",
         "sp-lens export --model demo --mask runs/demo/mask.safetensors --out pruned/",
@@ -221,6 +241,13 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    label, equals, file = text.partition("=")
+    if not (label and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FILE")
+    return label, file
 
 
 def _add_prune(commands: Any) -> None:

@@ -1,6 +1,6 @@
 """Model + corpus -> statistics of every neuron, in one streaming pass that keeps no activations."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from typing import Any
@@ -136,6 +136,48 @@ def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask |
     return NeuronMask(layout, tensors)
 
 
+def visit(
+    model: Any,
+    batch: Batch,
+    groups: Sequence[NeuronGroup],
+    look: Callable[[NeuronGroup, Float[torch.Tensor, "row pos neuron"]], None],
+) -> None:
+    """Show `look` the activations of each group in one forward pass that ends at the last of them.
+
+    Raises:
+        SpLensError: when a group's hook does not fire exactly once.
+    """
+    seen: set[str] = set()
+
+    def hook_of(group: NeuronGroup) -> Callable[..., None]:
+        def hook(activation: torch.Tensor, hook: Any) -> None:
+            if group.name in seen:
+                raise SpLensError(f"{group.name} fired twice in one forward pass: its neurons would be counted twice.")
+            look(group, activation.flatten(2))
+            seen.add(group.name)
+            if len(seen) == len(groups):
+                raise _AllSeen
+
+        return hook
+
+    with attached(model, [(group, hook_of(group)) for group in groups]), suppress(_AllSeen):
+        forward(model, batch)
+    if missing := [group.name for group in groups if group.name not in seen]:
+        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
+
+
+def require_finite(values: torch.Tensor, group: NeuronGroup, number: int) -> None:
+    """Refuse what was made of NaN or infinite activations.
+
+    To be asked after the pass: in the hook it would make a GPU wait at each layer.
+    """
+    if not values.isfinite().all():
+        raise SpLensError(
+            f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number}: "
+            "load the model in float32 or bfloat16, or find the broken weight."
+        )
+
+
 def _batch_moments(
     model: Any, layout: Layout, batch: Batch, number: int, requests: Mapping[str, tuple[Edges, torch.Tensor]]
 ) -> dict[str, Moments]:
@@ -143,31 +185,17 @@ def _batch_moments(
     chosen = batch.in_context.flatten().nonzero().squeeze(1)
     uncounted = batch.uncounted.flatten().nonzero().squeeze(1)
 
-    def reduce(group: NeuronGroup) -> Callable[..., None]:
-        def hook(activation: torch.Tensor, hook: Any) -> None:
-            if group.name in seen:
-                raise SpLensError(f"{group.name} fired twice in one forward pass: its neurons would be counted twice.")
-            flat = activation.reshape(-1, group.width)
-            real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
-            moments = Moments.of(real, flat.index_select(0, uncounted.to(flat.device)))
-            if group.name in requests:
-                moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
-            seen[group.name] = moments
-            if len(seen) == len(layout):
-                raise _AllSeen
+    def look(group: NeuronGroup, activation: torch.Tensor) -> None:
+        flat = activation.flatten(0, 1)
+        real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
+        moments = Moments.of(real, flat.index_select(0, uncounted.to(flat.device)))
+        if group.name in requests:
+            moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
+        seen[group.name] = moments
 
-        return hook
-
-    with attached(model, [(group, reduce(group)) for group in layout]), suppress(_AllSeen):
-        forward(model, batch)
-    if missing := [name for name in layout.names if name not in seen]:
-        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
-    for group in layout:  # after the pass: asking in the hook would make a GPU wait at each layer
-        if not seen[group.name].mean.isfinite().all():
-            raise SpLensError(
-                f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number}: "
-                "load the model in float32 or bfloat16, or find the broken weight."
-            )
+    visit(model, batch, layout, look)
+    for group in layout:
+        require_finite(seen[group.name].mean, group, number)
     return seen
 
 

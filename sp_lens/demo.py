@@ -7,10 +7,14 @@ from typing import Any
 from sp_lens import plots
 from sp_lens.collect import collect_histograms
 from sp_lens.corpus import load_corpus
+from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
+from sp_lens.examples import top_examples
 from sp_lens.export import export
+from sp_lens.importance import score
 from sp_lens.models import load_model
 from sp_lens.pruning import prune
+from sp_lens.report import report
 from sp_lens.runs import PruneRun
 from sp_lens.storage import write_bytes
 
@@ -20,6 +24,8 @@ FRACTION, STEPS = 0.05, 8
 DENSITY_CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
 DENSITY_TOKENS = 10_000
 DENSITY_LAYER = 2
+CARDS = 4
+EFFECT_TOKENS = 2_000
 
 _SUMMARY = "summary.txt"
 _MARKER = ".sp-lens-demo"  # says that a demo made the folder, finished or not, so that the next may replace it
@@ -50,6 +56,7 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
     best = selective.best_step
     plots.tradeoff({"scored by abs": selective, "random": random}).write_html(out / "tradeoff.html")
     _density(model, progress).write_html(out / "density.html")
+    _report(model, selective, out, progress)
     export(model, selective.mask_at(best), out / "pruned-model")
     summary = _summary(selective, random, best, out)
     write_bytes(out / _SUMMARY, summary.encode())
@@ -80,6 +87,31 @@ def _density(model: Any, progress: bool) -> Any:
     return plots.density(stats, site="attn", layer=DENSITY_LAYER, neurons=range(100))
 
 
+def _report(model: Any, run: PruneRun, out: Path, progress: bool) -> None:
+    """The run as one page, with cards of the neurons that the unpruned model has most for code."""
+    corpora = {name: load_corpus(name, model, tokens=TOKENS, offline=True) for name in (FORGET, RETAIN)}
+    held_out = {
+        name: load_corpus(name, model, tokens=EFFECT_TOKENS, split="evaluate", offline=True) for name in corpora
+    }
+    options: dict[str, Any] = {"progress": progress}
+    stats = collect_histograms(model, corpora, site="mlp", **options)
+    scores = score(stats[FORGET], stats[RETAIN], metric="abs")
+    cards = scores.top(CARDS / scores.layout.of("mlp").neurons, site="mlp")
+    effects: dict[str, Any] = {
+        name: ablation_effect(model, corpus, unit="neuron", neurons=cards, **options)
+        for name, corpus in held_out.items()
+    }
+    report(
+        run,
+        out / "report.html",
+        stats=stats,
+        scores=scores,
+        effects=effects,
+        examples={name: top_examples(model, corpus, cards, **options) for name, corpus in corpora.items()},
+        cards=CARDS,
+    )
+
+
 def _summary(selective: PruneRun, random: PruneRun, best: int, out: Path) -> str:
     def line(run: PruneRun, side: str) -> str:
         before, after = (run.history[f"{side}_top1"][step] for step in (0, best))
@@ -89,6 +121,7 @@ def _summary(selective: PruneRun, random: PruneRun, best: int, out: Path) -> str
     files = {
         "tradeoff.html": "what each step cost either side (open in a browser)",
         "density.html": f"activations of 100 attention neurons in layer {DENSITY_LAYER}, corpus by corpus",
+        "report.html": f"all of the run on one page, with cards of the {CARDS} most specialised neurons",
         "history.csv": "every number of every step",
         "mask.safetensors": f"which neurons were pruned in all {selective.steps} steps",
         "pruned-model/": f"the model with the {share:.0%} of step {best} pruned, for transformers' from_pretrained",

@@ -23,13 +23,16 @@ DOCUMENT_TOKENS = 1000
 SHARED_ROWS = 0.01
 # Rows that are sorted by length together before they are batched: less padding, and still a stream.
 _SORTED_TOGETHER = 256
+_COLUMNS = ("input_ids", "attention_mask", "document")  # of a dataset, those that are read
 
 
 class Row(NamedTuple):
-    """The tokens of one row, without padding, and which of them count."""
+    """The tokens of one row, without padding, and which of them count; its place in the corpus, and its document."""
 
     tokens: Int[torch.Tensor, " pos"]
     counted: Bool[torch.Tensor, " pos"]
+    number: int
+    document: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +43,13 @@ class Batch:
         tokens: [row pos].
         attention_mask: 1 on the row's tokens, 0 on padding.
         counted: True on real text: no padding and no special token.
+        rows: the rows themselves, in the same order.
     """
 
     tokens: Int[torch.Tensor, "row pos"]
     attention_mask: Int[torch.Tensor, "row pos"]
     counted: Bool[torch.Tensor, "row pos"]
+    rows: tuple[Row, ...]
 
     @property
     def in_context(self) -> Bool[torch.Tensor, "row pos"]:
@@ -62,8 +67,8 @@ class Batch:
         return self.attention_mask.bool() & ~self.in_context
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device))
+        """The padded tensors on a device."""
+        return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
 
 
 def split_text(tokenizer: Any, text: str, *, row_tokens: int, prepend_bos: bool = True) -> list[list[int]]:
@@ -118,19 +123,20 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
                 f"the dataset has the columns {columns} and no 'input_ids': make rows of its text first, "
                 "load_corpus(dataset['text'], model)."
             )
-        corpus = corpus.select_columns([name for name in ("input_ids", "attention_mask") if name in columns])
+        corpus = corpus.select_columns([name for name in _COLUMNS if name in columns])
     if not isinstance(corpus, Iterable):
         raise SpLensError(
             f"a corpus is a dataset, a list of strings or batches of tokens, got {type(corpus).__name__}."
         )
     special = _special_ids(model)
-    empty = True
+    number = 0
     for item in corpus:
+        document = _document(item)
         for tokens in _token_rows(model, item):
             _check_row(model, tokens)
-            empty = False
-            yield Row(tokens, ~torch.isin(tokens, special))
-    if empty:
+            yield Row(tokens, ~torch.isin(tokens, special), number, document)
+            number += 1
+    if not number:
         raise SpLensError("the corpus is empty: expected at least one row of tokens.")
 
 
@@ -193,6 +199,14 @@ def _documents(corpus: Any) -> Iterable[str]:
     return corpus["document"] if "document" in (getattr(corpus, "column_names", None) or ()) else ()
 
 
+def _document(item: Any) -> str | None:
+    """The name of the document that an item of a corpus is of, where it says so."""
+    if isinstance(item, str):
+        return text_name(item)
+    document = item.get("document") if isinstance(item, Mapping) else None
+    return document if isinstance(document, str) else None
+
+
 def text_name(text: str) -> str:
     """What a text of the caller's own is called as a document: by what it says."""
     return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -214,6 +228,7 @@ def _pad(batch: list[Row], pad_id: int) -> Batch:
         tokens=padded([row.tokens for row in batch], pad_id),
         attention_mask=padded([torch.ones_like(row.tokens) for row in batch], 0),
         counted=padded([row.counted for row in batch], False),
+        rows=tuple(batch),
     )
 
 

@@ -69,7 +69,9 @@ def test_bad_input_is_exit_code_2_and_one_line(
     assert message in error
 
 
-@pytest.mark.parametrize("command", ["demo", "collect", "evaluate", "prune", "export", "plot tradeoff", "plot density"])
+@pytest.mark.parametrize(
+    "command", ["demo", "collect", "evaluate", "prune", "report", "export", "plot tradeoff", "plot density"]
+)
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*command.split(), "--help"])
@@ -84,7 +86,11 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(out)]) == 0
     assert "forgotten: code" in capsys.readouterr().out
     names = {path.name for path in out.iterdir()}
-    assert {"tradeoff.html", "density.html", "history.csv", "mask.safetensors", "pruned-model", "summary.txt"} <= names
+    files = {"tradeoff.html", "density.html", "report.html", "history.csv", "mask.safetensors", "summary.txt"}
+    assert files | {"pruned-model"} <= names
+    report = (out / "report.html").read_text("utf-8")
+    assert report.count("<td>1 of all 3,072 MLP neurons</td>") == 1
+    assert report.count("<article>") == 4
     history = pd.read_csv(out / "history.csv")
     assert len(history) == 9
     best = history.loc[(history["forget_drop"] - history["retain_drop"]).idxmax()]

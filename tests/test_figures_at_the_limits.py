@@ -51,8 +51,8 @@ def test_a_run_of_one_step_has_a_selectivity_and_layers() -> None:
     run = run_of([0.5, 0.3], [0.5, 0.4], pruned_at={name: at(*[0, 1] * 10) for name in MLP.names})
     bar: Any = sp.plots.selectivity(run).data[0]
     assert bar.y == pytest.approx([10])
-    lines: list[Any] = [trace for trace in sp.plots.pruned_by_layer(run).data if trace.mode == "lines"]
-    assert [list(line.y) for line in lines] == [[0, 50]] * 3
+    traces: Any = sp.plots.pruned_by_layer(run).data
+    assert [list(trace.y) for trace in traces if trace.mode == "lines"] == [[0, 50]] * 3
 
 
 def test_runs_that_are_not_selective_say_so_on_a_scale() -> None:

@@ -1,0 +1,298 @@
+"""Where single neurons are strongest: model + corpus -> the top contexts of each, in one streaming pass."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from sp_lens.ablation import check_mask
+from sp_lens.collect import BATCH_TOKENS, require_finite, visit
+from sp_lens.corpus import describe
+from sp_lens.errors import SpLensError
+from sp_lens.models import inference, model_name
+from sp_lens.neurons import NeuronMask
+from sp_lens.rows import Batch, batches, tokenizer_of
+from sp_lens.sites import Layout, NeuronGroup
+from sp_lens.storage import load_tensors, save_tensors, versions
+from sp_lens.tokens import token_text
+
+
+@dataclass(frozen=True)
+class Example:
+    """One context in which a neuron is strong.
+
+    Attributes:
+        tokens: the text around the peak, token by token, as `token_text` writes them.
+        activations: the neuron's z at each of them; NaN at tokens that don't count (BOS and other special
+            tokens, and the first token of the row).
+        peak: index into `tokens` of the strongest.
+        row: which row of the corpus this is, from 0.
+        position: where in the row the peak is, from 0.
+        document: the name of the row's document, None where the corpus does not say.
+    """
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    peak: int
+    row: int
+    position: int
+    document: str | None
+
+    @property
+    def value(self) -> float:
+        """The activation at the peak, with its sign."""
+        return self.activations[self.peak]
+
+
+@dataclass(frozen=True, eq=False)
+class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
+    """The strongest contexts of some neurons: `examples[hook name][neuron]`, best first.
+
+    Attributes:
+        layout: the neuron groups that the chosen neurons are of.
+        contexts: {hook name: {neuron: examples}}, of the chosen neurons.
+        about: model, corpora, k, context, versions; saved with the numbers.
+    """
+
+    layout: Layout
+    contexts: Mapping[str, Mapping[int, tuple[Example, ...]]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Mapping[int, tuple[Example, ...]]:
+        return self.contexts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contexts)
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a token of a context: site, layer, head, neuron, rank (from 1), document, row, position, token,
+        activation, and peak, True at the strongest token: `frame[frame["peak"]]` has one row a context."""
+        records = []
+        for name, neuron, rank, example in self._each():
+            group = self.layout.group(name)
+            head = neuron // (group.width // group.heads) if group.heads else pd.NA
+            start = example.position - example.peak
+            for place, (token, z) in enumerate(zip(example.tokens, example.activations, strict=True)):
+                source = (example.document, example.row, start + place)
+                records.append((group.site, group.layer, head, neuron, rank, *source, token, z, place == example.peak))
+        of_context = ["site", "layer", "head", "neuron", "rank", "document", "row"]
+        frame = pd.DataFrame(records, columns=[*of_context, "position", "token", "activation", "peak"])
+        return frame.astype({"head": "Int64"})
+
+    def _each(self) -> Iterator[tuple[str, int, int, Example]]:
+        for name, by_neuron in self.contexts.items():
+            for neuron, examples in by_neuron.items():
+                for rank, example in enumerate(examples, start=1):
+                    yield name, neuron, rank, example
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, whole or not at all."""
+        activations = [z for _, _, _, example in self._each() for z in example.activations]
+        plain = {
+            name: {
+                neuron: [[e.tokens, e.peak, e.row, e.position, e.document] for e in found]
+                for neuron, found in by.items()
+            }
+            for name, by in self.contexts.items()
+        }
+        header = {"layout": self.layout.to_json(), "about": self.about, "contexts": plain}
+        save_tensors(path, "TopExamples", {"activations": torch.tensor(activations, dtype=torch.float32)}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TopExamples":
+        """Read what `save` wrote.
+
+        Raises:
+            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+        """
+        tensors, header = load_tensors(path, "TopExamples")
+        activations = iter(tensors["activations"].tolist())
+
+        def example(tokens: list[str], *rest: Any) -> Example:
+            return Example(tuple(tokens), tuple(next(activations) for _ in tokens), *rest)
+
+        contexts = {
+            name: {int(neuron): tuple(example(*one) for one in found) for neuron, found in by.items()}
+            for name, by in header["contexts"].items()
+        }
+        return cls(Layout.from_json(header["layout"]), contexts, header["about"])
+
+    def __repr__(self) -> str:
+        neurons = sum(len(by_neuron) for by_neuron in self.contexts.values())
+        return f"TopExamples({sum(1 for _ in self._each())} contexts of {neurons} neurons: {self.layout})"
+
+
+def top_examples(
+    model: Any,
+    corpus: Any,
+    neurons: NeuronMask,
+    *,
+    k: int = 10,
+    context: int = 15,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> TopExamples:
+    """The `k` contexts of a corpus in which each chosen neuron is strongest, in one streaming pass.
+
+    Strongest is the largest |z|, at either site. Pre-out neurons and those of gated MLPs work with either
+    sign, and so do the importances "abs", "rms" and "std", which these contexts explain; of a ReLU neuron
+    it is the largest z. The sign is kept.
+
+    A row gives a neuron one context at most, around the first of its strongest tokens; of rows that are
+    equally strong the earlier ones come first. Only tokens that `collect` counts can be the peak. Memory
+    grows with neurons * k * context, not with the corpus. Ablations in force (`with ablate(...)`) are seen.
+
+    Args:
+        model: a `TransformerBridge` or a `HookedTransformer`, with a tokenizer.
+        corpus: what `load_corpus` returns, a list of strings, or an iterable of batches.
+        neurons: which, of either site.
+        k: how many contexts; a corpus of fewer rows gives fewer.
+        context: how many tokens are kept on either side of the peak; fewer at the ends of a row.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Raises:
+        SpLensError: for a mask of another model or of no neuron, k below 1, a corpus that can't be read, and
+            an activation that is NaN or infinite.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> mask = sp.NeuronMask.of_neurons(sp.layout_of(model), {"blocks.1.mlp.hook_post": [7]})
+        >>> examples = sp.top_examples(model, ["def f(x):", "of the"], mask, progress=False)
+        >>> [example.tokens for example in examples["blocks.1.mlp.hook_post"][7]]
+        [('</s>', 'def', ' f', '(', 'x', '):'), ('</s>', 'of', ' the')]
+    """
+    check_mask(model, neurons)
+    for name, number, least in (("k", k, 1), ("context", context, 0)):
+        if number < least:
+            raise SpLensError(f"{name}={number}: expected {least} or more.")
+    chosen = {g: neurons[g.name].nonzero().squeeze(1) for g in neurons.layout if neurons[g.name].any()}
+    if not chosen:
+        raise SpLensError(
+            "the mask marks no neuron: say whose contexts you want, neurons=scores.top(0.01, site='mlp')."
+        )
+    tokenizer = tokenizer_of(model)
+    best: dict[str, _Contexts] = {}
+    documents: dict[int, str | None] = {}
+    with inference(model), tqdm(desc="examples", unit=" tokens", disable=not progress) as bar:
+        for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
+            if not batch.in_context.any():
+                continue  # special tokens only: nothing in it counts
+            for name, found in _of_batch(model, batch, number, chosen, k=k, context=context).items():
+                best[name] = best[name].merge(found, k) if name in best else found
+            documents |= {row.number: row.document for row in batch.rows}
+            kept = {row for found in best.values() for row in found.row.unique().tolist()}
+            documents = {row: documents[row] for row in kept}
+            bar.update(int(batch.in_context.sum()))
+    if not best:
+        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
+    texts = {
+        token: token_text(tokenizer, token)
+        for token in {token for found in best.values() for token in found.tokens.unique().tolist()} - {_OUTSIDE}
+    }
+    contexts = {
+        group.name: {
+            neuron: tuple(best[group.name].examples(place, texts, documents))
+            for place, neuron in enumerate(indices.tolist())
+        }
+        for group, indices in chosen.items()
+    }
+    about = {"model": model_name(model), "corpora": [describe(corpus)], "k": k, "context": context}
+    return TopExamples(neurons.layout, contexts, {**about, "versions": versions()})
+
+
+_OUTSIDE = -1  # in the place of a token, beyond the ends of a row
+
+
+class _Contexts(NamedTuple):
+    """The strongest contexts so far of the chosen neurons of a group, best first.
+
+    Attributes:
+        strength: |z| at the peak, negative where the row has no token that counts.
+        row: the row's place in the corpus.
+        position: of the peak in its row.
+        tokens: around the peak.
+        z: at each of them.
+    """
+
+    strength: Float[torch.Tensor, "chosen kept"]
+    row: Int[torch.Tensor, "chosen kept"]
+    position: Int[torch.Tensor, "chosen kept"]
+    tokens: Int[torch.Tensor, "chosen kept window"]
+    z: Float[torch.Tensor, "chosen kept window"]
+
+    def merge(self, other: "_Contexts", k: int) -> "_Contexts":
+        """The `k` strongest of both."""
+        both = [torch.cat(pair, dim=1) for pair in zip(self, other, strict=True)]
+        order = _strongest(both[0], both[1], k)
+        neuron = torch.arange(len(order))[:, None]
+        return _Contexts(*(tensor[neuron, order] for tensor in both))
+
+    def examples(self, place: int, texts: Mapping[int, str], documents: Mapping[int, str | None]) -> Iterator[Example]:
+        """Those of one of the chosen neurons."""
+        middle = self.tokens.shape[2] // 2
+        for rank in range(self.strength.shape[1]):
+            if self.strength[place, rank] < 0:
+                continue
+            inside = self.tokens[place, rank] != _OUTSIDE
+            row = int(self.row[place, rank])
+            yield Example(
+                tokens=tuple(texts[token] for token in self.tokens[place, rank][inside].tolist()),
+                activations=tuple(self.z[place, rank][inside].tolist()),
+                peak=int(inside[:middle].sum()),
+                row=row,
+                position=int(self.position[place, rank]),
+                document=documents[row],
+            )
+
+
+def _of_batch(
+    model: Any, batch: Batch, number: int, chosen: Mapping[NeuronGroup, torch.Tensor], *, k: int, context: int
+) -> dict[str, _Contexts]:
+    found: dict[str, _Contexts] = {}
+    device = next(model.parameters()).device
+    counts = batch.in_context.to(device)
+    tokens = batch.tokens.masked_fill(batch.attention_mask == 0, _OUTSIDE).to(device)
+    rows = torch.tensor([row.number for row in batch.rows], device=device)
+    window = torch.arange(-context, context + 1, device=device)
+
+    def look(group: NeuronGroup, activation: torch.Tensor) -> None:
+        z = activation[..., chosen[group].to(activation.device)].float().to(device)  # [row pos chosen]
+        strength, peak = z.abs().masked_fill(~counts[..., None], -1).max(dim=1)  # the first of equals
+        order = _strongest(strength.T, rows.expand(len(chosen[group]), -1), k)  # [chosen kept], indices of rows
+        neuron = torch.arange(len(order), device=device)[:, None]
+        position = peak[order, neuron]
+        places = position[..., None] + window
+        inside = (places >= 0) & (places < tokens.shape[1])
+        at = (order[..., None], places.clamp(0, tokens.shape[1] - 1))
+        found[group.name] = _Contexts(
+            strength=strength[order, neuron],
+            row=rows[order],
+            position=position,
+            tokens=tokens[at].masked_fill(~inside, _OUTSIDE),
+            z=z[(*at, neuron[..., None])].masked_fill(~(inside & counts[at]), math.nan),
+        )
+
+    visit(model, batch, tuple(chosen), look)
+    for group in chosen:
+        require_finite(found[group.name].strength, group, number)
+    return {name: _Contexts(*(tensor.cpu() for tensor in contexts)) for name, contexts in found.items()}
+
+
+def _strongest(
+    strength: Float[torch.Tensor, "chosen row"], row: Int[torch.Tensor, "chosen row"], k: int
+) -> Int[torch.Tensor, "chosen kept"]:
+    """Which `k` are strongest, best first; of equals those of the earlier rows."""
+    by_row = row.argsort(dim=1)
+    order = strength.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
+    return by_row.gather(1, order)[:, :k]
