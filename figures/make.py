@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 import sp_lens as sp
+from sp_lens.plots._files import write_figure
 
 HERE = Path(__file__).parent
 LAYER = 2
@@ -35,7 +36,7 @@ def tradeoff(model: Any) -> None:
     runs = {label: sp.prune(model, **corpora, fraction=0.05, steps=10, **options) for label, options in RUNS.items()}
     history = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     history.to_csv(HERE / "tradeoff-demo.csv", index=False)
-    sp.plots.tradeoff(runs).write_image(HERE / "tradeoff-demo.png", scale=2)
+    write_figure(sp.plots.tradeoff(runs), HERE / "tradeoff-demo.png", scale=2)
 
 
 def density(model: Any) -> None:
@@ -45,9 +46,8 @@ def density(model: Any) -> None:
     stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER)
     frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=name) for name, one in stats.items()]
     pd.concat(frames).query("tokens > 0").to_csv(HERE / "density-demo.csv", index=False)
-    sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)).write_image(
-        HERE / "density-demo.png", scale=2
-    )
+    figure = sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100))
+    write_figure(figure, HERE / "density-demo.png", scale=2)
 
 
 if __name__ == "__main__":

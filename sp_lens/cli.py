@@ -139,19 +139,9 @@ def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) ->
 
 
 def _write(figure: Any, out: str) -> None:
-    from sp_lens.errors import SpLensError
+    from sp_lens.plots._files import write_figure
 
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    if Path(out).suffix == ".html":
-        figure.write_html(out)
-    else:
-        try:
-            figure.write_image(out)
-        except (ValueError, RuntimeError) as error:  # kaleido or its Chrome is missing, or an unknown ending
-            raise SpLensError(
-                f"cannot write {out}: .html always works; .png, .svg and .pdf need pip install 'sp_lens[export]' and a "
-                f"Chrome ({str(error).strip().splitlines()[0]})."
-            ) from error
+    write_figure(figure, out)
     print(f"wrote {out}")
 
 
