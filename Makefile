@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 check docs wheel-test figures card clean
+.PHONY: demo test test-tl3 test-notebooks notebooks check docs wheel-test figures card clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -20,6 +20,14 @@ test: $(VENV)/installed-smollm
 # What touches a model, on the oldest TransformerLens that we support and its HookedTransformer.
 test-tl3: $(TL3)/installed
 	$(TL3)/bin/python -m pytest -m model tests
+
+# Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
+test-notebooks: $(VENV)/installed-smollm
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+# The notebooks anew, in place, with their figures as PNG; needs a Chrome.
+notebooks: $(VENV)/installed-smollm
+	$(BIN)/python notebooks/execute.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -41,7 +49,6 @@ wheel-test:
 
 # The pictures of the README; needs a Chrome, and SP_LENS_DATA for the novels.
 figures: $(VENV)/installed-smollm
-	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt kaleido
 	$(BIN)/python figures/make.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
