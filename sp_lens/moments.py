@@ -136,10 +136,6 @@ class Moments:
         """Share of tokens with z > 0."""
         return self.positive.double() / self.count
 
-    def peak(self) -> Float[torch.Tensor, " neuron"]:
-        """Largest |z| of the tokens that count."""
-        return torch.maximum(self.min.abs(), self.max.abs())
-
     def abs(self) -> Float[torch.Tensor, " neuron"]:
         """Mean of |z|."""
         return self.absolute / self.count

@@ -21,8 +21,10 @@ def test_prune_plot_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "selectivity" in capsys.readouterr().out
     assert list(pd.read_csv(tmp_path / "run" / "history.csv")["step"]) == [0, 1, 2]
 
-    assert main(["plot", "tradeoff", run, "--out", str(tmp_path / "tradeoff.html")]) == 0
-    assert "plotly" in (tmp_path / "tradeoff.html").read_text()
+    for figure in ("tradeoff", "perplexity", "selectivity", "pruned-by-layer"):
+        assert main(["plot", figure, run, "--out", str(tmp_path / f"{figure}.html")]) == 0
+    assert "accuracy lost on forget" in (tmp_path / "tradeoff.html").read_text()
+    assert "perplexity on forget" in (tmp_path / "perplexity.html").read_text()
 
     assert main(["export", "--model", "demo", "--mask", mask, "--out", str(tmp_path / "pruned")]) == 0
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
@@ -43,9 +45,25 @@ def test_collect_and_density(tmp_path: Path) -> None:
         histograms = ["--bins", "50", "--range", "-1", "1"]
         assert main(["collect", "--model", "demo", "--corpus", name, *TEXT, *histograms, "--out", file]) == 0
     assert 1900 < sp.ActivationStats.load(files[0]).count < 2000  # the first token of each row has no context
-    out = str(tmp_path / "density.html")
-    assert main(["plot", "density", *files, "--layer", "1", "--neurons", "0", "9", "--out", out]) == 0
-    assert "plotly" in Path(out).read_text()
+    drawn = {}
+    for command in (
+        "density --layer 1 --neurons 0 9",
+        "neuron-density --layer 1 --neuron 3",
+        "specialisation-by-layer",
+        "cross-importance --site attn --metric std",
+        "score-map",
+        "head-map --metric rms",
+        "importance-scatter --site attn",
+        "metric-agreement",
+    ):
+        name, *options = command.split()
+        out = tmp_path / "folder" / f"{name}.html"
+        assert main(["plot", name, *files, *options, "--out", str(out)]) == 0
+        drawn[name] = out.read_text("utf-8")
+    assert "10 of the 192 neurons" in drawn["density"]
+    assert "neuron 3" in drawn["neuron-density"]
+    assert all(name in drawn["cross-importance"] for name in ("prose", "code", "attention pre-out"))
+    assert "rms" in drawn["head-map"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +88,8 @@ def test_bad_input_is_exit_code_2_and_one_line(
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "collect", "evaluate", "prune", "report", "export", "plot tradeoff", "plot density"]
+    "command",
+    ["demo", "collect", "evaluate", "prune", "report", "export", "plot tradeoff", "plot density", "plot head-map"],
 )
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -49,8 +49,10 @@ def test_prose_forgotten_and_code_kept(smollm: Any, caplog: pytest.LogCaptureFix
     """By abs a few of the neurons chosen are those of attention sinks: whoever does not spare them is told."""
     text = corpora(smollm, "prose", "code", 3_000)
     sinks = sp.collect(smollm, text["retain"], progress=False).sinks()
-    assert {(11, 1229), (28, 678)} <= set(sinks.frame().query("value")[["layer", "neuron"]].itertuples(index=False))
-    assert sinks.count() < 20
+    assert {(2, 90), (2, 430), (11, 1229), (28, 678)} <= set(
+        sinks.frame().query("value")[["layer", "neuron"]].itertuples(index=False)
+    )
+    assert sinks.count() < 40
     spared = sp.prune(smollm, **text, fraction=0.02, steps=1, protect=sinks, progress=False)
     assert not caplog.records
     last = spared.history.iloc[-1]
