@@ -158,9 +158,9 @@ def demo() -> None:
 def smollm() -> None:
     """The figures of SmolLM2-135M."""
     model = load("smollm")
-    density(model, "smollm", 5_000)
-    scores(model, "smollm", 5_000)
-    pruning(model, "smollm", 3_000, steps=5)
+    density(model, "smollm", 4_000)
+    scores(model, "smollm", 4_000)
+    pruning(model, "smollm", 2_000, steps=4)
 
 
 if __name__ == "__main__":
