@@ -63,23 +63,19 @@ def density(model: Any, name: str, tokens: int) -> None:
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
+def pruning(model: Any) -> None:
     """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
-    corpora = sides(model, tokens)
-    sinks = sp.collect(model, corpora["retain"]).sinks()
-    runs = {
-        label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
-        for label, options in RUNS.items()
-    }
-    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
-    keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
+    corpora = sides(model, 20_000)
+    runs = {label: sp.prune(model, **corpora, fraction=0.05, steps=10, **options) for label, options in RUNS.items()}
+    keep("tradeoff-demo", sp.plots.tradeoff(runs), history(runs))
+    keep("perplexity-demo", sp.plots.perplexity(runs), history(runs))
     selective = runs["MLP neurons, by abs"]
     layers = [
         {"step": step, "layer": group.layer, "pruned": int(selective.mask_at(step)[group.name].sum())}
-        for step in range(steps + 1)
+        for step in range(selective.steps + 1)
         for group in selective.layout
     ]
-    keep(f"pruned-by-layer-{name}", sp.plots.pruned_by_layer(selective), pd.DataFrame(layers))
+    keep("pruned-by-layer-demo", sp.plots.pruned_by_layer(selective), pd.DataFrame(layers))
 
 
 def selectivity(model: Any) -> None:
@@ -148,7 +144,7 @@ def demo() -> None:
     """The figures of the bundled model."""
     model = load("demo")
     density(model, "demo", 10_000)
-    pruning(model, "demo", 20_000, steps=10)
+    pruning(model)
     selectivity(model)
     specialisation(model)
     scores(model, "demo", 20_000)
@@ -160,7 +156,6 @@ def smollm() -> None:
     model = load("smollm")
     density(model, "smollm", 4_000)
     scores(model, "smollm", 4_000)
-    pruning(model, "smollm", 2_000, steps=4)
 
 
 if __name__ == "__main__":
