@@ -35,18 +35,9 @@ def keep(name: str, figure: go.Figure, data: pd.DataFrame) -> None:
     data.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
 
 
-def read(model: Any, name: str, split: Any, tokens: int) -> Any:
-    """Offline text."""
-    return sp.load_corpus(name, model, tokens=tokens, split=split, offline=True)
-
-
-def sides(model: Any, tokens: int) -> dict[str, Any]:
-    """What `prune` reads: code to forget, prose to keep."""
-    return {
-        f"{prefix}{side}": read(model, name, split, tokens)
-        for prefix, split in (("", "collect"), ("eval_", "evaluate"))
-        for side, name in (("forget", "code"), ("retain", "prose"))
-    }
+def read(model: Any, name: str, tokens: int) -> Any:
+    """Offline text to collect from."""
+    return sp.load_corpus(name, model, tokens=tokens, offline=True)
 
 
 def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
@@ -56,31 +47,35 @@ def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
 
 def density(model: Any, name: str, tokens: int) -> None:
     """Figure 5: attention pre-out neurons of one layer on three corpora."""
-    corpora = {label: read(model, source, "collect", tokens) for label, source in CORPORA.items()}
+    corpora = {label: read(model, source, tokens) for label, source in CORPORA.items()}
     stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER)
     frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, one in stats.items()]
     data = pd.concat(frames).query("tokens > 0")
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def pruning(model: Any) -> None:
-    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
-    corpora = sides(model, 20_000)
-    runs = {label: sp.prune(model, **corpora, fraction=0.05, steps=10, **options) for label, options in RUNS.items()}
-    keep("tradeoff-demo", sp.plots.tradeoff(runs), history(runs))
-    keep("perplexity-demo", sp.plots.perplexity(runs), history(runs))
+def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
+    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept, attention sinks spared."""
+    corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
+    sinks = sp.collect(model, corpora["retain"]).sinks()
+    runs = {
+        label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
+        for label, options in RUNS.items()
+    }
+    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
+    keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
     selective = runs["MLP neurons, by abs"]
     layers = [
         {"step": step, "layer": group.layer, "pruned": int(selective.mask_at(step)[group.name].sum())}
         for step in range(selective.steps + 1)
         for group in selective.layout
     ]
-    keep("pruned-by-layer-demo", sp.plots.pruned_by_layer(selective), pd.DataFrame(layers))
+    keep(f"pruned-by-layer-{name}", sp.plots.pruned_by_layer(selective), pd.DataFrame(layers))
 
 
 def selectivity(model: Any) -> None:
     """Figure 4: every metric at both sites, random pruning with three seeds."""
-    corpora = sides(model, 10_000)
+    corpora = sp.load_corpora("code", "prose", model, tokens=10_000, offline=True)
     chosen: list[dict[str, Any]] = [{"metric": metric} for metric in METRICS]
     chosen += [{"metric": "random", "seed": seed} for seed in range(3)]
     runs = {
@@ -94,7 +89,7 @@ def selectivity(model: Any) -> None:
 def specialisation(model: Any) -> None:
     """What each neuron is for, of four corpora; single neurons over these."""
     names = {**CORPORA, "novels": "novels"}
-    corpora = {label: read(model, source, "collect", 20_000) for label, source in names.items()}
+    corpora = {label: read(model, source, 20_000) for label, source in names.items()}
     stats = sp.collect_histograms(model, corpora, site="mlp")
     special = sp.specialisation(stats, metric="abs")
     keep("specialisation-by-layer-demo", sp.plots.specialisation_by_layer(special), special.counts())
@@ -118,7 +113,7 @@ def specialisation(model: Any) -> None:
 
 def scores(model: Any, name: str, tokens: int) -> None:
     """The scores of all neurons and heads by abs, code against prose."""
-    forget, retain = (sp.collect(model, read(model, source, "collect", tokens)) for source in ("code", "prose"))
+    forget, retain = (sp.collect(model, read(model, source, tokens)) for source in ("code", "prose"))
     neurons = sp.score(forget, retain, metric="abs")
     heads = sp.score(*(side.importance("abs").heads("mean") for side in (forget, retain)))
     keep(f"head-map-{name}", sp.plots.head_map(heads), heads.frame())
@@ -129,7 +124,7 @@ def scores(model: Any, name: str, tokens: int) -> None:
 
 def metrics(model: Any) -> None:
     """Importance on code against importance on prose, and how far the metrics rank neurons alike."""
-    forget, retain = (sp.collect(model, read(model, source, "collect", 20_000)) for source in ("code", "prose"))
+    forget, retain = (sp.collect(model, read(model, source, 20_000)) for source in ("code", "prose"))
     frame = sp.score(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
     for side, stats in (("forget", forget), ("retain", retain)):
         frame[side] = stats.frame()["abs"]
@@ -144,7 +139,7 @@ def demo() -> None:
     """The figures of the bundled model."""
     model = load("demo")
     density(model, "demo", 10_000)
-    pruning(model)
+    pruning(model, "demo", 20_000, steps=10)
     selectivity(model)
     specialisation(model)
     scores(model, "demo", 20_000)
@@ -156,6 +151,7 @@ def smollm() -> None:
     model = load("smollm")
     density(model, "smollm", 4_000)
     scores(model, "smollm", 4_000)
+    pruning(model, "smollm", 2_000, steps=4)
 
 
 if __name__ == "__main__":

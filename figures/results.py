@@ -60,14 +60,9 @@ def measure(name: str) -> pd.DataFrame:
     """One row a run and step."""
     model = load(name)
     tokens, runs = SETTINGS[name]
-    splits: tuple[tuple[str, Any], ...] = (("", "collect"), ("eval_", "evaluate"))
     rows = []
     for forget, retain, site, metric, fraction, steps in runs:
-        corpora: dict[str, Any] = {
-            f"{prefix}{side}": sp.load_corpus(text, model, tokens=tokens, split=split, offline=True)
-            for prefix, split in splits
-            for side, text in (("forget", forget), ("retain", retain))
-        }
+        corpora = sp.load_corpora(forget, retain, model, tokens=tokens, offline=True)
         sinks = sp.collect(model, corpora["retain"]).sinks()  # spared by chance too, for a fair control
         run = sp.prune(model, **corpora, site=site, metric=metric, fraction=fraction, steps=steps, protect=sinks)
         rows.append(run.history.assign(model=name, forget=forget, retain=retain, site=site, metric=metric))

@@ -15,7 +15,7 @@ from importlib.metadata import version as _version
 from sp_lens import plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
 from sp_lens.collect import collect, collect_histograms
-from sp_lens.corpus import load_corpus
+from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
@@ -56,6 +56,7 @@ __all__ = [
     "fold_mask",
     "head_mask",
     "layout_of",
+    "load_corpora",
     "load_corpus",
     "load_model",
     "plots",

@@ -14,58 +14,55 @@ def add_plot(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> 
         "plot", help="a figure of saved results", epilog="example: sp-lens plot tradeoff runs/demo --out tradeoff.html"
     )
     figures = plot.add_subparsers(required=True, metavar="FIGURE")
-    _add_of_runs(figures, command)
-    _add_of_two_corpora(figures, command)
-    _add_of_corpora(figures, command)
+
+    def figure(name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:
+        parser = command(figures, name, function, what, f"sp-lens plot {name} {example} --out {name}.html")
+        parser.add_argument("--out", required=True, help=_OUT)
+        parser.set_defaults(figure=name)
+        return parser
+
+    _add_of_runs(figure)
+    _add_of_two_corpora(figure)
+    _add_of_corpora(figure)
 
 
-def _add_of_runs(figures: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_of_runs(figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, what in {
         "tradeoff": "Figure 2: accuracy lost on forget against accuracy lost on retain text",
         "perplexity": "Figure 3: perplexity on forget against perplexity on retain text",
         "selectivity": "Figure 4: the largest difference of the two accuracy drops, by metric and site",
     }.items():
-        parser = command(figures, name, _of_runs, what, f"sp-lens plot {name} runs/a runs/b --out {name}.html")
+        parser = figure(name, _of_runs, what, "runs/a runs/b")
         parser.add_argument("runs", nargs="+", help="folders of runs")
-        parser.add_argument("--out", required=True, help=_OUT)
-        parser.set_defaults(figure=name)
-    parser = command(
-        figures, "pruned-by-layer", _of_run, "the share of each layer's neurons that is pruned, step by step",
-        "sp-lens plot pruned-by-layer runs/demo --out layers.html",
-    )  # fmt: skip
-    parser.add_argument("run", help="folder of a run")
-    parser.add_argument("--out", required=True, help=_OUT)
+    what = "the share of each layer's neurons that is pruned, step by step"
+    figure("pruned-by-layer", _of_run, what, "runs/demo").add_argument("run", help="folder of a run")
 
 
-def _add_of_two_corpora(figures: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_of_two_corpora(figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, what in {
         "score-map": "the score of every neuron, a row a layer",
         "head-map": "the score of every attention head",
         "importance-scatter": "importance on forget against importance on retain text",
         "metric-agreement": "the rank correlation of the scores by each metric",
     }.items():
-        example = f"sp-lens plot {name} code.safetensors prose.safetensors --out {name}.html"
-        parser = command(figures, name, _of_two_corpora, what, example)
+        parser = figure(name, _of_two_corpora, what, "code.safetensors prose.safetensors")
         parser.add_argument("forget", help="statistics of the forget corpus, a file of sp-lens collect")
         parser.add_argument("retain", help="statistics of the retain corpus")
         if name != "metric-agreement":
             parser.add_argument("--metric", default="abs", choices=("abs", "rms", "std", "freq"))
         if name != "head-map":
             parser.add_argument("--site", default="mlp", choices=("mlp", "attn"))
-        parser.add_argument("--out", required=True, help=_OUT)
-        parser.set_defaults(figure=name)
 
 
-def _add_of_corpora(figures: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_of_corpora(figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, what in {
         "density": "Figure 5: activation densities of many neurons, one panel a corpus",
         "neuron-density": "activation densities of one neuron, the corpora one over the other",
         "specialisation-by-layer": "the share of each layer's neurons that is for each corpus",
         "cross-importance": "what the neurons of one corpus hold of the importance on another",
     }.items():
-        files = "prose.safetensors code.safetensors"
         own = {"density": " --layer 2", "neuron-density": " --layer 2 --neuron 17"}.get(name, "")
-        parser = command(figures, name, _of_corpora, what, f"sp-lens plot {name} {files}{own} --out {name}.html")
+        parser = figure(name, _of_corpora, what, f"prose.safetensors code.safetensors{own}")
         bins = " --bins, with the same --range" if own else ""
         parser.add_argument("stats", nargs="+", help=f"files of sp-lens collect{bins}; named after the files")
         if name != "specialisation-by-layer":
@@ -79,8 +76,6 @@ def _add_of_corpora(figures: Any, command: Callable[..., argparse.ArgumentParser
             parser.add_argument("--highlight", type=int, nargs="+", default=(), help="neurons that stand out")
         elif own:
             parser.add_argument("--neuron", type=int, required=True, help="index into the layer")
-        parser.add_argument("--out", required=True, help=_OUT)
-        parser.set_defaults(figure=name)
 
 
 def _of_runs(arguments: argparse.Namespace) -> None:

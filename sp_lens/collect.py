@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from sp_lens.batches import Batch, batches
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models import forward, inference, model_name
 from sp_lens.moments import Histogram, Moments
 from sp_lens.neurons import NeuronMask
-from sp_lens.rows import Batch, batches
 from sp_lens.sites import Layout, NeuronGroup, Site, attached, layout_of
 from sp_lens.stats import ActivationStats
 from sp_lens.storage import versions

@@ -6,7 +6,7 @@ from typing import Any
 
 from sp_lens import plots
 from sp_lens.collect import collect_histograms
-from sp_lens.corpus import load_corpus
+from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
 from sp_lens.examples import top_examples
@@ -64,15 +64,7 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
 
 
 def _runs(model: Any, out: Path, progress: bool) -> tuple[PruneRun, PruneRun]:
-    def read(name: str, split: Any) -> Any:
-        return load_corpus(name, model, tokens=TOKENS, split=split, offline=True)
-
-    corpora = {
-        "forget": read(FORGET, "collect"),
-        "retain": read(RETAIN, "collect"),
-        "eval_forget": read(FORGET, "evaluate"),
-        "eval_retain": read(RETAIN, "evaluate"),
-    }
+    corpora = load_corpora(FORGET, RETAIN, model, tokens=TOKENS, offline=True)
     settings: dict[str, Any] = {"site": "mlp", "fraction": FRACTION, "steps": STEPS, "progress": progress}
     selective = prune(model, **corpora, metric="abs", out=out, **settings)
     random = prune(model, **corpora, metric="random", out=out / "random-control", **settings)

@@ -7,12 +7,12 @@ import torch
 from tqdm.auto import tqdm
 
 from sp_lens.ablation import ablate, check_mask
+from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import losses, predictions, reusable
 from sp_lens.models import forward, inference, model_name, require_causal
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
-from sp_lens.rows import batches
 from sp_lens.sites import Layout, layout_of
 from sp_lens.stats import ActivationStats
 

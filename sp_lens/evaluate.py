@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from sp_lens.batches import Batch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
 from sp_lens.models import forward, inference, require_causal
-from sp_lens.rows import Batch, batches, rows
+from sp_lens.rows import rows
 from sp_lens.storage import read_json, write_json
 
 TOP_K = 10

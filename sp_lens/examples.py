@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from sp_lens.ablation import check_mask
+from sp_lens.batches import Batch, batches
 from sp_lens.collect import BATCH_TOKENS, require_finite, visit
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import NeuronMask
-from sp_lens.rows import Batch, batches, tokenizer_of
+from sp_lens.rows import tokenizer_of
 from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.storage import load_tensors, save_tensors, versions
 from sp_lens.tokens import token_text

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 
+from sp_lens.batches import Batch
 from sp_lens.errors import SpLensError
-from sp_lens.rows import Batch
 from sp_lens.sites import blocks_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _converted_gguf(file: Path) -> Path:
     """The folder with a GGUF file's weights as safetensors, made once: reading GGUF takes a minute."""
     if not file.is_file():
         raise SpLensError(f"there is no GGUF file {file}.")
-    folder = cache_folder() / f"{file.stem}-{_digest(file)}"
+    folder = cache_folder() / _digest(file) / file.stem  # the folder's name is what the model is called
     if folder.is_dir():
         return folder
 

@@ -223,15 +223,14 @@ def _check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: flo
         raise SpLensError(f"steps={steps}: expected at least one.")
     for one in _sites(site):
         part = protected.of(one)
-        of_unit = [group.width // group.heads if unit == "head" else 1 for group in part.layout]
-        total = sum(group.width // size for group, size in zip(part.layout, of_unit, strict=True))
-        kept = sum(int(part[group.name].sum()) // size for group, size in zip(part.layout, of_unit, strict=True))
+        size = {group.name: group.width // group.heads if unit == "head" else 1 for group in part.layout}
+        total = sum(group.width // size[group.name] for group in part.layout)
+        free = total - sum(int(part[name].sum()) // size[name] for name in part)
         k = pick_count(fraction, total, f"{one} {unit}s")
-        if (steps - 1) * k >= total - kept:
+        if (steps - 1) * k >= free:
             raise SpLensError(
-                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-(total - kept) // k)}: "
-                f"all {total - kept} {one} {unit}s that may be pruned are gone by then. Ask for fewer steps or a "
-                "smaller fraction."
+                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-free // k)}: all {free} {one} "
+                f"{unit}s that may be pruned are gone by then. Ask for fewer steps or a smaller fraction."
             )
 
 

@@ -1,4 +1,4 @@
-"""Anything sensible that holds text or tokens -> rows of tokens -> padded batches.
+"""Anything sensible that holds text or tokens -> rows of tokens.
 
 A row says of each token whether it counts: padding, BOS and other special tokens never do, by an explicit
 mask, since a pad id may equal an eos id. Padding that a row came with, on either side, is taken off.
@@ -7,7 +7,6 @@ mask, since a pad id may equal an eos id. Padding that a row came with, on eithe
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +20,6 @@ logger = logging.getLogger(__name__)
 DOCUMENT_TOKENS = 1000
 # The share of evaluated rows that may be in the collected text too.
 SHARED_ROWS = 0.01
-# Rows that are sorted by length together before they are batched: less padding, and still a stream.
-_SORTED_TOGETHER = 256
 _COLUMNS = ("input_ids", "attention_mask", "document")  # of a dataset, those that are read
 
 
@@ -33,42 +30,6 @@ class Row(NamedTuple):
     counted: Bool[torch.Tensor, " pos"]
     number: int
     document: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows padded on the right to the longest.
-
-    Attributes:
-        tokens: [row pos].
-        attention_mask: 1 on the row's tokens, 0 on padding.
-        counted: True on real text: no padding and no special token.
-        rows: the rows themselves, in the same order.
-    """
-
-    tokens: Int[torch.Tensor, "row pos"]
-    attention_mask: Int[torch.Tensor, "row pos"]
-    counted: Bool[torch.Tensor, "row pos"]
-    rows: tuple[Row, ...]
-
-    @property
-    def in_context(self) -> Bool[torch.Tensor, "row pos"]:
-        """The counted tokens that have another before them: those whose activations are collected.
-
-        The first token of a row has no context, and is where models keep attention sinks. On SmolLM2-135M
-        one neuron is at 2000 there and at 0.07 elsewhere: three rows in 9000 tokens made it seem specific
-        to a corpus, and pruning it destroys the model whatever it reads.
-        """
-        return self.counted & (self.counted.cumsum(dim=1) > 1)
-
-    @property
-    def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
-        """What is in the rows, padding left out, and is not collected: special tokens and the first of a row."""
-        return self.attention_mask.bool() & ~self.in_context
-
-    def to(self, device: torch.device) -> "Batch":
-        """The padded tensors on a device."""
-        return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
 
 
 def split_text(tokenizer: Any, text: str, *, row_tokens: int, prepend_bos: bool = True) -> list[list[int]]:
@@ -140,26 +101,6 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
         raise SpLensError("the corpus is empty: expected at least one row of tokens.")
 
 
-def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
-    """The rows of a corpus in batches of at most `batch_tokens` tokens, padding included.
-
-    A row longer than that is a batch of its own. Rows are sorted by length within a window, so the order
-    of the batches is not that of the rows; it is the same each time.
-    """
-    window: list[Row] = []
-    for row in rows(model, corpus):
-        window.append(row)
-        if len(window) == _SORTED_TOGETHER:
-            yield from _packed(model, window, batch_tokens)
-            window = []
-    yield from _packed(model, window, batch_tokens)
-
-
-def count_tokens(model: Any, corpus: Any) -> int:
-    """How many tokens of a corpus count."""
-    return sum(int(row.counted.sum()) for row in rows(model, corpus))
-
-
 def fingerprint(model: Any, corpus: Any) -> str:
     """A hash of the corpus as the model reads it, row after row."""
     digest = hashlib.sha256()
@@ -210,26 +151,6 @@ def _document(item: Any) -> str | None:
 def text_name(text: str) -> str:
     """What a text of the caller's own is called as a document: by what it says."""
     return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def _packed(model: Any, window: list[Row], batch_tokens: int) -> Iterator[Batch]:
-    window = sorted(window, key=lambda row: -len(row.tokens))
-    while window:
-        size = max(1, batch_tokens // len(window[0].tokens))
-        yield _pad(window[:size], pad_id=getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0)
-        window = window[size:]
-
-
-def _pad(batch: list[Row], pad_id: int) -> Batch:
-    def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-
-    return Batch(
-        tokens=padded([row.tokens for row in batch], pad_id),
-        attention_mask=padded([torch.ones_like(row.tokens) for row in batch], 0),
-        counted=padded([row.counted for row in batch], False),
-        rows=tuple(batch),
-    )
 
 
 def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:

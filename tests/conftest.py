@@ -77,6 +77,16 @@ def random_rows(count: int, *, seed: int = 0, longest: int = 24) -> list[torch.T
     return [torch.randint(2, 4096, (length,), generator=generator) for length in lengths]
 
 
+def padded(rows: list[torch.Tensor], side: str, pad_id: int) -> dict[str, torch.Tensor]:
+    """The rows as a tokenizer returns them, padded on a side to the longest."""
+    longest = max(map(len, rows))
+    ids, mask = torch.full((len(rows), longest), pad_id), torch.zeros((len(rows), longest), dtype=torch.long)
+    for place, row in enumerate(rows):
+        real = slice(longest - len(row), None) if side == "left" else slice(len(row))
+        ids[place, real], mask[place, real] = row, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
 def tiny_hooked(family: str, seed: int = 0) -> Any:
     """The same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3.x)."""
     # By name, as the type checker sees TransformerLens 4, where all three are gone.

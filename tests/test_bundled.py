@@ -5,18 +5,14 @@ from typing import Any
 import pytest
 
 import sp_lens as sp
+from sp_lens.corpus import Corpora
 
 pytestmark = pytest.mark.model
 
 
-def corpora(model: Any, forget: str, retain: str, tokens: int) -> dict[str, Any]:
+def corpora(model: Any, forget: str, retain: str, tokens: int) -> Corpora:
     """Collect and evaluate corpora of two names, offline."""
-    splits: tuple[tuple[str, Any], ...] = (("", "collect"), ("eval_", "evaluate"))
-    return {
-        f"{prefix}{side}": sp.load_corpus(name, model, tokens=tokens, split=split, offline=True)
-        for prefix, split in splits
-        for side, name in (("forget", forget), ("retain", retain))
-    }
+    return sp.load_corpora(forget, retain, model, tokens=tokens, offline=True)
 
 
 @pytest.mark.parametrize(

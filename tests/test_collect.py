@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny, count_hooks, plain_activations, random_mask, random_rows, tiny_bridge
+from conftest import Tiny, count_hooks, padded, plain_activations, random_mask, random_rows, tiny_bridge
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens.rows import batches
+from sp_lens.batches import batches
 
 pytestmark = pytest.mark.model
 
@@ -91,14 +91,7 @@ def test_statistics_of_parts_merge_to_those_of_the_whole(opt: Any) -> None:
 def test_padding_and_special_tokens_do_not_count(tiny: Tiny, side: str) -> None:
     """Padded by an id that is also BOS and EOS, on either side: as if the rows came alone."""
     rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(6)]
-    longest = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        padding = [1] * (longest - len(row))
-        ids.append(padding + row.tolist() if side == "left" else row.tolist() + padding)
-        real = [1] * len(row)
-        mask.append([0] * len(padding) + real if side == "left" else real + [0] * len(padding))
-    stats = collect(tiny.model, [{"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}])
+    stats = collect(tiny.model, [padded(rows, side, pad_id=1)])
     assert stats.count == sum(len(row) - 2 for row in rows)
     alone = plain_activations(tiny.family, tiny.hf, rows)
     keep = torch.cat([torch.arange(len(row) - 1) > 0 for row in rows])

@@ -90,6 +90,18 @@ def test_a_dataset_survives_the_disk(demo: Any, tmp_path: Path) -> None:
     assert one.frame().equals(two.frame())
 
 
+def test_the_four_corpora_of_prune_share_no_document(demo: Any) -> None:
+    corpora = sp.load_corpora("code", "prose", demo, tokens=1_000, offline=True)
+    assert list(corpora) == ["forget", "retain", "eval_forget", "eval_retain"]
+    for name, corpus in corpora.items():
+        about = describe(corpus)
+        assert about["source"] == ("code" if name.endswith("forget") else "prose")
+        assert about["split"] == ("evaluate" if name.startswith("eval_") else "collect")
+        assert (about["tokens"], about["offline"]) == (1_000, True)
+    assert not set(corpora["forget"]["document"]) & set(corpora["eval_forget"]["document"])
+    assert sp.prune(demo, **corpora, fraction=0.1, steps=1, progress=False).steps == 1
+
+
 BAD: list[tuple[str, Callable[[Any], Any]]] = [
     (r"unknown corpus .* 'kode': choose one of 'pile'", lambda m: sp.load_corpus("kode", m)),
     ("unknown split 'test'", lambda m: sp.load_corpus("code", m, split="test", offline=True)),  # type: ignore[arg-type]
@@ -101,6 +113,7 @@ BAD: list[tuple[str, Callable[[Any], Any]]] = [
     ("'texts' is empty", lambda m: sp.load_corpus([], m, tokens=None)),
     ("fewer than two tokens", lambda m: sp.load_corpus([TEXTS[0], ""], m, tokens=None)),
     ("there is no file", lambda m: sp.load_corpus("no/such.txt", m)),
+    (r"unknown corpus with held-out text 'mine.txt'", lambda m: sp.load_corpora("mine.txt", "prose", m)),
 ]
 
 

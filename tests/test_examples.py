@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny, count_hooks, random_mask, random_rows
+from conftest import Tiny, count_hooks, padded, random_mask, random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,13 +102,7 @@ def test_padding_and_special_tokens_are_neither_peak_nor_context(tiny: Tiny, sid
     """Padded by an id that is also BOS and EOS: as if the rows came alone."""
     rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(6)]
     longest = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        padding = [1] * (longest - len(row))
-        ids.append(padding + row.tolist() if side == "left" else row.tolist() + padding)
-        mask.append([0] * len(padding) + [1] * len(row) if side == "left" else [1] * len(row) + [0] * len(padding))
-    batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    found = top(tiny.model, [batch], chosen(tiny.model), k=6, context=longest)
+    found = top(tiny.model, [padded(rows, side, pad_id=1)], chosen(tiny.model), k=6, context=longest)
     check(tiny.model, rows, found, k=6, context=longest, first=2)
     assert all(example.tokens[0] == "</s>" and np.isnan(example.activations[:2]).all() for example in found[MLP][3])
 

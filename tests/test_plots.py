@@ -358,6 +358,8 @@ def test_more_runs_than_colours_differ_in_symbol_and_very_many_have_no_legend() 
         ([{"fraction": 0.02}, {"fraction": 0.05}], ["abs, 2 % a step", "abs, 5 % a step"]),
         ([{"recollect": True}, {"recollect": False}], ["abs, collected each step", "abs, collected once"]),
         ([{"eps": {"mlp": 0.1, "attn": 0.2}}, {"eps": 0.3}], ["abs, eps 0.1 (mlp), 0.2 (attn)", "abs, eps 0.3"]),
+        ([{}, {"protected": {"neurons": 17}}], ["abs", "abs, 17 neurons protected"]),
+        ([{"protected": {"neurons": 0}}], ["abs"]),
         ([{}, {}], ["abs (1)", "abs (2)"]),
     ],
 )

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from sp_lens.assets.train import VOCABULARY
-from sp_lens.corpus import load_corpus
+from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.models import load_model
-from sp_lens.offline import Split
 from sp_lens.pruning import prune
 from sp_lens.rows import rows
 from sp_lens.storage import versions
@@ -122,12 +121,7 @@ def pruning_lines(model: Any, tokens: int) -> list[str]:
     """What pruning either way round does, beside random pruning."""
     lines = []
     for forget, retain in DIRECTIONS:
-        splits: tuple[tuple[str, Split], ...] = (("", "collect"), ("eval_", "evaluate"))
-        corpora: dict[str, Any] = {
-            f"{prefix}{side}": load_corpus(name, model, tokens=tokens, split=split, offline=True)
-            for prefix, split in splits
-            for side, name in (("forget", forget), ("retain", retain))
-        }
+        corpora = load_corpora(forget, retain, model, tokens=tokens, offline=True)
         runs = [prune(model, **corpora, metric=metric, fraction=0.05, steps=6) for metric in ("abs", "random")]
         for step in (0, 1, 2, 4, 6):
             numbers = [f"{run.history[f'{side}_top1'][step]:.3f}" for run in runs for side in ("forget", "retain")]

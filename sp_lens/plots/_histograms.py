@@ -104,6 +104,19 @@ def density_range(histograms: Iterable[Histograms]) -> tuple[float, float]:
     return float(every[every > 0].min()) / 2, float(every.max()) * 1.5
 
 
+def set_axes(figure: go.Figure, histograms: Iterable[Histograms], floor: float, top: float) -> None:
+    """x is the activation, where there are tokens; y the density between `floor` and `top`, logarithmic."""
+    figure.update_xaxes(title_text=ACTIVATION, range=bins_in_use(histograms))
+    figure.update_yaxes(type="log", range=np.log10([floor, top]), exponentformat="power")
+    # Label whole powers of ten, unless the axis is too short to have two of them.
+    figure.update_yaxes(dtick=1 if top / floor > 100 else None)
+
+
+def bins_about(edges: Floats) -> str:
+    """In words, how many bins there are and where."""
+    return f"{len(edges) - 1} bins from {edges[0]:.3g} to {edges[-1]:.3g}"
+
+
 def outline(
     edges: Floats,
     density: Floats,

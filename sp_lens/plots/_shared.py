@@ -245,5 +245,6 @@ def run_facts(run: Any) -> dict[str, str]:
     if isinstance(eps, Mapping):
         eps = ", ".join(f"{value} ({site})" for site, value in eps.items())
     tell("eps", eps, "eps {}")
+    tell("protected", (settings.get("protected") or {}).get("neurons") or None, "{} neurons protected")
     tell("seed", settings.get("seed"), "seed {}")
     return facts

@@ -8,14 +8,14 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._histograms import (
-    ACTIVATION,
     DENSITY,
     Histograms,
-    bins_in_use,
+    bins_about,
     density_range,
     neuron_name,
     outline,
     read,
+    set_axes,
 )
 from sp_lens.plots._shared import SITE_NAMES, colour_bar, of_model, ordered_colours, panels, set_title
 from sp_lens.plots.templates import NEUTRAL, PALETTE
@@ -104,19 +104,16 @@ def density(
             figure.add_trace(curve.update(showlegend=stands_out and number == 0), row, column)
     if len(curves) > 1 and not bright:
         figure.add_trace(colour_bar(colours, [members[0] for members in curves], "neuron"), 1, 1)
-    figure.update_xaxes(range=bins_in_use(histograms.values()))
-    # Label whole powers of ten, unless the axis is too short to have two of them.
-    figure.update_yaxes(range=np.log10([floor, top]), dtick=1 if top / floor > 100 else None)
+    set_axes(figure, histograms.values(), floor, top)
     figure.update_layout(showlegend=bool(bright))
     drawn = "one curve a neuron"
     if len(curves) < len(chosen):
         drawn = f"{grey} curves, each the mean of neighbouring neurons"
-    bins = f"{len(edges) - 1} bins from {edges[0]:.3g} to {edges[-1]:.3g}"
     model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
         f"Activation densities: {model}layer {layer}, {SITE_NAMES[site]}, {_which(chosen)}",
-        f"{len(chosen)} of the {group.width} neurons, {drawn}; {bins}",
+        f"{len(chosen)} of the {group.width} neurons, {drawn}; {bins_about(edges)}",
     )
     return figure
 
@@ -134,8 +131,7 @@ def _panels(histograms: Mapping[str, Histograms]) -> tuple[go.Figure, list[tuple
     """A figure with a titled panel for each corpus on the same axes, and the row and column of each panel."""
     titles = [_panel_title(label, one) for label, one in histograms.items()]
     figure, places = panels(titles, columns=COLUMNS, gap=0.4)
-    figure.update_xaxes(matches="x", nticks=6, title_text=ACTIVATION)
-    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_xaxes(matches="x", nticks=6)
     figure.update_yaxes(title_text=DENSITY, col=1)
     figure.update_layout(height=140 + 330 * places[-1][0])
     return figure, places

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import plotly.graph_objects as go
 
 from sp_lens.plots._histograms import (
-    ACTIVATION,
     DENSITY,
-    bins_in_use,
+    bins_about,
     density_range,
     neuron_name,
     outline,
     read,
+    set_axes,
 )
 from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
 from sp_lens.plots.templates import TEMPLATES
@@ -64,15 +63,14 @@ def neuron_density(
         figure.add_trace(curve.update(name=f"{label}: {one.tokens:,} tokens, {fires}", line_width=2))
     figure.update_layout(template=TEMPLATES["notebook"], height=500 + 24 * len(histograms), showlegend=True)
     figure.update_layout(legend_orientation="v")  # a line each, as they say more than a name
-    figure.update_xaxes(title_text=ACTIVATION, range=bins_in_use(histograms.values()))
-    figure.update_yaxes(title_text=DENSITY, type="log", range=np.log10([floor, top]), exponentformat="power")
-    figure.update_yaxes(dtick=1 if top / floor > 100 else None)
+    set_axes(figure, histograms.values(), floor, top)
+    figure.update_yaxes(title_text=DENSITY)
     edges = next(iter(histograms.values())).edges
     model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
         f"Activation density: {model}layer {layer}, {SITE_NAMES[site]}, {neuron_name(group, [neuron])}",
-        f"{len(edges) - 1} bins from {edges[0]:.3g} to {edges[-1]:.3g}",
+        bins_about(edges),
     )
     return figure
 
