@@ -157,7 +157,7 @@ def test_models_get_a_panel_each_on_one_scale() -> None:
     assert [note.text for note in figure.layout.annotations] == ["A", "B", "C"]
     assert len(traces(figure)) == 6
     assert [trace.name for trace in traces(figure) if trace.showlegend] == ["MLP neurons", "attention pre-out neurons"]
-    assert {axis.matches for axis in figure.select_yaxes()} == {"y"}
+    assert [axis.matches for axis in figure.select_yaxes()] == [None, "y", "y", "y"]  # two rows of two
 
 
 def test_panels_are_called_after_what_was_recorded() -> None:

@@ -55,6 +55,7 @@ def panels(titles: Sequence[str], *, columns: int, gap: float) -> tuple[go.Figur
     figure.update_annotations(yshift=6, font=None)  # make_subplots sets a size; the template has one
     figure.update_yaxes(matches="y", showticklabels=False)
     figure.update_yaxes(showticklabels=True, col=1)
+    figure.update_layout(yaxis_matches=None)  # the first one is what the others match: plotly warns of a loop
     figure.update_layout(template=TEMPLATES["notebook"], margin_t=30 + 20 * lines, title_pad_b=24 + 20 * lines)
     return figure, [(place // columns + 1, place % columns + 1) for place in range(len(titles))]
 

@@ -132,6 +132,7 @@ def _panels(histograms: Mapping[str, Histograms]) -> tuple[go.Figure, list[tuple
     titles = [_panel_title(label, one) for label, one in histograms.items()]
     figure, places = panels(titles, columns=COLUMNS, gap=0.4)
     figure.update_xaxes(matches="x", nticks=6)
+    figure.update_layout(xaxis_matches=None)  # as `panels` does for y
     figure.update_yaxes(title_text=DENSITY, col=1)
     figure.update_layout(height=140 + 330 * places[-1][0])
     return figure, places
