@@ -12,6 +12,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
+from sp_lens.sites import require_tokens
 
 # Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -36,8 +37,9 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
 
     Raises:
         SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, or a reloaded model that differs.
+            `hf_model`, a model that reads no tokens, or a reloaded model that differs.
     """
+    require_tokens(model)
     check_mask(model, mask)
     folder = Path(folder)
     if folder.exists() and not overwrite:
