@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-notebooks notebooks check docs wheel-test figures card clean
+.PHONY: demo test test-tl3 test-notebooks notebooks check docs families wheel-test figures card clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -37,6 +37,10 @@ check: $(VENV)/installed
 # The documentation, strictly, in site/: open site/index.html. It needs no network to be read.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
+
+# The page of the documentation on architectures, from what the conformance suite measures.
+families: $(VENV)/installed
+	$(BIN)/python -m pytest tests/families --families-table docs/pages/how-to/families.md
 
 # The wheel, installed by pip alone and run away from this folder.
 wheel-test:

@@ -7,7 +7,7 @@ class SpLensError(ValueError):
     """Bad input. The message says what came, what was expected, and what to do about it."""
 
 
-def check_choice(kind: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:
     """Refuse a `value` that is not among `choices`.
 
     Args:

@@ -12,6 +12,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
+from sp_lens.sites import require_tokens
 
 # Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -36,8 +37,9 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
 
     Raises:
         SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, or a reloaded model that differs.
+            `hf_model`, a model that reads no tokens, or a reloaded model that differs.
     """
+    require_tokens(model)
     check_mask(model, mask)
     folder = Path(folder)
     if folder.exists() and not overwrite:
@@ -50,7 +52,7 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
         _save(bridge.original_model, unfinished)
     _as_it_came(tokenizer).save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
-    _verify(model, mask, unfinished)
+    _verify(model, mask, unfinished, type(bridge.original_model))
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
@@ -71,7 +73,8 @@ def plain_state(bridged: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def _save(bridged: Any, folder: Path) -> None:
     shell = _on_meta(bridged)
-    shell.generation_config = getattr(bridged, "generation_config", None) or shell.generation_config
+    if generation_config := getattr(bridged, "generation_config", None):  # a masked language model has none
+        shell.generation_config = generation_config
     shell.save_pretrained(folder, state_dict=plain_state(bridged))
 
 
@@ -109,14 +112,12 @@ def _bridge(model: Any, hf_model: Any) -> Any:
     )
 
 
-def _verify(model: Any, mask: NeuronMask, folder: Path) -> None:
-    """Compare the saved model with the one ablated by hooks, on random tokens."""
-    from transformers import AutoModelForCausalLM
-
+def _verify(model: Any, mask: NeuronMask, folder: Path, kind: Any) -> None:
+    """Compare the saved model, loaded by its transformers class, with the one ablated by hooks, on random tokens."""
     parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, 64)), generator=generator).to(parameter.device)
-    reloaded = AutoModelForCausalLM.from_pretrained(
+    reloaded = kind.from_pretrained(
         folder, dtype=parameter.dtype, attn_implementation="eager", local_files_only=True
     ).to(parameter.device)
     with inference(model), ablate(model, mask):

@@ -13,13 +13,15 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 
 from sp_lens.batches import Batch
-from sp_lens.errors import SpLensError
-from sp_lens.sites import blocks_of
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.sites import blocks_of, require_tokens
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 DEMO = "demo"
+# A CPU runs no model in 8-bit floats, and transformers none in integers.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def load_model(
@@ -38,11 +40,11 @@ def load_model(
         name: "demo" (the bundled model), a Hugging Face name such as "facebook/opt-125m", a local
             folder, or a GGUF file.
         device: where to; None lets TransformerLens choose.
-        dtype: of the weights.
+        dtype: of the weights: float32, bfloat16, float16 or float64.
         trust_remote_code: passed on to transformers; off unless you ask for it.
 
     Raises:
-        SpLensError: when there is no such model, or the Hub can't be reached.
+        SpLensError: when there is no such model, or the Hub can't be reached, and for another dtype.
 
     Example:
         >>> import sp_lens as sp
@@ -51,6 +53,7 @@ def load_model(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    check_choice("dtype", dtype, DTYPES)
     try:
         if str(name) == DEMO:
             source = str(files("sp_lens.assets") / DEMO)
@@ -80,10 +83,14 @@ def require_causal(model: Any) -> None:
     """Refuse what is no hooked causal language model: next-token numbers of a BERT mean nothing.
 
     Raises:
-        SpLensError: for something that TransformerLens has not hooked, and for bidirectional attention.
+        SpLensError: for something that TransformerLens has not hooked, a model that reads no tokens, and
+            bidirectional attention.
     """
     blocks_of(model)
-    if getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+    require_tokens(model)
+    # TransformerLens 3.9 calls BERT causal; its class says what it was trained to predict.
+    masked = type(getattr(model, "original_model", model)).__name__.endswith("ForMaskedLM")
+    if masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
         raise SpLensError(
             f"{model_name(model)!r} sees the tokens that it is to predict (bidirectional attention): next-token "
             "accuracy and loss are of causal models, such as GPT-2, OPT or Llama."

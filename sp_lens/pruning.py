@@ -17,7 +17,7 @@ from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate, reusable
 from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
-from sp_lens.models import model_name, weights_fingerprint
+from sp_lens.models import model_name, require_causal, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
 from sp_lens.rows import check_disjoint, fingerprint
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
@@ -87,10 +87,11 @@ def prune(
         A `PruneRun`: `.history`, `.mask`, `.selectivity`.
 
     Raises:
-        SpLensError: before any long work, for bad settings, corpora that overlap or can't be read, or an
-            `out` folder that holds another run.
+        SpLensError: before any long work, for a model that is not causal, bad settings, corpora that overlap or
+            can't be read, or an `out` folder that holds another run.
     """
     layout = layout_of(model)
+    require_causal(model)  # before hours of collecting, not at the first evaluation
     groups = _layout_of_site(layout, site, unit)
     check_choice("metric", metric, SCORE_METRICS)
     check_choice("aggregate", aggregate, AGGREGATES)
@@ -99,8 +100,12 @@ def prune(
     _check_steps(protected, site, unit, fraction, steps)
     if out is not None:
         _check_writable(Path(out))
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
-    corpora = {name: reusable(corpus) for name, corpus in corpora.items()}
+    corpora = {
+        "forget": reusable(forget),
+        "retain": reusable(retain),
+        "eval_forget": reusable(eval_forget),
+        "eval_retain": reusable(eval_retain),
+    }
     for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
         check_disjoint(model, corpora[names[0]], corpora[names[1]], names)
     settings = {

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from sp_lens.errors import SpLensError
+from sp_lens.sites import require_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,9 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
             or an iterable of batches: tensors [row pos], or mappings such as a tokenizer returns.
 
     Raises:
-        SpLensError: for anything else, and for rows that the model can't read.
+        SpLensError: for anything else, for rows that the model can't read, and for a model that reads no tokens.
     """
+    require_tokens(model)
     if isinstance(corpus, str):
         raise SpLensError(f"a corpus is a list of strings, got the string {corpus[:40]!r}: wrap it in a list.")
     if isinstance(corpus, Mapping | torch.Tensor):

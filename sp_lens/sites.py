@@ -134,22 +134,29 @@ def layout_of(model: Any) -> Layout:
     from d_model on Qwen3 and Gemma.
 
     Raises:
-        SpLensError: for something that is no TransformerLens model, and for a mixture of experts, whose
-            `mlp.hook_post` is the output of the block and no neuron.
+        SpLensError: for something that is no TransformerLens model, an encoder-decoder, a mixture of experts
+            (whose `mlp.hook_post` is the output of the block and no neuron), and blocks without neurons.
     """
     groups = []
-    for layer, block in enumerate(blocks_of(model)):
-        if (W_O := getattr(getattr(block, "attn", None), "W_O", None)) is not None:
+    blocks = blocks_of(model)
+    for layer, block in enumerate(blocks):
+        if (W_O := _weight(block, layer, "attn", "W_O")) is not None:
             groups.append(NeuronGroup("attn", layer, W_O.shape[0] * W_O.shape[1], heads=W_O.shape[0]))
         if (mlp := getattr(block, "mlp", None)) is not None:
-            if getattr(mlp, "W_out", None) is None:
+            if (W_out := _weight(block, layer, "mlp", "W_out")) is None:
                 raise SpLensError(
                     f"block {layer} is a mixture of experts ({type(mlp).__name__}): its mlp.hook_post is not the input "
                     "of one down-projection, so it has no neurons to score. Bring a model with dense MLPs."
                 )
-            groups.append(NeuronGroup("mlp", layer, mlp.W_out.shape[0]))
+            groups.append(NeuronGroup("mlp", layer, W_out.shape[0]))
     if not groups:
-        raise SpLensError(f"{type(model).__name__} has no attn.hook_z and no mlp.hook_post in any block.")
+        parts = [name for block in blocks for name, part in block.named_children() if hasattr(part, "hook_out")]
+        raise SpLensError(
+            f"{_kind(model)} has neither attn.hook_z nor mlp.hook_post in any block: its blocks are made of "
+            f"{', '.join(dict.fromkeys(parts)) or 'nothing that is hooked'}. Bring a model with attention and MLPs."
+        )
+    for group in groups:
+        hook_point(model, group)  # refuses before any work what would fail in the middle of it
     return Layout(tuple(groups))
 
 
@@ -163,9 +170,22 @@ def group_of_activation(name: str, shape: tuple[int, ...]) -> NeuronGroup | None
 
 
 def hook_point(model: Any, group: NeuronGroup) -> Any:
-    """The `HookPoint` through which the group's activations pass."""
-    component, hook = _HOOKS[group.site].split(".")
-    return getattr(getattr(model.blocks[group.layer], component), hook)
+    """The `HookPoint` through which the group's activations pass.
+
+    Raises:
+        SpLensError: when the model does not have it, with the hooks that it has there instead.
+    """
+    part, hook = _HOOKS[group.site].split(".")
+    component = getattr(model.blocks[group.layer], part)
+    point = getattr(component, hook, None)
+    if point is None:
+        modules = [name.replace("_original_component.", "") for name, _ in component.named_modules()]
+        there = [name for name in dict.fromkeys(modules) if name.rpartition(".")[2].startswith("hook_")]
+        raise SpLensError(
+            f"{_kind(model)} has no hook {group.name}: its {type(component).__name__} has "
+            f"{', '.join(there) or 'no hook at all'}. TransformerLens must show the input of the output weights."
+        )
+    return point
 
 
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
@@ -202,12 +222,48 @@ def blocks_of(model: Any) -> Any:
     """The blocks of a hooked model.
 
     Raises:
-        SpLensError: for something that is no TransformerLens model.
+        SpLensError: for something that is no TransformerLens model, and for one with several stacks of blocks.
     """
     blocks = getattr(model, "blocks", None)
-    if blocks is None or not hasattr(model, "hook_dict"):
+    if blocks is not None and hasattr(model, "hook_dict"):
+        return blocks
+    hooked = hasattr(model, "hook_dict")
+    if hooked and (stacks := [name for name, _ in model.named_children() if name.endswith("_blocks")]):
         raise SpLensError(
-            f"expected a TransformerBridge or a HookedTransformer with blocks, got {type(model).__name__}: "
-            'load one with sp_lens.load_model("gpt2") or TransformerBridge.boot_transformers(...).'
+            f"{_kind(model)} is an encoder-decoder: it has {' and '.join(stacks)}, and one stack of blocks was "
+            "expected. Bring a decoder (GPT-2, Llama) or an encoder (BERT)."
         )
-    return blocks
+    raise SpLensError(
+        f"expected a TransformerBridge or a HookedTransformer with blocks, got {type(model).__name__}: "
+        'load one with sp_lens.load_model("gpt2") or TransformerBridge.boot_transformers(...).'
+    )
+
+
+def require_tokens(model: Any) -> None:
+    """Refuse a model of images or sound.
+
+    Raises:
+        SpLensError: naming what the model reads instead.
+    """
+    reads = getattr(getattr(model, "original_model", None), "main_input_name", "input_ids")
+    if reads != "input_ids":
+        raise SpLensError(
+            f"{_kind(model)} reads {reads}, and sp_lens runs models on tokens. Cache its activations with "
+            "run_with_cache() for ActivationStats.from_cache(), and ablate its neurons with ablate() or fold_mask()."
+        )
+
+
+def _kind(model: Any) -> str:
+    """What the model is, by the class of the transformers model in a bridge."""
+    return type(getattr(model, "original_model", model)).__name__
+
+
+def _weight(block: Any, layer: int, part: str, name: str) -> Any:
+    """A weight of the block's part, in TransformerLens' shape; None where there is none."""
+    try:
+        return getattr(getattr(block, part, None), name, None)
+    except ValueError as error:  # 4.x: the heads of this layer are not of the configuration's size
+        raise SpLensError(
+            f"the {part} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
+            f"(DeepSeek): {error}"
+        ) from error

@@ -18,6 +18,8 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no hub here: the libraries would retry for minutes
 
 import transformers
+from families.architectures import FAMILIES, REFUSED
+from families.table import Measured, page
 
 import sp_lens as sp
 
@@ -26,42 +28,43 @@ settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
 DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))
-SMALL: dict[str, Any] = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+# What the conformance suite has measured in this run.
+MEASURED = pytest.StashKey[Measured]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--families-table", type=Path, metavar="FILE", help="write what tests/families measures to FILE")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = Measured()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    file = session.config.getoption("--families-table")
+    if file and exitstatus == pytest.ExitCode.OK:  # a table of failures would be read as one of successes
+        measured = session.config.stash[MEASURED]
+        file.write_text(page(measured, {name: tiny_hf(name) for name in measured.errors}), "utf-8")
 
 
 def tiny_hf(family: str, seed: int = 0) -> Any:
     """A random transformers model of a family, with weights large enough that every neuron matters."""
+    kind, options = FAMILIES[family][1:3] if family in FAMILIES else REFUSED[family]
     torch.manual_seed(seed)
-    match family:
-        case "gpt2":
-            config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=4096, n_positions=128)
-        case "opt":
-            config = transformers.OPTConfig(ffn_dim=48, max_position_embeddings=128, word_embed_proj_dim=32, **SMALL)
-        case "neox":
-            config = transformers.GPTNeoXConfig(intermediate_size=48, max_position_embeddings=128, **SMALL)
-        case "llama":
-            config = transformers.LlamaConfig(
-                intermediate_size=48, num_key_value_heads=2, max_position_embeddings=128, **SMALL
-            )
-        case "mixtral":
-            config = transformers.MixtralConfig(
-                intermediate_size=48, num_key_value_heads=2, num_local_experts=2, max_position_embeddings=128, **SMALL
-            )
-        case _:
-            raise ValueError(family)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = kind(kind.config_class(**options, attn_implementation="eager")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.config.architectures = [type(model).__name__]
+    model.config.architectures = [kind.__name__]
     return model
 
 
 def bridge_of(hf_model: Any, name: str) -> Any:
-    """The bridge around a transformers model, with the bundled tokenizer."""
+    """The bridge around a transformers model, with the bundled tokenizer where it reads text."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    reads_text = hf_model.main_input_name == "input_ids"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER) if reads_text else None
     return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
 
 
@@ -136,12 +139,14 @@ class Tiny:
     hf: Any
 
 
-FAMILIES = ("gpt2", "opt", "neox", "llama")
+# The families that every test of a model runs on; tests/families holds all of them to the same.
+TINY = ("gpt2", "opt", "neox", "llama")
 # HookedTransformer was removed in TransformerLens 4: there the bridge is all there is.
-KINDS = ("bridge",) if version("transformer_lens").startswith("4.") else ("bridge", "hooked")
+HERE = tuple(map(int, version("transformer_lens").split(".")[:2]))
+KINDS = ("bridge",) if HERE >= (4,) else ("bridge", "hooked")
 
 
-@pytest.fixture(scope="session", params=[f"{kind}-{family}" for kind in KINDS for family in FAMILIES])
+@pytest.fixture(scope="session", params=[f"{kind}-{family}" for kind in KINDS for family in TINY])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     """A tiny random model of each family, as each class that this TransformerLens has."""
     kind, family = request.param.split("-")
@@ -169,20 +174,11 @@ def smollm() -> Any:
     return sp.load_model(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
-# Where plain transformers keeps the down-projection and the attention's output projection.
-_OUTPUTS = {
-    "gpt2": ("transformer.h.{}.mlp.c_proj", "transformer.h.{}.attn.c_proj"),
-    "opt": ("model.decoder.layers.{}.fc2", "model.decoder.layers.{}.self_attn.out_proj"),
-    "neox": ("gpt_neox.layers.{}.mlp.dense_4h_to_h", "gpt_neox.layers.{}.attention.dense"),
-    "llama": ("model.layers.{}.mlp.down_proj", "model.layers.{}.self_attn.o_proj"),
-}
-
-
 def output_modules(family: str, hf: Any) -> dict[str, Any]:
     """By hook name, the plain transformers module whose input the hook sees. Spelled out, not taken from sp_lens."""
     modules = {}
     for layer in range(hf.config.num_hidden_layers):
-        mlp, attn = (hf.get_submodule(path.format(layer)) for path in _OUTPUTS[family])
+        mlp, attn = (hf.get_submodule(path.format(layer)) for path in FAMILIES[family][3:5])
         modules[f"blocks.{layer}.attn.hook_z"] = attn
         modules[f"blocks.{layer}.mlp.hook_post"] = mlp
     return modules

@@ -1,0 +1,299 @@
+"""What sp_lens says of a model, held against plain transformers, on each architecture alike.
+
+`--families-table FILE` writes the page of the documentation from what was measured here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import (
+    HERE,
+    KINDS,
+    MEASURED,
+    TINY,
+    bridge_of,
+    output_modules,
+    plain_activations,
+    random_mask,
+    random_rows,
+    tiny_bridge,
+    tiny_hf,
+    tiny_hooked,
+    zero_rows,
+)
+from torch.nn.functional import cross_entropy
+
+import sp_lens as sp
+from families.architectures import FAMILIES, Family
+from families.table import CHECKS
+from sp_lens.ablation import folded
+
+pytestmark = pytest.mark.model
+
+ROWS = random_rows(8)
+PAGE = Path(__file__).parents[2] / "docs" / "pages" / "how-to" / "families.md"
+# Padding that is also BOS and EOS, so that nothing but the attention mask can tell.
+PAD = 1
+
+Measure = Callable[[str, float], None]
+
+METRICS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "freq": lambda z: (z > 0).double().mean(0),
+    "abs": lambda z: z.abs().mean(0),
+    "rms": lambda z: z.square().mean(0).sqrt(),
+    "std": lambda z: (z - z.mean(0)).square().mean(0).sqrt(),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A hooked model and the plain transformers model of the same weights."""
+
+    family: Family
+    model: Any
+    hf: Any
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Tokens, more than a sliding window is long, or pixels."""
+        generator = torch.Generator().manual_seed(1)
+        if not self.family.reads_text:
+            return torch.randn(3, 3, 16, 16, generator=generator)
+        return torch.randint(2, 4096, (3, 20), generator=generator)
+
+    @property
+    def pruned(self) -> tuple[sp.NeuronMask, Any]:
+        """A mask, and plain transformers with what multiplies the masked neurons zeroed."""
+        mask, hf = random_mask(self.model, 0.3), tiny_hf(self.family.name)
+        zero_rows(self.family.name, hf, mask)
+        return mask, hf
+
+
+def logits(model: Any, inputs: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        output = model(inputs, **options)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def largest(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.double() - other.double()).abs().max())
+
+
+def cases(*, causal: bool = False, text: bool = False, kinds: tuple[str, ...] = KINDS) -> pytest.MarkDecorator:
+    """The families that a test is for, as each class that this TransformerLens has; a model serves many tests."""
+    params = [
+        pytest.param(f"{kind} {name}", marks=_skip_before(family.since))
+        for name, family in FAMILIES.items()
+        for kind in kinds
+        if (kind == "bridge" or name in TINY) and family.causal >= causal and family.reads_text >= text
+    ]
+    return pytest.mark.parametrize("case", params, indirect=True)
+
+
+def _skip_before(since: str) -> pytest.MarkDecorator:
+    needed = tuple(map(int, since.split(".")))
+    return pytest.mark.skipif(needed > HERE, reason=f"TransformerLens has a bridge for it since {since}")
+
+
+@pytest.fixture(scope="module")
+def case(request: pytest.FixtureRequest) -> Case:
+    kind, name = request.param.split()
+    return Case(FAMILIES[name], tiny_bridge(name) if kind == "bridge" else tiny_hooked(name), tiny_hf(name))
+
+
+@pytest.fixture
+def measure(case: Case, request: pytest.FixtureRequest) -> Measure:
+    """Hold an error to what its check allows, and keep the largest for the page of the documentation."""
+    measured = request.config.stash[MEASURED]
+
+    def measure(check: str, error: float) -> None:
+        assert error <= CHECKS[check].within, f"{check}: {error:.2g} is more than {CHECKS[check].within:g}"
+        measured.keep(case.family.name, check, error, request.function.__name__)
+
+    return measure
+
+
+@cases()
+def test_sites_have_the_widths_of_the_weights(case: Case, measure: Measure) -> None:
+    layout, heads = sp.layout_of(case.model), case.hf.config.num_attention_heads
+    expected = {}
+    for name, module in output_modules(case.family.name, case.hf).items():
+        transposed = isinstance(module, transformers.pytorch_utils.Conv1D)
+        expected[name] = (module.weight.shape[0 if transposed else 1], heads if "attn" in name else 0)
+    assert {group.name: (group.width, group.heads) for group in layout} == expected
+    assert list(layout.names) == list(expected)
+    measure("bridge", largest(logits(case.model, case.inputs), logits(case.hf, case.inputs)))
+
+
+@cases()
+def test_statistics_are_those_of_pre_hooks_on_plain_transformers(case: Case, measure: Measure) -> None:
+    if case.family.reads_text:
+        stats = sp.collect(case.model, ROWS, progress=False)
+        plain = plain_activations(case.family.name, case.hf, ROWS)
+    else:
+        stats = sp.ActivationStats.from_cache(case.model.run_with_cache(case.inputs)[1])
+        plain = plain_activations(case.family.name, case.hf, list(case.inputs), positions=slice(None))
+    for metric, formula in METRICS.items():
+        values = stats.importance(metric)  # type: ignore[arg-type]
+        assert set(values) == set(plain)
+        for name, z in plain.items():
+            measure("stats", largest(values[name], formula(z)) / float(formula(z).max()))
+
+
+@cases()
+def test_ablation_by_hooks_is_zeroed_weights(case: Case, measure: Measure) -> None:
+    mask, hf = case.pruned
+    expected = logits(hf, case.inputs)
+    assert largest(expected, logits(case.hf, case.inputs)) > 1e-2  # the mask does something
+    with sp.ablate(case.model, mask):
+        measure("hooks", largest(logits(case.model, case.inputs), expected))
+    with case.model.hooks(fwd_hooks=sp.ablation_hooks(mask)):
+        measure("hooks", largest(logits(case.model, case.inputs), expected))
+    with folded(case.model, mask):
+        measure("folded", largest(logits(case.model, case.inputs), expected))
+
+
+@cases(text=True)
+def test_ablation_is_the_exported_model(case: Case, measure: Measure, tmp_path: Path) -> None:
+    mask, hf = case.pruned
+    folder = sp.export(case.model, mask, tmp_path / "pruned", hf_model=case.hf)
+    reloaded = case.family.model.from_pretrained(folder, attn_implementation="eager").eval()
+    measure("export", largest(logits(reloaded, case.inputs), logits(hf, case.inputs)))
+    assert set(reloaded.state_dict()) == set(case.hf.state_dict())
+    again = sp.load_model(folder, device="cpu")
+    assert sp.layout_of(again) == sp.layout_of(case.model)
+    measure("export", largest(logits(again, case.inputs), logits(hf, case.inputs)))
+
+
+@cases(causal=True)
+def test_heads_are_the_slices_that_attention_makes(case: Case, measure: Measure) -> None:
+    """A query head's neurons are its attention pattern times the values of the key-value head that it shares."""
+    tokens = case.inputs[:, :7]  # within a sliding window, whose cache forgets what is before it
+    layout = sp.layout_of(case.model).of("attn")
+    with torch.no_grad():
+        plain = case.hf(tokens, output_attentions=True, use_cache=True)
+        _, cache = case.model.run_with_cache(tokens, names_filter=list(layout.names))
+    for group in layout:
+        values = plain.past_key_values.layers[group.layer].values
+        assert values.shape[1] == getattr(case.hf.config, "num_key_value_heads", group.heads)
+        for head in range(group.heads):
+            z = plain.attentions[group.layer][:, head] @ values[:, head * values.shape[1] // group.heads]
+            measure("heads", largest(cache[group.name][:, :, head], z))
+
+
+@cases(causal=True)
+def test_heads_are_scored_and_ablated_by_their_slices(case: Case, measure: Measure) -> None:
+    heads = sp.collect(case.model, ROWS, progress=False).importance("abs").heads("mean")
+    plain = plain_activations(case.family.name, case.hf, ROWS)
+    sliced = {name: plain[name].abs().mean(0).unflatten(0, (4, -1)).mean(1) for name in heads}
+    strongest = max((float(values[head]), name, head) for name, values in sliced.items() for head in range(4))[1:]
+    for name, values in sliced.items():
+        measure("stats", largest(heads[name], values) / float(values.max()))
+
+    mask, hf = sp.head_mask(heads, 1 / 8), tiny_hf(case.family.name)  # one of the eight
+    with torch.no_grad():
+        weight = output_modules(case.family.name, hf)[strongest[0]].weight
+        rows = weight if case.family.name == "gpt2" else weight.T
+        rows.unflatten(0, (4, -1))[strongest[1]] = 0
+    with sp.ablate(case.model, mask):
+        measure("hooks", largest(logits(case.model, case.inputs), logits(hf, case.inputs)))
+
+
+def padded(side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, ROWS)) + 3
+    ids = torch.full((len(ROWS), longest), PAD)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(ROWS):
+        place = slice(longest - len(row), None) if side == "left" else slice(len(row))
+        ids[number, place], mask[number, place] = row, 1
+    return ids, mask
+
+
+@cases(text=True)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(case: Case, measure: Measure, side: str) -> None:
+    ids, mask = padded(side)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    values = sp.collect(case.model, [batch], progress=False).importance("abs")
+    for name, z in plain_activations(case.family.name, case.hf, ROWS).items():
+        measure("padding", largest(values[name], METRICS["abs"](z)) / float(METRICS["abs"](z).max()))
+    if not case.family.causal:
+        return
+    alone = [logits(case.hf, row[None])[0] for row in ROWS]
+    nats = [cross_entropy(before[:-1], row[1:], reduction="sum") for before, row in zip(alone, ROWS, strict=True)]
+    loss = float(sum(nats)) / sum(len(row) - 1 for row in ROWS)
+    measure("padding", abs(sp.evaluate(case.model, [batch], progress=False).loss - loss))
+    measure("padding", largest(logits(case.model, ids, attention_mask=mask)[mask.bool()], torch.cat(alone)))
+
+
+@cases(text=True, kinds=("bridge",))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_dtypes_agree(case: Case, measure: Measure, dtype: torch.dtype) -> None:
+    half = bridge_of(tiny_hf(case.family.name).to(dtype), f"tiny-{case.family.name}")
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+    whole, rounded = (sp.collect(model, ROWS, progress=False) for model in (case.model, half))
+    check = str(dtype).removeprefix("torch.")
+    for metric in ("abs", "rms", "std"):
+        for name, values in whole.importance(metric).items():
+            measure(check, largest(rounded.importance(metric)[name], values) / float(values.max()))
+    if case.family.causal:
+        loss, expected = (sp.evaluate(model, ROWS, progress=False).loss for model in (half, case.model))
+        measure(check, abs(loss - expected) / expected)
+    mask = random_mask(half, 0.3)
+    with sp.ablate(half, mask):
+        ablated = logits(half, case.inputs)
+    with folded(half, mask):
+        assert torch.equal(logits(half, case.inputs), ablated)  # products with a zero are zero in any dtype
+
+
+def hooks_of(model: Any) -> int:
+    """Every hook on every module of the model, by torch's count and by TransformerLens'."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "fwd_hooks", "bwd_hooks")
+    return sum(len(getattr(module, kind, ())) for module in model.modules() for kind in kinds)
+
+
+@cases()
+def test_no_trace_is_left(case: Case) -> None:
+    """After ablation, folding, collecting and evaluating, and after an exception in the middle of each."""
+    mask = random_mask(case.model, 0.5)
+    hooks, before = hooks_of(case.model), logits(case.model, case.inputs)
+    weights = {name: value.clone() for name, value in case.model.state_dict().items()}
+
+    def broken() -> Iterator[torch.Tensor]:
+        yield from ROWS * 40  # more than are batched together: the model has run before it ends
+        raise RuntimeError("inside")
+
+    for context in (sp.ablate, folded):
+        with context(case.model, mask):
+            assert not torch.equal(logits(case.model, case.inputs), before)
+        with pytest.raises(RuntimeError, match="inside"), context(case.model, mask):
+            raise RuntimeError("inside")
+    if case.family.reads_text:
+        sp.collect(case.model, ROWS, progress=False)
+        with pytest.raises(RuntimeError, match="inside"):
+            sp.collect(case.model, broken(), progress=False)
+    assert hooks_of(case.model) == hooks
+    assert torch.equal(logits(case.model, case.inputs), before)
+    after = case.model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in after.items())
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="TransformerLens drops a dimension when ln2 of a post-norm OPT is cached"
+)
+def test_everything_of_a_post_norm_opt_can_be_cached() -> None:
+    """What sp_lens needs can be, with `names_filter`; the tests above do."""
+    tiny_bridge("opt-post-norm").run_with_cache(torch.arange(2, 9)[None])
+
+
+def test_the_page_of_the_documentation_is_of_these_families(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--families-table"):
+        pytest.skip("it is being written")
+    lines = PAGE.read_text("utf-8").splitlines()
+    assert [line.split("`")[1] for line in lines if line.startswith("| `")] == [*FAMILIES, *FAMILIES]

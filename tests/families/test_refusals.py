@@ -1,0 +1,95 @@
+"""What sp_lens can't do with a model is said before any work starts, with what to do instead."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DEMO_FOLDER, HERE, random_mask, random_rows, tiny_bridge
+
+import sp_lens as sp
+
+pytestmark = pytest.mark.model
+
+NO_NEURONS = {
+    "mixtral": r"block 0 is a mixture of experts \(MoEBridge\).*Bring a model with dense MLPs",
+    "qwen2-moe": r"block 0 is a mixture of experts",
+    "qwen3-moe": r"block 0 is a mixture of experts",
+    "t5": r"T5ForConditionalGeneration is an encoder-decoder: it has encoder_blocks and decoder_blocks",
+    "mamba": r"MambaForCausalLM has neither attn.hook_z nor mlp.hook_post .* made of norm, mixer",
+    "deepseek": r"the attn of block 0 has no W_O that can be cut into neurons",
+}
+# Each way into sp_lens that takes a model, on token rows.
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "layout_of": sp.layout_of,
+    "collect": lambda model: sp.collect(model, _untouched(), progress=False),
+    "ablation_effect": lambda model: sp.ablation_effect(model, _untouched(), progress=False),
+    "prune": lambda model: _prune(model, _untouched()),
+}
+
+
+def _untouched() -> Any:
+    """A corpus that fails the test when anything is read from it."""
+    yield pytest.fail("work has started")
+
+
+def _prune(model: Any, corpus: Any) -> Any:
+    options: dict[str, Any] = {"fraction": 0.1, "steps": 1, "progress": False}
+    return sp.prune(model, corpus, corpus, eval_forget=corpus, eval_retain=corpus, site="mlp", **options)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NO_NEURONS)
+def test_a_model_without_neurons_is_refused(name: str, way: str) -> None:
+    with pytest.raises(sp.SpLensError, match=NO_NEURONS[name]):
+        WAYS[way](tiny_bridge(name))
+
+
+def test_a_missing_hook_is_named_with_those_that_are_there() -> None:
+    model = tiny_bridge("gpt2")
+    mlp = model.blocks[1].mlp  # as if this TransformerLens called the hook something else
+    mlp.hook_aliases, mlp._hook_alias_registry = {}, {}
+    vars(mlp).pop("hook_post", None)
+    with pytest.raises(sp.SpLensError, match=r"GPT2LMHeadModel has no hook blocks\.1\.mlp\.hook_post.*c_proj\.hook_in"):
+        sp.layout_of(model)
+
+
+@pytest.mark.parametrize("read", [sp.collect, sp.evaluate, lambda m, text: sp.load_corpus(text, m, tokens=10)])
+def test_text_needs_a_tokenizer(read: Callable[..., Any]) -> None:
+    model = tiny_bridge("opt")
+    model.tokenizer = None
+    with pytest.raises(sp.SpLensError, match="has no tokenizer, so it can't read text"):
+        read(model, ["def add(a, b): return a + b"])
+    assert sp.collect(model, random_rows(2), progress=False).count  # tokens it can read
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=str)
+def test_a_dtype_that_no_model_runs_in(dtype: torch.dtype) -> None:
+    with pytest.raises(sp.SpLensError, match=rf"unknown dtype {dtype}: choose one of torch\.float32"):
+        sp.load_model(DEMO_FOLDER, dtype=dtype)
+
+
+@pytest.mark.parametrize("way", ["evaluate", "ablation_effect", "prune"])
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_next_tokens_are_not_asked_of_a_masked_model(name: str, way: str) -> None:
+    if name == "roberta" and HERE < (4, 3):
+        pytest.skip("TransformerLens has a bridge for it since 4.3")
+    evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
+    with pytest.raises(sp.SpLensError, match=r"sees the tokens that it is to predict \(bidirectional attention\)"):
+        (WAYS | evaluate)[way](tiny_bridge(name))
+
+
+def test_a_model_of_images_reads_no_corpus(tmp_path: Path) -> None:
+    model = tiny_bridge("vit")
+    ways: list[Callable[[], Any]] = [
+        lambda: sp.collect(model, _untouched(), progress=False),
+        lambda: sp.collect(model, ["a text"], progress=False),
+        lambda: sp.evaluate(model, _untouched(), progress=False),
+        lambda: _prune(model, _untouched()),
+        lambda: sp.export(model, random_mask(model, 0.1), tmp_path / "pruned"),
+    ]
+    for way in ways:
+        with pytest.raises(sp.SpLensError, match=r"ViTForImageClassification reads pixel_values.*from_cache"):
+            way()
+    assert not list(tmp_path.iterdir())
