@@ -21,6 +21,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
+from sp_lens.images import load_images
 from sp_lens.importance import head_mask, score
 from sp_lens.models import load_model
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
@@ -58,6 +59,7 @@ __all__ = [
     "layout_of",
     "load_corpora",
     "load_corpus",
+    "load_images",
     "load_model",
     "plots",
     "prune",

@@ -1,13 +1,16 @@
-"""Rows of tokens -> padded batches, which say which of their positions count."""
+"""Rows of tokens, or images -> batches, which say which of their positions count."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
+from sp_lens.pictures import Picture, pictures
 from sp_lens.rows import Row, rows
+from sp_lens.sites import patches_of, reads_images
 
 # Rows that are sorted by length together before they are batched: less padding, and still a stream.
 _SORTED_TOGETHER = 256
@@ -49,12 +52,60 @@ class Batch:
         return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
 
 
-def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Images of one size, with their classes.
+
+    Attributes:
+        pixels: as the model reads them.
+        labels: the class of each.
+        in_context: True on the patches, which are the tokens of an image; False on the class token before them.
+    """
+
+    pixels: Float[torch.Tensor, "row channel height width"]
+    labels: Int[torch.Tensor, " row"]
+    in_context: Bool[torch.Tensor, "row pos"]
+
+    @property
+    def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
+        """What is not collected: the class token, as the BOS of a text."""
+        return ~self.in_context
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """The tensors on a device."""
+        return ImageBatch(self.pixels.to(device), self.labels.to(device), self.in_context.to(device))
+
+
+def items(model: Any, corpus: Any) -> Iterator[Row] | Iterator[Picture]:
+    """The rows of tokens, or the images, of whatever came as a corpus, by what the model reads."""
+    return pictures(model, corpus) if reads_images(model) else rows(model, corpus)
+
+
+def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch] | Iterator[ImageBatch]:
     """The rows of a corpus in batches of at most `batch_tokens` tokens, padding included.
 
     A row longer than that is a batch of its own. Rows are sorted by length within a window, so the order
-    of the batches is not that of the rows; it is the same each time.
+    of the batches is not that of the rows; it is the same each time. Images come in their own order.
     """
+    if reads_images(model):
+        return _image_batches(model, corpus, batch_tokens)
+    return text_batches(model, corpus, batch_tokens=batch_tokens)
+
+
+def _image_batches(model: Any, corpus: Any, batch_tokens: int) -> Iterator[ImageBatch]:
+    before, patches = patches_of(model)
+    images = pictures(model, corpus)
+    while batch := list(itertools.islice(images, max(1, batch_tokens // (before + patches)))):
+        patch = torch.arange(before + patches) >= before
+        yield ImageBatch(
+            torch.stack([image.pixels for image in batch]),
+            torch.tensor([image.label for image in batch]),
+            patch.expand(len(batch), -1),
+        )
+
+
+def text_batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
+    """`batches` for what works on text alone."""
     window: list[Row] = []
     for row in rows(model, corpus):
         window.append(row)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, batches
+from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models import forward, inference, model_name
@@ -40,14 +40,15 @@ def collect(
     """Statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
 
     Every token counts that is real text (no padding, no special token) and has real text before it in its
-    row: at the first one, models keep attention sinks (see `Batch.in_context`).
+    row: at the first one, models keep attention sinks (see `Batch.in_context`). The tokens of an image are its
+    patches; the class token does not count.
 
     One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
     memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
 
     Args:
         model: a `TransformerBridge` or a `HookedTransformer`.
-        corpus: what `load_corpus` returns, a list of strings, or an iterable of batches.
+        corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches.
         edges: histogram edges, for both sites or by site (`stats.edges("attn")` gives even ones).
         neurons: which neurons to count in histograms; None is all those of the sites with edges.
         batch_tokens: tokens in a batch, padding included.
@@ -138,7 +139,7 @@ def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask |
 
 def visit(
     model: Any,
-    batch: Batch,
+    batch: Batch | ImageBatch,
     groups: Sequence[NeuronGroup],
     look: Callable[[NeuronGroup, Float[torch.Tensor, "row pos neuron"]], None],
 ) -> None:
@@ -179,7 +180,11 @@ def require_finite(values: torch.Tensor, group: NeuronGroup, number: int) -> Non
 
 
 def _batch_moments(
-    model: Any, layout: Layout, batch: Batch, number: int, requests: Mapping[str, tuple[Edges, torch.Tensor]]
+    model: Any,
+    layout: Layout,
+    batch: Batch | ImageBatch,
+    number: int,
+    requests: Mapping[str, tuple[Edges, torch.Tensor]],
 ) -> dict[str, Moments]:
     seen: dict[str, Moments] = {}
     chosen = batch.in_context.flatten().nonzero().squeeze(1)

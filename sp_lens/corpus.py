@@ -11,8 +11,8 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
-from sp_lens.rows import DOCUMENT_TOKENS, prepends_bos, split_text, text_name, tokenizer_of
-from sp_lens.sites import blocks_of
+from sp_lens.rows import DOCUMENT_TOKENS, frame_of, split_text, text_name, tokenizer_of
+from sp_lens.sites import blocks_of, context_of, require_tokens
 from sp_lens.storage import versions
 
 
@@ -91,6 +91,7 @@ def load_corpus(
     """
     check_choice("split", split, SPLITS)
     blocks_of(model)
+    require_tokens(model)
     if tokens is not None and tokens < 1:
         raise SpLensError(f"tokens={tokens}: expected how many tokens to take, or None for all.")
     for name, limit in (("row_tokens", row_tokens), ("document_tokens", document_tokens)):
@@ -101,7 +102,8 @@ def load_corpus(
         raise SpLensError(f"say how many tokens of {source!r} to take: tokens=100_000.")
     if named and document_tokens is None:
         document_tokens = DOCUMENT_TOKENS
-    longest = min(model.cfg.n_ctx, row_tokens or document_tokens or DOCUMENT_TOKENS)
+    longest = min(context_of(model), row_tokens or document_tokens or DOCUMENT_TOKENS)
+    tail = frame_of(model)[1]
     found: dict[str, list[Any]] = {"input_ids": [], "document": []}
     left, total = tokens, 0
     for document in _documents(source, split, offline):
@@ -109,7 +111,7 @@ def load_corpus(
             total += counted
             if left is not None:
                 taken = min(counted, left)
-                row = row[: max(2, len(row) - (counted - taken))]  # noqa: PLW2901
+                row = _cut(row, max(2, len(row) - (counted - taken)), tail)  # noqa: PLW2901
                 left -= taken
             found["input_ids"].append(row)
             found["document"].append(document.name)
@@ -193,16 +195,22 @@ def _rows(
     """The rows of a document and how many tokens of each count."""
     tokenizer = tokenizer_of(model)
     special = set(tokenizer.all_special_ids)
-    pieces = split_text(tokenizer, document.text, row_tokens=longest, prepend_bos=prepends_bos(model))
+    head, tail = frame_of(model)
+    pieces = split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail)
     left = sum(len(piece) for piece in pieces) if document_tokens is None else document_tokens
     if own and sum(len(piece) for piece in pieces) < 2:
         raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
     for whole in pieces:
-        piece = whole[:left]
+        piece = _cut(whole, left, tail)
         left -= len(piece)
         counted = sum(token not in special for token in piece)
         if len(piece) >= 2 and counted:
             yield piece, counted
+
+
+def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:
+    """At most the first `length` tokens of a row, which end as every row ends."""
+    return row if len(row) <= length else [*row[: max(0, length - len(tail))], *tail][: max(0, length)]
 
 
 def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) -> Iterator[Document]:

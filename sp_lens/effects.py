@@ -11,9 +11,9 @@ from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import losses, predictions, reusable
-from sp_lens.models import forward, inference, model_name, require_causal
+from sp_lens.models import inference, model_name
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
-from sp_lens.sites import Layout, layout_of
+from sp_lens.sites import Layout, layout_of, require_task
 from sp_lens.stats import ActivationStats
 
 Unit = Literal["head", "neuron"]
@@ -28,6 +28,7 @@ def ablation_effect(
     neurons: NeuronMask | None = None,
     mode: Literal["zero", "mean"] = "zero",
     reference: ActivationStats | None = None,
+    seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> HeadValues | NeuronValues:
@@ -42,11 +43,12 @@ def ablation_effect(
         neurons: with "neuron", which ones to ablate, one at a time.
         mode: "zero" or "mean" (then `reference` has the means).
         reference: statistics with the means.
+        seed: of what a masked language model is asked for, as in `evaluate`.
         batch_tokens: tokens in a batch, padding included.
         progress: show a bar.
 
     Returns:
-        Nats per token; negative where the model predicts better without the unit. `HeadValues`, or
+        Nats per prediction; negative where the model predicts better without the unit. `HeadValues`, or
         `NeuronValues` in which neurons that were not ablated are NaN.
 
     Raises:
@@ -54,7 +56,7 @@ def ablation_effect(
     """
     check_choice("unit", unit, UNITS)
     check_choice("mode", mode, ("zero", "mean"))
-    require_causal(model)
+    require_task(model)
     if unit == "head":
         layout = layout_of(model).of("attn")
         units = list(_head_masks(layout))
@@ -71,7 +73,7 @@ def ablation_effect(
         for group in layout
     }
     masks = [mask for _, _, mask in units]
-    rises = _loss_rises(model, corpus, masks, mode, reference, batch_tokens=batch_tokens, progress=progress)
+    rises = _loss_rises(model, corpus, masks, mode, reference, seed=seed, batch_tokens=batch_tokens, progress=progress)
     for (name, index, _), rise in zip(units, rises, strict=True):
         tensors[name][index] = rise
     about = {"model": model_name(model), "metric": "ablation effect", "mode": mode}
@@ -99,25 +101,26 @@ def _loss_rises(
     mode: Literal["zero", "mean"],
     reference: ActivationStats | None,
     *,
+    seed: int,
     batch_tokens: int,
     progress: bool,
 ) -> list[float]:
     corpus = reusable(corpus)
     sums = [0.0] * len(masks)
-    tokens = 0
+    asked = 0
     total = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * len(masks)
     with inference(model), tqdm(total=total, desc="ablate", unit=" passes", disable=not progress) as bar:
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
 
-            def nats(batch=batch) -> float:
-                return float(losses(*predictions(forward(model, batch), batch)).double().sum())
+            def nats(batch=batch) -> torch.Tensor:
+                return losses(*predictions(model, batch, seed)).double()
 
             whole = nats()
-            tokens += int(batch.counted[:, 1:].sum())
+            asked += len(whole)
             for index, mask in enumerate(masks):
                 with ablate(model, mask, mode=mode, reference=reference):
-                    sums[index] += nats() - whole
+                    sums[index] += float(nats().sum() - whole.sum())
                 bar.update()
-    if not tokens:
+    if not asked:
         raise SpLensError("nothing to predict: no row of the corpus has a counted token with another before it.")
-    return [rise / tokens for rise in sums]
+    return [rise / asked for rise in sums]

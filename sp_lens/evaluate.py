@@ -1,4 +1,4 @@
-"""Model + corpus -> next-token accuracy, loss, perplexity."""
+"""Model + corpus -> accuracy, loss, perplexity: of the next token, of masked tokens, or of the classes of images."""
 
 import math
 from collections import Counter
@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, batches
+from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
-from sp_lens.models import forward, inference, require_causal
+from sp_lens.masking import mask_tokens
+from sp_lens.models import forward, inference
 from sp_lens.rows import rows
+from sp_lens.sites import reads_images, require_task, task_of
 from sp_lens.storage import read_json, write_json
 
 TOP_K = 10
@@ -23,14 +25,14 @@ SKIPPED_TOKENS = 50
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a causal model predicts the counted tokens of a corpus.
+    """How well a model predicts the counted tokens of a corpus, or the classes of images.
 
     Attributes:
-        top1: share of tokens that were the most likely prediction.
+        top1: share of tokens (images) whose own id (class) was the most likely prediction.
         top10: share that were among the ten most likely.
         top1_skip50: top1 over the tokens that are not among the 50 most common ones of this corpus, so
-            that indentation and commas don't carry it; NaN where there are no others.
-        loss: mean cross-entropy, nats per token.
+            that indentation and commas don't carry it; NaN where there are no others, and for images.
+        loss: mean cross-entropy, nats per prediction.
         perplexity: exp(loss).
         tokens: how many predictions were judged.
     """
@@ -61,30 +63,35 @@ class Evaluation:
         return cls(**values)
 
 
-def evaluate(model: Any, corpus: Any, *, batch_tokens: int = BATCH_TOKENS, progress: bool = True) -> Evaluation:
-    """Next-token accuracy and loss of a causal model, ablations in force included.
+def evaluate(
+    model: Any, corpus: Any, *, seed: int = 0, batch_tokens: int = BATCH_TOKENS, progress: bool = True
+) -> Evaluation:
+    """Accuracy and loss of a model on a corpus, ablations in force included.
 
-    A token counts when it is real text (no padding, no special token) with a token before it. Sums of
-    nats and of hits are divided once, at the end.
+    A causal language model is asked for each token that is real text (no padding, no special token) with a
+    token before it; a masked one for 15 % of the real tokens, of which 80 % are masked, 10 % are random ones and
+    10 % stand as they are; a classifier of images for the class of each. Sums of nats and of hits are divided once,
+    at the end.
 
     Args:
         model: a bridge or a `HookedTransformer`.
-        corpus: what `load_corpus` returns, a list of strings, or an iterable of batches; read twice.
+        corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches; read twice.
+        seed: of the choice of the tokens that a masked language model is asked for; the same seed asks for the same.
         batch_tokens: tokens in a batch, padding included.
         progress: show a bar.
 
     Raises:
-        SpLensError: for a model that is not causal, a corpus that can't be read or has nothing to predict,
+        SpLensError: for a model without a head, a corpus that can't be read or has nothing to predict,
             and for logits that are NaN.
     """
-    require_causal(model)
+    require_task(model)
     corpus = reusable(corpus)
     common = _common_tokens(model, corpus)
     tally = _Tally()
-    with inference(model), tqdm(desc="evaluate", unit=" tokens", disable=not progress) as bar:
+    with inference(model), tqdm(desc="evaluate", unit=" predictions", disable=not progress) as bar:
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
             before = tally.tokens
-            tally.add(*predictions(forward(model, batch), batch), common)
+            tally.add(*predictions(model, batch, seed), common)
             bar.update(tally.tokens - before)
     return tally.result()
 
@@ -95,11 +102,20 @@ def reusable(corpus: Any) -> Any:
 
 
 def predictions(
-    logits: Float[torch.Tensor, "row pos d_vocab"], batch: Batch
-) -> tuple[Float[torch.Tensor, "token d_vocab"], Int[torch.Tensor, " token"]]:
-    """The float32 logits before each counted token that has one before it, and those tokens."""
-    target = batch.counted[:, 1:].to(logits.device)
-    return logits[:, :-1][target].float(), batch.tokens[:, 1:].to(logits.device)[target]
+    model: Any, batch: Batch | ImageBatch, seed: int
+) -> tuple[Float[torch.Tensor, "prediction d_vocab"], Int[torch.Tensor, " prediction"]]:
+    """The float32 logits of all that the model is asked for in a batch, and the right answers."""
+    if isinstance(batch, ImageBatch):
+        logits = forward(model, batch)
+        return logits.float(), batch.labels.to(logits.device)
+    if task_of(model) == "masked":
+        hidden, asked = mask_tokens(model, batch, seed)
+        logits = forward(model, hidden)
+        asked = asked.to(logits.device)
+        return logits[asked].float(), batch.tokens.to(logits.device)[asked]
+    logits = forward(model, batch)
+    asked = batch.counted[:, 1:].to(logits.device)
+    return logits[:, :-1][asked].float(), batch.tokens[:, 1:].to(logits.device)[asked]
 
 
 def losses(
@@ -166,6 +182,8 @@ def _ranks(
 
 def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:
     counts: Counter[int] = Counter()
+    if reads_images(model):  # every class is one of the most common
+        return torch.arange(model.original_model.config.num_labels)
     for row in rows(model, corpus):
         counts.update(row.tokens[row.counted].tolist())
     ranked = sorted(counts, key=lambda token: (-counts[token], token))

@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from sp_lens.ablation import check_mask
-from sp_lens.batches import Batch, batches
+from sp_lens.batches import Batch, text_batches
 from sp_lens.collect import BATCH_TOKENS, require_finite, visit
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
-from sp_lens.sites import Layout, NeuronGroup
+from sp_lens.sites import Layout, NeuronGroup, require_tokens
 from sp_lens.storage import load_tensors, save_tensors, versions
 from sp_lens.tokens import token_text
 
@@ -182,11 +182,12 @@ def top_examples(
         raise SpLensError(
             "the mask marks no neuron: say whose contexts you want, neurons=scores.top(0.01, site='mlp')."
         )
+    require_tokens(model)
     tokenizer = tokenizer_of(model)
     best: dict[str, _Contexts] = {}
     documents: dict[int, str | None] = {}
     with inference(model), tqdm(desc="examples", unit=" tokens", disable=not progress) as bar:
-        for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
+        for number, batch in enumerate(text_batches(model, corpus, batch_tokens=batch_tokens)):
             if not batch.in_context.any():
                 continue  # special tokens only: nothing in it counts
             for name, found in _of_batch(model, batch, number, chosen, k=k, context=context).items():

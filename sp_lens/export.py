@@ -11,8 +11,9 @@ from sp_lens.ablation import ablate, check_mask, folded
 from sp_lens.errors import SpLensError
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import NeuronMask
+from sp_lens.pictures import processor_of
 from sp_lens.rows import tokenizer_of
-from sp_lens.sites import require_tokens
+from sp_lens.sites import context_of, reads_images
 
 # Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -37,20 +38,19 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
 
     Raises:
         SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, a model that reads no tokens, or a reloaded model that differs.
+            `hf_model`, or a reloaded model that differs.
     """
-    require_tokens(model)
     check_mask(model, mask)
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise SpLensError(f"{folder} is there already: name another folder, or say overwrite=True.")
     bridge = _bridge(model, hf_model)
-    tokenizer = tokenizer_of(model)
+    reader = processor_of(model) if reads_images(model) else _as_it_came(tokenizer_of(model))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with folded(bridge, NeuronMask(mask.layout, mask.tensors)):
         _save(bridge.original_model, unfinished)
-    _as_it_came(tokenizer).save_pretrained(unfinished)
+    reader.save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
     _verify(model, mask, unfinished, type(bridge.original_model))
     if folder.exists():
@@ -113,16 +113,15 @@ def _bridge(model: Any, hf_model: Any) -> Any:
 
 
 def _verify(model: Any, mask: NeuronMask, folder: Path, kind: Any) -> None:
-    """Compare the saved model, loaded by its transformers class, with the one ablated by hooks, on random tokens."""
+    """Compare the saved model, loaded by its transformers class, with the one ablated by hooks, on random input."""
     parameter = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, 64)), generator=generator).to(parameter.device)
+    inputs = _random_inputs(model).to(parameter.device)
     reloaded = kind.from_pretrained(
         folder, dtype=parameter.dtype, attn_implementation="eager", local_files_only=True
     ).to(parameter.device)
     with inference(model), ablate(model, mask):
-        by_hooks = model(tokens, return_type="logits").float().log_softmax(-1)
-        by_weights = reloaded.eval()(tokens).logits.float().log_softmax(-1)[..., : by_hooks.shape[-1]]
+        by_hooks = model(inputs, return_type="logits").float().log_softmax(-1)
+        by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : by_hooks.shape[-1]]
     difference = float((by_hooks - by_weights).abs().max())
     if not difference <= TOLERANCE.get(parameter.dtype, 1e-1):
         raise SpLensError(
@@ -130,3 +129,13 @@ def _verify(model: Any, mask: NeuronMask, folder: Path, kind: Any) -> None:
             f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "
             "Load it with load_model."
         )
+
+
+def _random_inputs(model: Any) -> torch.Tensor:
+    """Two rows of tokens, or two images."""
+    generator = torch.Generator().manual_seed(0)
+    if reads_images(model):
+        config, dtype = model.original_model.config, next(model.parameters()).dtype
+        shape = (2, config.num_channels, config.image_size, config.image_size)
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(model.cfg.d_vocab, (2, min(context_of(model), 64)), generator=generator)

@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 
-from sp_lens.batches import Batch
+from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.sites import blocks_of, require_tokens
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -79,24 +78,6 @@ def model_name(model: Any) -> str:
     return Path(str(model.cfg.model_name)).name
 
 
-def require_causal(model: Any) -> None:
-    """Refuse what is no hooked causal language model: next-token numbers of a BERT mean nothing.
-
-    Raises:
-        SpLensError: for something that TransformerLens has not hooked, a model that reads no tokens, and
-            bidirectional attention.
-    """
-    blocks_of(model)
-    require_tokens(model)
-    # TransformerLens 3.9 calls BERT causal; its class says what it was trained to predict.
-    masked = type(getattr(model, "original_model", model)).__name__.endswith("ForMaskedLM")
-    if masked or getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
-        raise SpLensError(
-            f"{model_name(model)!r} sees the tokens that it is to predict (bidirectional attention): next-token "
-            "accuracy and loss are of causal models, such as GPT-2, OPT or Llama."
-        )
-
-
 def weights_fingerprint(model: Any) -> str:
     """A hash of every parameter: tells a model from another of the same name, a folded or a fine-tuned one."""
     digest = hashlib.sha256()
@@ -117,9 +98,11 @@ def inference(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def forward(model: Any, batch: Batch) -> Float[torch.Tensor, "row pos d_vocab"]:
-    """The logits of a batch; padding is told by an explicit attention mask."""
+def forward(model: Any, batch: Batch | ImageBatch) -> Float[torch.Tensor, "row pos d_vocab"]:
+    """The logits of a batch (of images: [row class]); padding is told by an explicit attention mask."""
     batch = batch.to(next(model.parameters()).device)
+    if isinstance(batch, ImageBatch):
+        return model(batch.pixels.to(next(model.parameters()).dtype), return_type="logits")
     return model(batch.tokens, attention_mask=batch.attention_mask, return_type="logits")
 
 

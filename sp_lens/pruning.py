@@ -17,11 +17,11 @@ from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate, reusable
 from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
-from sp_lens.models import model_name, require_causal, weights_fingerprint
+from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
-from sp_lens.rows import check_disjoint, fingerprint
+from sp_lens.overlap import check_disjoint, fingerprint
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
-from sp_lens.sites import SITES, Layout, Site, layout_of
+from sp_lens.sites import SITES, Layout, Site, layout_of, require_task
 from sp_lens.stats import Metric
 from sp_lens.storage import write_bytes
 
@@ -61,7 +61,7 @@ def prune(
 
     Args:
         model: a bridge or a `HookedTransformer`.
-        forget: corpus to collect from and to forget, as `load_corpus` returns it.
+        forget: corpus to collect from and to forget, as `load_corpus` or `load_images` returns it.
         retain: corpus to collect from and to keep.
         eval_forget: held-out text of the forget corpus; must not overlap with what is collected from.
         eval_retain: held-out text of the retain corpus, likewise.
@@ -73,7 +73,7 @@ def prune(
         steps: how many steps; the released experiments take 50 of 2 %.
         recollect: collect anew at each step; False collects once and goes down one ranking.
         eps: added to the retain importance, see `score`.
-        seed: of "random".
+        seed: of "random", and of the tokens that a masked language model is asked for.
         protect: neurons that are never pruned, by no metric: `stats.sinks()` (a warning says when a step
             prunes some), or a mask of your own. A head with such a neuron is never pruned as a whole.
         min_retain_top1: stop after the step at which retain accuracy is below this.
@@ -87,11 +87,11 @@ def prune(
         A `PruneRun`: `.history`, `.mask`, `.selectivity`.
 
     Raises:
-        SpLensError: before any long work, for a model that is not causal, bad settings, corpora that overlap or
+        SpLensError: before any long work, for a model without a head, bad settings, corpora that overlap or
             can't be read, or an `out` folder that holds another run.
     """
     layout = layout_of(model)
-    require_causal(model)  # before hours of collecting, not at the first evaluation
+    task = require_task(model)  # before hours of collecting, not at the first evaluation
     groups = _layout_of_site(layout, site, unit)
     check_choice("metric", metric, SCORE_METRICS)
     check_choice("aggregate", aggregate, AGGREGATES)
@@ -118,7 +118,7 @@ def prune(
         "fraction": fraction,
         "recollect": recollect,
         "eps": eps,
-        "seed": seed if metric == "random" else None,
+        "seed": seed if metric == "random" or task == "masked" else None,
         "protected": None
         if protect is None
         else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
@@ -129,7 +129,9 @@ def prune(
 
     def evaluated(mask: NeuronMask) -> dict[str, Any]:
         with ablate(model, mask):
-            sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in ("forget", "retain")}
+            sides = {
+                side: evaluate(model, corpora[f"eval_{side}"], seed=seed, **options) for side in ("forget", "retain")
+            }
         numbers = {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
         return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
 

@@ -5,22 +5,17 @@ mask, since a pad id may equal an eos id. Padding that a row came with, on eithe
 """
 
 import hashlib
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 
 from sp_lens.errors import SpLensError
-from sp_lens.sites import require_tokens
-
-logger = logging.getLogger(__name__)
+from sp_lens.sites import context_of, require_tokens, task_of
 
 # Where the released experiments cut their documents.
 DOCUMENT_TOKENS = 1000
-# The share of evaluated rows that may be in the collected text too.
-SHARED_ROWS = 0.01
 _COLUMNS = ("input_ids", "attention_mask", "document")  # of a dataset, those that are read
 
 
@@ -32,19 +27,32 @@ class Row(NamedTuple):
     number: int
     document: str | None
 
+    @property
+    def content(self) -> bytes:
+        """What the model reads, to tell one row from another."""
+        return self.tokens.numpy().tobytes()
 
-def split_text(tokenizer: Any, text: str, *, row_tokens: int, prepend_bos: bool = True) -> list[list[int]]:
-    """The rows of one text: its tokens in pieces of `row_tokens`, BOS (where there is one) heading each."""
+    @property
+    def is_boilerplate(self) -> bool:
+        """Whether it is so short that it may well recur in text that is no copy."""
+        return len(self.tokens) < 16
+
+
+def split_text(
+    tokenizer: Any, text: str, *, row_tokens: int, head: Sequence[int] = (), tail: Sequence[int] = ()
+) -> list[list[int]]:
+    """The rows of one text: its tokens in pieces, special ones before and after each, of at most `row_tokens`."""
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    head = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
-    step = row_tokens - len(head)
+    step = row_tokens - len(head) - len(tail)
+    if step < 1:
+        raise SpLensError(f"rows of {row_tokens} tokens have no place for text beside the special ones: ask for more.")
     pieces = [tokens[start : start + step] for start in range(0, len(tokens), step)]
-    if len(pieces) > 1 and len(head) + len(pieces[-1]) == 1:  # a lone token predicts nothing: give it company
+    if len(pieces) > 1 and len(head) + len(pieces[-1]) + len(tail) == 1:  # predicts nothing: give it company
         if len(pieces[-2]) > 2:
             pieces[-1].insert(0, pieces[-2].pop())
         else:  # rows of two: it would leave the one before alone
             pieces.pop()
-    return [[*head, *piece] for piece in pieces]
+    return [[*head, *piece, *tail] for piece in pieces]
 
 
 def tokenizer_of(model: Any) -> Any:
@@ -58,9 +66,19 @@ def tokenizer_of(model: Any) -> Any:
     return model.tokenizer
 
 
-def prepends_bos(model: Any) -> bool:
-    """Whether TransformerLens puts BOS before this model's texts (not before Pythia's)."""
-    return bool(getattr(model.cfg, "default_prepend_bos", True))
+def frame_of(model: Any) -> tuple[list[int], list[int]]:
+    """The special tokens before and after each of the model's texts.
+
+    [CLS] and [SEP] around what a BERT or a RoBERTa reads; BOS before any other's, where TransformerLens puts it
+    (not before Pythia's).
+    """
+    tokenizer = tokenizer_of(model)
+    if task_of(model) != "causal" and tokenizer.cls_token_id is not None:
+        ends = ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
+    else:
+        ends = ([tokenizer.bos_token_id] if getattr(model.cfg, "default_prepend_bos", True) else [], [])
+    head, tail = ([token for token in end if token is not None] for end in ends)
+    return head, tail
 
 
 def rows(model: Any, corpus: Any) -> Iterator[Row]:
@@ -91,55 +109,16 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
         raise SpLensError(
             f"a corpus is a dataset, a list of strings or batches of tokens, got {type(corpus).__name__}."
         )
-    special = _special_ids(model)
+    special, longest = _special_ids(model), context_of(model)
     number = 0
     for item in corpus:
         document = _document(item)
-        for tokens in _token_rows(model, item):
-            _check_row(model, tokens)
+        for tokens in _token_rows(model, item, longest):
+            _check_row(model, tokens, longest)
             yield Row(tokens, ~torch.isin(tokens, special), number, document)
             number += 1
     if not number:
         raise SpLensError("the corpus is empty: expected at least one row of tokens.")
-
-
-def fingerprint(model: Any, corpus: Any) -> str:
-    """A hash of the corpus as the model reads it, row after row."""
-    digest = hashlib.sha256()
-    for row in rows(model, corpus):
-        digest.update(row.tokens.numpy().tobytes() + b"|")
-    return digest.hexdigest()[:16]
-
-
-def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str, str]) -> None:
-    """Refuse to evaluate on text that was collected from.
-
-    No document may be in both, and of the evaluated rows at most one in a hundred (rows of 16 tokens or
-    more; boilerplate recurs in any real text). What recurs below that is logged.
-
-    Raises:
-        SpLensError: naming what is shared.
-    """
-    if shared := set(_documents(collected)) & set(_documents(evaluated)):
-        raise SpLensError(
-            f"{names[1]} shares {len(shared)} documents with {names[0]}, {sorted(shared)[0]!r} among them: "
-            'evaluate on other text, load_corpus(..., split="evaluate").'
-        )
-    seen = {row.tokens.numpy().tobytes() for row in rows(model, collected) if len(row.tokens) >= 16}
-    shared_rows = [row.tokens.numpy().tobytes() in seen for row in rows(model, evaluated)]
-    if (same := sum(shared_rows)) and same <= SHARED_ROWS * len(shared_rows):
-        logger.warning("%s has %d of %d rows in common with %s", names[1], same, len(shared_rows), names[0])
-    elif same:
-        raise SpLensError(
-            f"{names[1]} has {same} rows that are in {names[0]} too: evaluate on text that was not collected from, "
-            'load_corpus(..., split="evaluate").'
-        )
-
-
-def _documents(corpus: Any) -> Iterable[str]:
-    if isinstance(corpus, list):
-        return [text_name(text) for text in corpus if isinstance(text, str)]
-    return corpus["document"] if "document" in (getattr(corpus, "column_names", None) or ()) else ()
 
 
 def _document(item: Any) -> str | None:
@@ -155,11 +134,12 @@ def text_name(text: str) -> str:
     return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:
+def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:
     """The rows of tokens, without padding, in one item of a corpus."""
     if isinstance(item, str):
-        row_tokens = min(model.cfg.n_ctx, DOCUMENT_TOKENS)
-        text_rows = split_text(tokenizer_of(model), item, row_tokens=row_tokens, prepend_bos=prepends_bos(model))
+        head, tail = frame_of(model)
+        row_tokens = min(longest, DOCUMENT_TOKENS)
+        text_rows = split_text(tokenizer_of(model), item, row_tokens=row_tokens, head=head, tail=tail)
         if sum(len(row) for row in text_rows) < 2:
             raise SpLensError(f"the text {item[:40]!r} has fewer than two tokens: take it out of the corpus.")
         yield from (torch.tensor(row) for row in text_rows)
@@ -171,7 +151,7 @@ def _token_rows(model: Any, item: Any) -> Iterator[torch.Tensor]:
         mask, item = item.get("attention_mask"), item["input_ids"]
         if isinstance(item, list) and item and isinstance(item[0], list):  # a tokenizer's rows, unpadded perhaps
             for row, row_mask in zip(item, mask or [None] * len(item), strict=True):
-                yield from _token_rows(model, {"input_ids": row, "attention_mask": row_mask})
+                yield from _token_rows(model, {"input_ids": row, "attention_mask": row_mask}, longest)
             return
     try:
         tokens = torch.as_tensor(item).cpu()
@@ -208,12 +188,12 @@ def _check_not_left_padded(model: Any, row: torch.Tensor) -> None:
         )
 
 
-def _check_row(model: Any, tokens: torch.Tensor) -> None:
+def _check_row(model: Any, tokens: torch.Tensor, longest: int) -> None:
     if len(tokens) < 2:
         raise SpLensError(f"a row has {len(tokens)} token(s): expected at least two, of which one can be predicted.")
-    if len(tokens) > model.cfg.n_ctx:
+    if len(tokens) > longest:
         raise SpLensError(
-            f"a row has {len(tokens)} tokens, and the model reads {model.cfg.n_ctx}: cut the rows, "
+            f"a row has {len(tokens)} tokens, and the model reads {longest}: cut the rows, "
             "load_corpus(..., row_tokens=...)."
         )
     if int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab:

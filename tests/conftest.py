@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -22,6 +24,7 @@ from families.architectures import FAMILIES, REFUSED
 from families.table import Measured, page
 
 import sp_lens as sp
+from sp_lens.assets.train_masked import with_mask
 
 # The same examples each time: a run that fails can be run again.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -60,12 +63,26 @@ def tiny_hf(family: str, seed: int = 0) -> Any:
 
 
 def bridge_of(hf_model: Any, name: str) -> Any:
-    """The bridge around a transformers model, with the bundled tokenizer where it reads text."""
+    """The bridge around a transformers model, with the bundled tokenizer, or an image processor."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    reads_text = hf_model.main_input_name == "input_ids"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER) if reads_text else None
-    return TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    tokenizer = None
+    if hf_model.main_input_name == "input_ids":
+        masked = type(hf_model).__name__.endswith("ForMaskedLM")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_with_mask_saved() if masked else DEMO_FOLDER)
+    bridge = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    if tokenizer is None:
+        size = hf_model.config.image_size
+        bridge.processor = transformers.ViTImageProcessorPil(size={"height": size, "width": size})
+    return bridge
+
+
+@functools.cache
+def _with_mask_saved() -> str:
+    """The bundled tokenizer with a mask token, in a folder: TransformerLens reads a tokenizer anew from where it was."""
+    folder = tempfile.mkdtemp()
+    with_mask(DEMO_FOLDER).save_pretrained(folder)
+    return folder
 
 
 def tiny_bridge(family: str, seed: int = 0) -> Any:

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sp_lens import SpLensError, load_corpus
-from sp_lens.batches import batches
-from sp_lens.rows import check_disjoint, fingerprint, rows, split_text
+from sp_lens.batches import text_batches
+from sp_lens.overlap import check_disjoint, fingerprint
+from sp_lens.rows import rows, split_text
 
 pytestmark = pytest.mark.model
 quick = settings(deadline=None, max_examples=40)
@@ -100,7 +101,7 @@ def test_every_token_is_in_one_batch_once(model: Any, lengths: list[int], batch_
     given_rows = [[(i + at) % 40 for at in range(length)] for i, length in enumerate(lengths)]
     seen: Counter[tuple[int, ...]] = Counter()
     counted = 0
-    for batch in batches(model, given_rows, batch_tokens=batch_tokens):
+    for batch in text_batches(model, given_rows, batch_tokens=batch_tokens):
         assert batch.tokens.shape == batch.attention_mask.shape == batch.counted.shape
         assert batch.tokens.numel() <= batch_tokens or len(batch.tokens) == 1
         assert (batch.attention_mask.diff(dim=1) <= 0).all()  # padding is on the right alone
@@ -116,7 +117,7 @@ def test_every_token_is_in_one_batch_once(model: Any, lengths: list[int], batch_
 
 def test_batches_are_the_same_each_time(model: Any) -> None:
     ids = [list(range(2, 4 + i % 9)) for i in range(50)]
-    first, again = ([b.tokens.tolist() for b in batches(model, ids, batch_tokens=20)] for _ in range(2))
+    first, again = ([b.tokens.tolist() for b in text_batches(model, ids, batch_tokens=20)] for _ in range(2))
     assert first == again
 
 
@@ -125,7 +126,7 @@ def test_batches_are_the_same_each_time(model: Any) -> None:
 @example(text="a b c d e f g", row_tokens=3, bos=False)
 def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: int, bos: bool) -> None:
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = split_text(model.tokenizer, text, row_tokens=row_tokens, prepend_bos=bos)
+    pieces = split_text(model.tokenizer, text, row_tokens=row_tokens, head=[EOS] * bos)
     assert [token for piece in pieces for token in piece[bos:]] == tokens
     assert all(len(piece) <= row_tokens for piece in pieces)
     assert all(piece[0] == EOS for piece in pieces) or not bos
@@ -134,7 +135,7 @@ def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: in
 
 
 def test_rows_of_two_without_bos(model: Any) -> None:
-    pieces = split_text(model.tokenizer, " one two three", row_tokens=2, prepend_bos=False)
+    pieces = split_text(model.tokenizer, " one two three", row_tokens=2)
     assert [len(piece) for piece in pieces] == [2]  # or any other way without a row of one
 
 

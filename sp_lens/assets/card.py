@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sp_lens.assets.train import VOCABULARY
+from sp_lens.assets.texts import VOCABULARY
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate

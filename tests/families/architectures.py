@@ -78,11 +78,11 @@ FAMILIES = {
         ),
         Family("phi3", transformers.Phi3ForCausalLM, {**_GROUPED, "pad_token_id": 0}, *_LLAMA),
         Family(
-            "bert", transformers.BertForMaskedLM, _TEXT,
+            "bert", transformers.BertForMaskedLM, {**_TEXT, "vocab_size": 4098},  # with <s> and <mask>
             "bert.encoder.layer.{}.output.dense", "bert.encoder.layer.{}.attention.output.dense", causal=False,
         ),
         Family(
-            "roberta", transformers.RobertaForMaskedLM, {**_TEXT, "max_position_embeddings": 130},
+            "roberta", transformers.RobertaForMaskedLM, {**_TEXT, "vocab_size": 4098, "max_position_embeddings": 130},
             "roberta.encoder.layer.{}.output.dense", "roberta.encoder.layer.{}.attention.output.dense",
             causal=False, since="4.3",
         ),

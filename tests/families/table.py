@@ -21,6 +21,10 @@ CHECKS = {
         "`freq`, `abs`, `rms`, `std` of `collect`, and the formulas in float64 on what forward pre-hooks see in plain "
         "transformers, as a share of the largest in the layer",
     ),
+    "evaluate": Check(
+        1e-5,
+        "loss of `evaluate` (next tokens, masked tokens, or classes of images), and of plain transformers row by row",
+    ),
     "hooks": Check(1e-5, "logits with `ablate` or `ablation_hooks`, and with the weights of plain transformers zeroed"),
     "folded": Check(1e-5, "the same with `fold_mask` in place of hooks"),
     "export": Check(1e-5, "the same of the exported folder, loaded by plain transformers and by `load_model`"),
@@ -92,10 +96,9 @@ and not a hook more).
 
 ## What is missing
 
-- BERT and RoBERTa: statistics, ablation and export work; `evaluate`, `prune` and `ablation_effect` refuse a model that
-  sees the tokens it is to predict. RoBERTa needs TransformerLens 4.3.
-- ViT: `ActivationStats.from_cache`, `ablate` and `fold_mask` work; what reads a corpus of tokens refuses a model of
-  images, and so does `export`, which checks what it has saved on tokens.
+- RoBERTa and ViT need TransformerLens 4.3. A BERT without its masked-LM head, or a ViT without its classifier, can be
+  collected from and scored; `evaluate`, `prune` and `ablation_effect` refuse it, as it predicts nothing.
+- `top_examples` shows text, and refuses a model of images.
 - OPT with its norms after (the 350M): TransformerLens fails in `run_with_cache` without `names_filter`, as it drops a
   dimension when `ln2` is cached. Name the hooks that you want.
 - Refused, with the reason: mixtures of experts (Mixtral, Qwen2-MoE, Qwen3-MoE), encoder-decoders (T5), latent attention

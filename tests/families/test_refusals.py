@@ -1,16 +1,18 @@
 """What sp_lens can't do with a model is said before any work starts, with what to do instead."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO_FOLDER, HERE, random_mask, random_rows, tiny_bridge
+import transformers
+from conftest import DEMO_FOLDER, HERE, bridge_of, random_mask, random_rows, tiny_bridge
 
 import sp_lens as sp
+from families.architectures import FAMILIES
 
 pytestmark = pytest.mark.model
+needs_images = pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for images since 4.3")
 
 NO_NEURONS = {
     "mixtral": r"block 0 is a mixture of experts \(MoEBridge\).*Bring a model with dense MLPs",
@@ -70,26 +72,57 @@ def test_a_dtype_that_no_model_runs_in(dtype: torch.dtype) -> None:
         sp.load_model(DEMO_FOLDER, dtype=dtype)
 
 
+@needs_images
 @pytest.mark.parametrize("way", ["evaluate", "ablation_effect", "prune"])
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_next_tokens_are_not_asked_of_a_masked_model(name: str, way: str) -> None:
-    if name == "roberta" and HERE < (4, 3):
-        pytest.skip("TransformerLens has a bridge for it since 4.3")
+def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
+    torch.manual_seed(0)
+    kind, options = FAMILIES["vit"][1:3]
+    model = bridge_of(transformers.ViTModel(kind.config_class(**options)).eval(), "headless")
     evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
-    with pytest.raises(sp.SpLensError, match=r"sees the tokens that it is to predict \(bidirectional attention\)"):
-        (WAYS | evaluate)[way](tiny_bridge(name))
+    with pytest.raises(sp.SpLensError, match=r"ViTModel has no head, so it predicts nothing"):
+        (WAYS | evaluate)[way](model)
+    image = {"pixel_values": torch.zeros(3, 16, 16), "labels": 0}
+    assert sp.collect(model, [image], progress=False).count  # what it computes is there all the same
 
 
-def test_a_model_of_images_reads_no_corpus(tmp_path: Path) -> None:
+def test_a_masked_model_needs_a_mask_token() -> None:
+    model = tiny_bridge("bert")
+    model.tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    with pytest.raises(sp.SpLensError, match="the tokenizer has no mask token"):
+        sp.evaluate(model, random_rows(2), progress=False)
+
+
+@needs_images
+def test_a_model_of_images_reads_no_text() -> None:
     model = tiny_bridge("vit")
-    ways: list[Callable[[], Any]] = [
-        lambda: sp.collect(model, _untouched(), progress=False),
-        lambda: sp.collect(model, ["a text"], progress=False),
-        lambda: sp.evaluate(model, _untouched(), progress=False),
-        lambda: _prune(model, _untouched()),
-        lambda: sp.export(model, random_mask(model, 0.1), tmp_path / "pruned"),
-    ]
-    for way in ways:
-        with pytest.raises(sp.SpLensError, match=r"ViTForImageClassification reads pixel_values.*from_cache"):
-            way()
-    assert not list(tmp_path.iterdir())
+    text = ["def add(a, b): return a + b"]
+    mask = random_mask(model, 0.1)
+    for read in (
+        lambda: sp.collect(model, text, progress=False),
+        lambda: sp.evaluate(model, random_rows(2), progress=False),
+        lambda: sp.sample_activations(model, text, mask),
+    ):
+        with pytest.raises(sp.SpLensError, match=r"item 0 of the corpus is no image of a class: got (str|Tensor)"):
+            read()
+    for read in (lambda: sp.load_corpus(text, model, tokens=None), lambda: sp.top_examples(model, text, mask)):
+        with pytest.raises(sp.SpLensError, match=r"ViTForImageClassification reads pixel_values.*load_images"):
+            read()
+
+
+def test_a_model_of_text_reads_no_images() -> None:
+    with pytest.raises(sp.SpLensError, match="the model reads tokens, and images were asked for"):
+        sp.load_images("digits", tiny_bridge("gpt2"))
+
+
+@needs_images
+def test_images_of_another_size_or_class() -> None:
+    model = tiny_bridge("vit")
+    for item, what in (
+        ({"pixel_values": torch.zeros(3, 8, 8), "labels": 0}, r"shape \(3, 8, 8\), and the model reads \(3, 16, 16\)"),
+        ({"pixel_values": torch.zeros(3, 16, 16), "labels": 5}, "is of class 5, and the model knows 0 to 4"),
+        ({"image": None}, "is no image of a class: got dict with"),
+    ):
+        with pytest.raises(sp.SpLensError, match=what):
+            sp.evaluate(model, [item], progress=False)
+    with pytest.raises(sp.SpLensError, match="the corpus is empty"):
+        sp.evaluate(model, [], progress=False)

@@ -1,0 +1,218 @@
+"""Images -> a `datasets.Dataset` of pixels and classes: named sets, folders of class folders, datasets."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+
+from sp_lens.errors import SpLensError, check_choice
+from sp_lens.offline import SPLITS, Split, split_of
+from sp_lens.pictures import processor_of
+from sp_lens.sites import blocks_of, reads_images
+from sp_lens.storage import versions
+
+Classes = Sequence[str | int]
+
+
+def load_images(
+    source: str | Path | Dataset,
+    model: Any,
+    *,
+    classes: Classes | None = None,
+    without: Classes | None = None,
+    images: int | None = 1000,
+    split: Split = "collect",
+    image_column: str = "image",
+    label_column: str = "label",
+) -> Dataset:
+    """Images of chosen classes, as a classifier reads them: `forget` with `classes=`, `retain` with `without=`.
+
+    Args:
+        source: "digits" (scikit-learn's 1797 handwritten digits), "cifar10" (from the folder of `SP_LENS_DATA`), a
+            folder of class folders, or a `datasets.Dataset` with an image and a label column.
+        model: an image classifier; its image processor makes pixels, its configuration knows the classes.
+        classes: take these alone, by name or number.
+        without: take all but these.
+        images: how many to take; None takes all.
+        split: "collect" or "evaluate" (or "train") of a named set, by a hash of an image's number. Datasets and folders
+            of your own are not split.
+        image_column: where a dataset of yours has its images.
+        label_column: where it has their classes, as `ClassLabel`, numbers, or names.
+
+    Returns:
+        Columns `image` and `label` (the model's number of the class). What was read stands as JSON in
+        `.info.description`.
+
+    Raises:
+        SpLensError: for a model that reads no images or has no image processor, an unknown name, column or class, a
+            class that the model does not know, and fewer images than asked for.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo-vision")
+        >>> threes = sp.load_images("digits", model, classes=[3], images=20)  # doctest: +SKIP
+    """
+    check_choice("split", split, SPLITS)
+    blocks_of(model)
+    if not reads_images(model):
+        raise SpLensError("the model reads tokens, and images were asked for: load text, load_corpus(source, model).")
+    if images is not None and images < 1:
+        raise SpLensError(f"images={images}: expected how many images to take, or None for all.")
+    if classes is not None and without is not None:
+        raise SpLensError("give the classes to take, classes=, or those to leave out, without=, not both.")
+    processor_of(model)  # before any image is read
+    dataset = _dataset(source, split)
+    if missing := [name for name in (image_column, label_column) if name not in dataset.column_names]:
+        raise SpLensError(
+            f"the dataset has the columns {dataset.column_names} and no {missing[0]!r}: say where the images and their "
+            "classes are, image_column=..., label_column=..."
+        )
+    names, labels = _labels(dataset, label_column, model)
+    asked = np.isin(labels, _numbers(names, without if classes is None else classes))
+    kept = np.flatnonzero(asked if classes is not None else ~asked)
+    if len(kept) < (images or 1):
+        raise SpLensError(
+            f"there are {len(kept)} such images in {_name(source)!r}, and {images or 'some'} were asked for: ask for "
+            "fewer, images=..., or for other classes."
+        )
+    kept = kept[:images]
+    chosen = Dataset.from_dict(
+        {"image": dataset.select(kept.tolist())[image_column], "label": labels[kept].tolist()},
+        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
+    )
+    about = {
+        "source": _name(source),
+        "split": split if isinstance(source, str) and source in NAMED else None,
+        "images": len(kept),
+        "classes": None if classes is None else list(classes),
+        "without": None if without is None else list(without),
+        "versions": versions(),
+    }
+    chosen.info.description = json.dumps(about)
+    return chosen
+
+
+def read_named(name: str, split: Split) -> Dataset:
+    """The images of a named set in one split, with columns `image` and `label`.
+
+    Raises:
+        SpLensError: where they are not on this machine.
+    """
+    check_choice("set of images", name, NAMED)
+    check_choice("split", split, SPLITS)
+    return NAMED[name](split)
+
+
+def _digits(split: Split) -> Dataset:
+    """8 x 8 pixels, 1797 digits by 43 writers (Alpaydin & Kaynak 1998), inside scikit-learn."""
+    try:
+        from PIL.Image import fromarray
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise SpLensError(f"the digits need more packages: pip install 'sp-lens[vision]' ({error}).") from error
+    pixels, labels = load_digits(return_X_y=True)
+    there = [number for number in range(len(labels)) if split_of(f"digits/{number}") == split]
+    images = [fromarray(np.round(pixels[number].reshape(8, 8) * (255 / 16)).astype(np.uint8)) for number in there]
+    names = [str(digit) for digit in range(10)]
+    return Dataset.from_dict(
+        {"image": images, "label": labels[there].tolist()},
+        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
+    )
+
+
+def _cifar10(split: Split) -> Dataset:
+    """CIFAR-10's 50,000 training images; its 10,000 test images are halved into collecting and evaluating."""
+    folder = os.environ.get("SP_LENS_DATA")
+    file = Path(folder or "", f"cifar10-{'train' if split == 'train' else 'test'}.parquet")
+    if not folder or not file.is_file():
+        raise SpLensError(
+            f"there is no {file.name} in the folder {folder!r} that SP_LENS_DATA names. For your own copy of CIFAR-10, "
+            "give the dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
+        )
+    dataset = cast(Dataset, load_dataset("parquet", data_files=str(file), split="train"))
+    dataset = dataset.cast_column("image", Image()).class_encode_column("label")
+    if split == "train":
+        return dataset
+    halves = {"collect": 0, "evaluate": 1}
+    numbers = range(len(dataset))
+    return dataset.select([n for n in numbers if _half(f"cifar10/{n}") == halves[split]])
+
+
+def _half(name: str) -> int:
+    """0 or 1, by a hash of the name."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2
+
+
+NAMED: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _cifar10}
+
+
+def _name(source: str | Path | Dataset) -> str:
+    return str(source) if isinstance(source, str | Path) else "dataset"
+
+
+def _dataset(source: Any, split: Split) -> Dataset:
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, str) and source in NAMED:
+        return read_named(source, split)
+    if not isinstance(source, str | Path):
+        raise SpLensError(
+            f"expected the name of a set of images, a folder, or a datasets.Dataset, got {type(source).__name__}."
+        )
+    if not Path(source).is_dir():
+        check_choice("set of images (or folder of class folders)", source, NAMED)
+    try:
+        return cast(Dataset, load_dataset("imagefolder", data_dir=str(source), split="train"))
+    except Exception as error:  # the builder has errors of its own for each way in which a folder has no images
+        raise SpLensError(
+            f"cannot read the folder {source} ({type(error).__name__}: {str(error)[:80]}): expected a folder with a "
+            "folder of images for each class."
+        ) from error
+
+
+def _labels(dataset: Dataset, column: str, model: Any) -> tuple[list[str], np.ndarray]:
+    """The names of the model's classes, and the number that the model gives to the class of each image.
+
+    Where the model and the dataset both have names, they go by name; where one has none, by number.
+    """
+    config, feature = model.original_model.config, dataset.features[column]
+    known = [config.id2label[number] for number in range(config.num_labels)]
+    values = dataset[column][:]
+    theirs = feature.names if isinstance(feature, ClassLabel) else None
+    if theirs is None and any(isinstance(value, str) for value in values):
+        theirs = sorted(set(values))
+        values = [theirs.index(value) for value in values]
+    if theirs is not None and not all(name.startswith("LABEL_") for name in known):
+        numbers = {name.casefold(): number for number, name in enumerate(known)}
+        if unknown := [name for name in theirs if name.casefold() not in numbers]:
+            raise SpLensError(
+                f"the dataset has a class {unknown[0]!r}, and the model knows {', '.join(known[:10])}"
+                f"{', ...' if len(known) > 10 else ''}: bring a dataset of its classes, or rename them."
+            )
+        return known, np.array([numbers[theirs[value].casefold()] for value in values])
+    values = np.array(values)
+    if values.size and not (np.issubdtype(values.dtype, np.integer) and 0 <= values.min() <= values.max() < len(known)):
+        raise SpLensError(
+            f"the column {column!r} has values from {values.min()} to {values.max()}, and the model's classes are 0 to "
+            f"{len(known) - 1}: name the column with the classes, label_column=..."
+        )
+    if theirs is not None:
+        known = [*theirs, *known[len(theirs) :]]
+    return known, values
+
+
+def _numbers(names: Sequence[str], classes: Classes | None) -> list[int]:
+    """The classes by number."""
+    numbers = {name.casefold(): number for number, name in enumerate(names)}
+    found = []
+    for one in classes or ():
+        number = numbers.get(one.casefold(), -1) if isinstance(one, str) else one
+        if not 0 <= number < len(names):
+            raise SpLensError(f"there is no class {one!r}: choose among {', '.join(names[:20])}.")
+        found.append(number)
+    return found
