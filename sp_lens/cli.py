@@ -123,9 +123,25 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
+    """Text, or for a classifier images: "digits", "digits:3,8" (these classes), "digits:-3,-8" (all but these)."""
     import sp_lens as sp
+    from sp_lens.sites import reads_images
 
-    return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
+    if not reads_images(model):
+        return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
+    source, _, listed = name.partition(":")
+    classes = [one.strip() for one in listed.split(",") if one.strip()]
+    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
+    if left_out and len(left_out) < len(classes):
+        raise sp.SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
+    return sp.load_images(
+        source,
+        model,
+        classes=classes if classes and not left_out else None,
+        without=left_out or None,
+        images=arguments.images,
+        split=split,
+    )
 
 
 def _quieten() -> None:
@@ -158,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
 
     evaluate = _command(
-        commands, "evaluate", _evaluate, "next-token accuracy and loss, with neurons ablated or not",
+        commands, "evaluate", _evaluate, "accuracy and loss, with neurons ablated or not",
         "sp-lens evaluate --model demo --corpus code --offline --tokens 20000 --mask runs/demo/mask.safetensors",
     )  # fmt: skip
     _add_model_and_text(evaluate, "evaluate")
@@ -232,6 +248,12 @@ def _add_prune(commands: Any) -> None:
 def _add_model_and_text(parser: argparse.ArgumentParser, split: str | None = None) -> None:
     parser.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
     parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=_positive, default=1000,
+        help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
+        "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
+        "(default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
     if split:
         parser.add_argument("--corpus", required=True, help="a name (code, prose, ...) or a file of text")

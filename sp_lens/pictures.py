@@ -89,10 +89,9 @@ def _read(model: Any, item: Any, number: int) -> tuple[torch.Tensor, int]:
             image.reshape(*image.shape[:2], channels), return_tensors="pt", input_data_format="channels_last"
         )
         return read.pixel_values[0], int(item["label"])
-    try:
+    if {"pixel_values", "labels"} <= keys:
         return torch.as_tensor(item["pixel_values"]).float(), int(item["labels"])
-    except (TypeError, KeyError, ValueError, RuntimeError, IndexError) as error:
-        raise SpLensError(
-            f"item {number} of the corpus is no image of a class: got {type(item).__name__} with "
-            f"{sorted(keys) or 'no keys'}, expected image and label, as load_images(source, model) makes them."
-        ) from error
+    raise SpLensError(
+        f"item {number} of the corpus is no image of a class: got {type(item).__name__} with "
+        f"{sorted(keys) or 'no keys'}, expected image and label, as load_images(source, model) makes them."
+    )

@@ -70,7 +70,7 @@ def bridge_of(hf_model: Any, name: str) -> Any:
     if hf_model.main_input_name == "input_ids":
         masked = type(hf_model).__name__.endswith("ForMaskedLM")
         tokenizer = transformers.AutoTokenizer.from_pretrained(_with_mask_saved() if masked else DEMO_FOLDER)
-    bridge = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
+    bridge: Any = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
     if tokenizer is None:
         size = hf_model.config.image_size
         bridge.processor = transformers.ViTImageProcessorPil(size={"height": size, "width": size})
@@ -79,7 +79,7 @@ def bridge_of(hf_model: Any, name: str) -> Any:
 
 @functools.cache
 def _with_mask_saved() -> str:
-    """The bundled tokenizer with a mask token, in a folder: TransformerLens reads a tokenizer anew from where it was."""
+    """The bundled tokenizer with a mask token, in a folder, as TransformerLens reads a tokenizer anew from its own."""
     folder = tempfile.mkdtemp()
     with_mask(DEMO_FOLDER).save_pretrained(folder)
     return folder

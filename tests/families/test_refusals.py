@@ -77,7 +77,8 @@ def test_a_dtype_that_no_model_runs_in(dtype: torch.dtype) -> None:
 def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
     torch.manual_seed(0)
     kind, options = FAMILIES["vit"][1:3]
-    model = bridge_of(transformers.ViTModel(kind.config_class(**options)).eval(), "headless")
+    config = kind.config_class(**options, architectures=["ViTModel"])
+    model = bridge_of(transformers.ViTModel(config).eval(), "headless")
     evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
     with pytest.raises(sp.SpLensError, match=r"ViTModel has no head, so it predicts nothing"):
         (WAYS | evaluate)[way](model)
