@@ -18,7 +18,8 @@ from sp_lens.errors import SpLensError, check_choice
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-DEMO = "demo"
+# The models in sp_lens.assets: a causal and a masked language model, and a classifier of images.
+BUNDLED = ("demo", "demo-masked", "demo-vision")
 # A CPU runs no model in 8-bit floats, and transformers none in integers.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -36,8 +37,8 @@ def load_model(
     biases changes `hook_z`, and pruning by hook would then differ from pruning the weights.
 
     Args:
-        name: "demo" (the bundled model), a Hugging Face name such as "facebook/opt-125m", a local
-            folder, or a GGUF file.
+        name: "demo" (the bundled model; "demo-masked" is a RoBERTa, "demo-vision" a ViT), a Hugging Face name
+            such as "facebook/opt-125m", a local folder, or a GGUF file.
         device: where to; None lets TransformerLens choose.
         dtype: of the weights: float32, bfloat16, float16 or float64.
         trust_remote_code: passed on to transformers; off unless you ask for it.
@@ -54,8 +55,8 @@ def load_model(
 
     check_choice("dtype", dtype, DTYPES)
     try:
-        if str(name) == DEMO:
-            source = str(files("sp_lens.assets") / DEMO)
+        if name in BUNDLED:
+            source = str(files("sp_lens.assets") / str(name))
         elif str(name).endswith(".gguf"):
             source = str(_converted_gguf(Path(name)))
         else:

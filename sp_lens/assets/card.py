@@ -129,6 +129,14 @@ def pruning_lines(model: Any, tokens: int) -> list[str]:
     return lines
 
 
+def mixture_lines(recipe: dict[str, Any]) -> str:
+    """One line of the card a source of training text."""
+    return "\n".join(
+        f"| {source} | {share:.0%} | {recipe['training_tokens'][source]:,} |"
+        for source, share in recipe["mixture"].items()
+    )
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,10 +150,7 @@ def main() -> None:
         parameters=sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
         seen=recipe["steps"] * recipe["batch"] * recipe["row"] / 1e6,
         packages=", ".join(recipe["other_python"]),
-        mixture="\n".join(
-            f"| {source} | {share:.0%} | {recipe['training_tokens'][source]:,} |"
-            for source, share in recipe["mixture"].items()
-        ),
+        mixture=mixture_lines(recipe),
         tokens=TOKENS,
         scores="\n".join(score_lines(model, arguments.work)),
         prune_tokens=PRUNE_TOKENS,
