@@ -9,7 +9,7 @@ import torch
 
 from sp_lens.ablation import ablate, check_mask, folded
 from sp_lens.errors import SpLensError
-from sp_lens.models import inference, model_name
+from sp_lens.models import inference, input_device, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
 from sp_lens.sites import require_tokens
@@ -37,7 +37,8 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
 
     Raises:
         SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, a model that reads no tokens, or a reloaded model that differs.
+            `hf_model`, a model that reads no tokens, weights that are quantised or on disk, or a reloaded
+            model that differs.
     """
     require_tokens(model)
     check_mask(model, mask)
@@ -52,7 +53,7 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
         _save(bridge.original_model, unfinished)
     _as_it_came(tokenizer).save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
-    _verify(model, mask, unfinished, type(bridge.original_model))
+    _verify(model, mask, unfinished, bridge.original_model)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
@@ -112,19 +113,23 @@ def _bridge(model: Any, hf_model: Any) -> Any:
     )
 
 
-def _verify(model: Any, mask: NeuronMask, folder: Path, kind: Any) -> None:
-    """Compare the saved model, loaded by its transformers class, with the one ablated by hooks, on random tokens."""
-    parameter = next(model.parameters())
+def _verify(model: Any, mask: NeuronMask, folder: Path, plain: Any) -> None:
+    """Compare the saved model, loaded by transformers and placed as it was, with the one ablated by hooks."""
+    dtype, device = next(model.parameters()).dtype, input_device(model)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, 64)), generator=generator).to(parameter.device)
-    reloaded = kind.from_pretrained(
-        folder, dtype=parameter.dtype, attn_implementation="eager", local_files_only=True
-    ).to(parameter.device)
+    tokens = torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, 64)), generator=generator).to(device)
+    reloaded = type(plain).from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        local_files_only=True,
+        device_map=getattr(plain, "hf_device_map", None) or {"": device},
+    )
     with inference(model), ablate(model, mask):
         by_hooks = model(tokens, return_type="logits").float().log_softmax(-1)
         by_weights = reloaded.eval()(tokens).logits.float().log_softmax(-1)[..., : by_hooks.shape[-1]]
-    difference = float((by_hooks - by_weights).abs().max())
-    if not difference <= TOLERANCE.get(parameter.dtype, 1e-1):
+    difference = float((by_hooks - by_weights.to(by_hooks.device)).abs().max())
+    if not difference <= TOLERANCE.get(dtype, 1e-1):
         raise SpLensError(
             f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; "
             f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "

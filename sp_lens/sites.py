@@ -20,6 +20,7 @@ Site = Literal["mlp", "attn"]
 SITES: tuple[Site, ...] = get_args(Site)
 
 _HOOKS: dict[Site, str] = {"attn": "attn.hook_z", "mlp": "mlp.hook_post"}
+_OUTPUT: dict[Site, tuple[str, str]] = {"attn": ("W_O", "o"), "mlp": ("W_out", "out")}  # and a bridge's module of it
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,15 @@ def layout_of(model: Any) -> Layout:
     groups = []
     blocks = blocks_of(model)
     for layer, block in enumerate(blocks):
-        if (W_O := _weight(block, layer, "attn", "W_O")) is not None:
-            groups.append(NeuronGroup("attn", layer, W_O.shape[0] * W_O.shape[1], heads=W_O.shape[0]))
+        if (attn := _group(model, layer, "attn")) is not None:
+            groups.append(attn)
         if (mlp := getattr(block, "mlp", None)) is not None:
-            if (W_out := _weight(block, layer, "mlp", "W_out")) is None:
+            if (group := _group(model, layer, "mlp")) is None:
                 raise SpLensError(
                     f"block {layer} is a mixture of experts ({type(mlp).__name__}): its mlp.hook_post is not the input "
                     "of one down-projection, so it has no neurons to score. Bring a model with dense MLPs."
                 )
-            groups.append(NeuronGroup("mlp", layer, W_out.shape[0]))
+            groups.append(group)
     if not groups:
         parts = [name for block in blocks for name, part in block.named_children() if hasattr(part, "hook_out")]
         raise SpLensError(
@@ -189,12 +190,19 @@ def hook_point(model: Any, group: NeuronGroup) -> Any:
 
 
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
-    """The live output weights of the group: writing to the result changes the model."""
-    block = model.blocks[group.layer]
-    if group.site == "mlp":
-        return block.mlp.W_out
-    W_O = block.attn.W_O
-    return W_O.view(-1, W_O.shape[-1])  # view, not reshape: a copy would not be live
+    """The live output weights of the group: writing to the result changes the model.
+
+    Raises:
+        SpLensError: for weights that are quantised or on disk, whose rows can't be written to.
+    """
+    weight, module = _output(model.blocks[group.layer], group.layer, group.site)
+    # A packed format is a class of its own, whose transpose may be a copy in floats: writing to that changes nothing.
+    if weight is None or type(getattr(module, "weight", weight)) not in (torch.Tensor, torch.nn.Parameter):
+        raise SpLensError(
+            f"the weights behind {group.name} are quantised or offloaded to disk, so that their rows can't be zeroed. "
+            "Ablation by hooks works on them (ablate, prune); to fold or export, load the model in float16 or bfloat16."
+        )
+    return weight.view(-1, weight.shape[-1])  # view, not reshape: a copy would not be live
 
 
 @contextmanager
@@ -240,16 +248,23 @@ def blocks_of(model: Any) -> Any:
 
 
 def require_tokens(model: Any) -> None:
-    """Refuse a model of images or sound.
-
-    Raises:
-        SpLensError: naming what the model reads instead.
-    """
+    """Refuse, with a `SpLensError`, a model of images or sound, and one with the tokenizer of another."""
     reads = getattr(getattr(model, "original_model", None), "main_input_name", "input_ids")
     if reads != "input_ids":
         raise SpLensError(
             f"{_kind(model)} reads {reads}, and sp_lens runs models on tokens. Cache its activations with "
             "run_with_cache() for ActivationStats.from_cache(), and ablate its neurons with ablate() or fold_mask()."
+        )
+    check_vocabulary(model)
+
+
+def check_vocabulary(model: Any) -> None:
+    """Refuse the tokenizer of another model: more tokens (but those added to a vocabulary) than embeddings."""
+    known = getattr(getattr(model, "tokenizer", None), "vocab_size", 0)
+    if known > model.cfg.d_vocab:
+        raise SpLensError(
+            f"the tokenizer knows {known} tokens and {_kind(model)} has embeddings of {model.cfg.d_vocab}: it is of "
+            "another model. Put this model's own tokenizer into its folder, or load it with that."
         )
 
 
@@ -258,12 +273,27 @@ def _kind(model: Any) -> str:
     return type(getattr(model, "original_model", model)).__name__
 
 
-def _weight(block: Any, layer: int, part: str, name: str) -> Any:
-    """A weight of the block's part, in TransformerLens' shape; None where there is none."""
+def _group(model: Any, layer: int, site: Site) -> NeuronGroup | None:
+    """The neurons of a site in a block, as many as the output weights have rows; None without such weights."""
+    weight, module = _output(model.blocks[layer], layer, site)
+    if weight is not None:
+        width, heads = weight.shape[:-1].numel(), weight.shape[0]
+    else:  # the shape of packed integers says nothing, the module that unpacks them does (GPT-2's calls it nx)
+        width, heads = getattr(module, "in_features", getattr(module, "nx", 0)), model.cfg.n_heads
+    return NeuronGroup(site, layer, width, heads if site == "attn" else 0) if width else None
+
+
+def _output(block: Any, layer: int, site: Site) -> tuple[Any, Any]:
+    """The output weights in TransformerLens' shape, if they can be read as a matrix, and a bridge's module of them."""
+    component = getattr(block, site, None)
+    name, module = _OUTPUT[site]
     try:
-        return getattr(getattr(block, part, None), name, None)
+        weight = getattr(component, name, None)
+    except NotImplementedError:  # TransformerLens: packed integers, or a placeholder of what is on disk
+        weight = None
     except ValueError as error:  # 4.x: the heads of this layer are not of the configuration's size
         raise SpLensError(
-            f"the {part} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
+            f"the {site} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
             f"(DeepSeek): {error}"
         ) from error
+    return weight, getattr(component, module, None)
