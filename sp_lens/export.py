@@ -46,6 +46,11 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
     if folder.exists() and not overwrite:
         raise SpLensError(f"{folder} is there already: name another folder, or say overwrite=True.")
     bridge = _bridge(model, hf_model)
+    if getattr(bridge.original_model.config, "quantization_config", None) is not None:
+        raise SpLensError(
+            f"{model_name(model)!r} is quantised: rows of packed integers can't be zeroed. Ablation by hooks works "
+            "on it (ablate, prune); to export, load the model in float16 or bfloat16, and apply the mask to that."
+        )
     tokenizer = tokenizer_of(model)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

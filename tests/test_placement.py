@@ -99,11 +99,12 @@ def test_masks_and_means_go_where_the_activation_is() -> None:
     layout = Layout((NeuronGroup("attn", 0, 8, heads=2), NeuronGroup("mlp", 1, 12)))
     mask = sp.NeuronMask(layout, {group.name: torch.arange(group.width) % 3 == 0 for group in layout})
     means = sp.ActivationStats(layout, {g.name: Moments.of(torch.rand(5, g.width)) for g in layout}, {})
+    hooks = [*sp.ablation_hooks(mask), *sp.ablation_hooks(mask, mode="mean", reference=means)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         of = {0: torch.empty(2, 3, 2, 4, device="cuda:0"), 1: torch.empty(2, 3, 12, device="cuda:1")}
         with pytest.raises(RuntimeError, match="two devices"):
-            of[1] + torch.ones(12)
-        for name, hook in [*sp.ablation_hooks(mask), *sp.ablation_hooks(mask, mode="mean", reference=means)]:
+            torch.add(of[1], torch.ones(12))
+        for name, hook in hooks:
             activation = of[int(name.split(".")[1])]
             assert hook(activation, hook=None).device == activation.device
         assert Moments.of(of[1].flatten(0, 1)).mean.device == of[1].device
