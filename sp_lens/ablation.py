@@ -140,12 +140,12 @@ def fold_mask(model: Any, mask: NeuronMask) -> None:
     one as it was.
 
     Raises:
-        SpLensError: for a mask of another model.
+        SpLensError: for a mask of another model, and for weights that are quantised or on disk.
     """
     check_mask(model, mask)
+    weights = [output_weight(model, group) for group in mask.layout]  # all or none: one may be refused
     with torch.no_grad():
-        for group in mask.layout:
-            weight = output_weight(model, group)
+        for group, weight in zip(mask.layout, weights, strict=True):
             weight[mask[group.name].to(weight.device)] = 0
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from sp_lens.pictures import Picture, pictures
 from sp_lens.rows import Row, rows
-from sp_lens.sites import patches_of, reads_images
+from sp_lens.tasks import patches_of, reads_images
 
 # Rows that are sorted by length together before they are batched: less padding, and still a stream.
 _SORTED_TOGETHER = 256

@@ -47,7 +47,7 @@ def _collect(arguments: argparse.Namespace) -> None:
 
     import sp_lens as sp
 
-    model = sp.load_model(arguments.model)
+    model = _model(arguments)
     corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
     edges: Any = None
     if arguments.bins and arguments.range:
@@ -64,7 +64,7 @@ def _collect(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = sp.load_model(arguments.model)
+    model = _model(arguments)
     corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
     if arguments.mask:
         with sp.ablate(model, sp.NeuronMask.load(arguments.mask)):
@@ -79,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _prune(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = sp.load_model(arguments.model)
+    model = _model(arguments)
     corpora = {
         key: _corpus(arguments, model, name, split)
         for key, name, split in (
@@ -109,7 +109,7 @@ def _prune(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = sp.load_model(arguments.model)
+    model = _model(arguments)
     folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, overwrite=arguments.overwrite)
     print(f"saved to {folder}, loaded back and compared: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
 
@@ -122,10 +122,23 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.out}")
 
 
+def _model(arguments: argparse.Namespace) -> Any:
+    import torch
+
+    import sp_lens as sp
+
+    return sp.load_model(
+        arguments.model,
+        device=arguments.device,
+        device_map=arguments.device_map,
+        dtype=getattr(torch, arguments.dtype),
+    )
+
+
 def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
     """Text, or for a classifier images: "digits", "digits:3,8" (these classes), "digits:-3,-8" (all but these)."""
     import sp_lens as sp
-    from sp_lens.sites import reads_images
+    from sp_lens.tasks import reads_images
 
     if not reads_images(model):
         return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
@@ -201,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "export", _export, "a pruned model as a Hugging Face folder",
         "sp-lens export --model demo --mask runs/demo/mask.safetensors --out pruned/",
     )  # fmt: skip
-    export.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
+    _add_model(export)
     export.add_argument("--mask", required=True, help="the neurons to prune")
     export.add_argument("--out", required=True, help="folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
@@ -245,8 +258,18 @@ def _add_prune(commands: Any) -> None:
     prune.add_argument("--out", required=True, help="folder of the run; the same command goes on after a kill")
 
 
-def _add_model_and_text(parser: argparse.ArgumentParser, split: str | None = None) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: TransformerLens chooses)")
+    parser.add_argument("--device-map", metavar="MAP", help="over several GPUs: auto, balanced or sequential")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"),
+        help="of the weights (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_model_and_text(parser: argparse.ArgumentParser, split: str | None = None) -> None:
+    _add_model(parser)
     parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
     parser.add_argument(
         "--images", type=_positive, default=1000,

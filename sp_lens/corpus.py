@@ -12,8 +12,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
 from sp_lens.rows import DOCUMENT_TOKENS, frame_of, split_text, text_name, tokenizer_of
-from sp_lens.sites import blocks_of, context_of, require_tokens
+from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
+from sp_lens.tasks import context_of, require_tokens
 
 
 class HubSource(NamedTuple):

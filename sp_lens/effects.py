@@ -13,8 +13,9 @@ from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import losses, predictions, reusable
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
-from sp_lens.sites import Layout, layout_of, require_task
+from sp_lens.sites import Layout, layout_of
 from sp_lens.stats import ActivationStats
+from sp_lens.tasks import require_task
 
 Unit = Literal["head", "neuron"]
 UNITS: tuple[Unit, ...] = get_args(Unit)

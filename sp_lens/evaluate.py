@@ -16,8 +16,8 @@ from sp_lens.errors import SpLensError
 from sp_lens.masking import mask_tokens
 from sp_lens.models import forward, inference
 from sp_lens.rows import rows
-from sp_lens.sites import reads_images, require_task, task_of
 from sp_lens.storage import read_json, write_json
+from sp_lens.tasks import reads_images, require_task, task_of
 
 TOP_K = 10
 SKIPPED_TOKENS = 50

@@ -16,11 +16,12 @@ from sp_lens.batches import Batch, text_batches
 from sp_lens.collect import BATCH_TOKENS, require_finite, visit
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
-from sp_lens.models import inference, model_name
+from sp_lens.models import inference, input_device, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
-from sp_lens.sites import Layout, NeuronGroup, require_tokens
+from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.storage import load_tensors, save_tensors, versions
+from sp_lens.tasks import require_tokens
 from sp_lens.tokens import token_text
 
 
@@ -262,7 +263,7 @@ def _of_batch(
     model: Any, batch: Batch, number: int, chosen: Mapping[NeuronGroup, torch.Tensor], *, k: int, context: int
 ) -> dict[str, _Contexts]:
     found: dict[str, _Contexts] = {}
-    device = next(model.parameters()).device
+    device = input_device(model)
     counts = batch.in_context.to(device)
     tokens = batch.tokens.masked_fill(batch.attention_mask == 0, _OUTSIDE).to(device)
     rows = torch.tensor([row.number for row in batch.rows], device=device)

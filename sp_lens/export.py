@@ -9,11 +9,11 @@ import torch
 
 from sp_lens.ablation import ablate, check_mask, folded
 from sp_lens.errors import SpLensError
-from sp_lens.models import inference, model_name
+from sp_lens.models import inference, input_device, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.pictures import processor_of
 from sp_lens.rows import tokenizer_of
-from sp_lens.sites import context_of, reads_images
+from sp_lens.tasks import context_of, reads_images
 
 # Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -38,13 +38,18 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
 
     Raises:
         SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, or a reloaded model that differs.
+            `hf_model`, weights that are quantised or on disk, or a reloaded model that differs.
     """
     check_mask(model, mask)
     folder = Path(folder)
     if folder.exists() and not overwrite:
         raise SpLensError(f"{folder} is there already: name another folder, or say overwrite=True.")
     bridge = _bridge(model, hf_model)
+    if getattr(bridge.original_model.config, "quantization_config", None) is not None:
+        raise SpLensError(
+            f"{model_name(model)!r} is quantised: rows of packed integers can't be zeroed. Ablation by hooks works "
+            "on it (ablate, prune); to export, load the model in float16 or bfloat16, and apply the mask to that."
+        )
     reader = processor_of(model) if reads_images(model) else _as_it_came(tokenizer_of(model))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -52,7 +57,7 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
         _save(bridge.original_model, unfinished)
     reader.save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
-    _verify(model, mask, unfinished, type(bridge.original_model))
+    _verify(model, mask, unfinished, bridge.original_model)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
@@ -112,18 +117,22 @@ def _bridge(model: Any, hf_model: Any) -> Any:
     )
 
 
-def _verify(model: Any, mask: NeuronMask, folder: Path, kind: Any) -> None:
-    """Compare the saved model, loaded by its transformers class, with the one ablated by hooks, on random input."""
-    parameter = next(model.parameters())
-    inputs = _random_inputs(model).to(parameter.device)
-    reloaded = kind.from_pretrained(
-        folder, dtype=parameter.dtype, attn_implementation="eager", local_files_only=True
-    ).to(parameter.device)
+def _verify(model: Any, mask: NeuronMask, folder: Path, plain: Any) -> None:
+    """Compare the saved model, loaded by transformers and placed as it was, with the one ablated by hooks."""
+    dtype, device = next(model.parameters()).dtype, input_device(model)
+    inputs = _random_inputs(model).to(device)
+    reloaded = type(plain).from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        local_files_only=True,
+        device_map=getattr(plain, "hf_device_map", None) or {"": device},
+    )
     with inference(model), ablate(model, mask):
         by_hooks = model(inputs, return_type="logits").float().log_softmax(-1)
         by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : by_hooks.shape[-1]]
-    difference = float((by_hooks - by_weights).abs().max())
-    if not difference <= TOLERANCE.get(parameter.dtype, 1e-1):
+    difference = float((by_hooks - by_weights.to(by_hooks.device)).abs().max())
+    if not difference <= TOLERANCE.get(dtype, 1e-1):
         raise SpLensError(
             f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; "
             f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "

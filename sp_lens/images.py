@@ -13,8 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.offline import SPLITS, Split, split_of
 from sp_lens.pictures import processor_of
-from sp_lens.sites import blocks_of, reads_images
+from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
+from sp_lens.tasks import reads_images
 
 Classes = Sequence[str | int]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.tasks import check_vocabulary
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 BUNDLED = ("demo", "demo-masked", "demo-vision")
 # A CPU runs no model in 8-bit floats, and transformers none in integers.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# How accelerate splits a model over several devices; a mapping says it module by module.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def load_model(
     name: str | Path,
     *,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
     dtype: torch.dtype = torch.float32,
+    quantization_config: Any = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
     """Load a model as a `TransformerBridge`, with its weights as they are.
@@ -40,11 +45,18 @@ def load_model(
         name: "demo" (the bundled model; "demo-masked" is a RoBERTa, "demo-vision" a ViT), a Hugging Face name
             such as "facebook/opt-125m", a local folder, or a GGUF file.
         device: where to; None lets TransformerLens choose.
+        device_map: instead of `device`, over several GPUs: "auto", "balanced", "balanced_low_0",
+            "sequential", or {module: device} in the names of transformers. On TransformerLens 4 a map
+            without a GPU may leave weights on "disk".
         dtype: of the weights: float32, bfloat16, float16 or float64.
+        quantization_config: a configuration of transformers, `BitsAndBytesConfig(load_in_4bit=True)`:
+            the weights are quantised as they are loaded, `dtype` is what is computed in. Such weights are
+            read, ablated by hooks and pruned; they can't be folded or exported.
         trust_remote_code: passed on to transformers; off unless you ask for it.
 
     Raises:
-        SpLensError: when there is no such model, or the Hub can't be reached, and for another dtype.
+        SpLensError: when there is no such model, or the Hub can't be reached; for another dtype, a device that
+            is not here, a quantisation that can't be had; and for the tokenizer of another model.
 
     Example:
         >>> import sp_lens as sp
@@ -54,6 +66,8 @@ def load_model(
     from transformer_lens.model_bridge import TransformerBridge
 
     check_choice("dtype", dtype, DTYPES)
+    device_map = _checked_map(device, device_map)
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     try:
         if name in BUNDLED:
             source = str(files("sp_lens.assets") / str(name))
@@ -61,16 +75,23 @@ def load_model(
             source = str(_converted_gguf(Path(name)))
         else:
             source = str(name)
-        bridge = TransformerBridge.boot_transformers(
-            source, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        if quantization_config is None:
+            options |= {"device": device, "device_map": device_map}
+        else:
+            placed = device_map or ("auto" if device is None else {"": device})
+            options["hf_model"] = _quantised(source, quantization_config, device_map=placed, **options)
+        bridge = TransformerBridge.boot_transformers(source, **options)
     except SpLensError:
         raise
     except (OSError, ValueError, SafetensorError) as error:  # nothing there, of an unknown kind, or cut short
         raise SpLensError(
             f"cannot load the model {str(name)!r}: expected 'demo', a local folder or GGUF file, or the name of a "
-            f"Hugging Face model while the Hub can be reached. {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"Hugging Face model while the Hub can be reached. {_reason(error)}"
         ) from error
+    except (ImportError, RuntimeError) as error:  # no such quantisation, weights of another size, too little memory
+        how = "" if quantization_config is None else " with this quantization_config"
+        raise SpLensError(f"cannot load the model {str(name)!r}{how}. {_reason(error)}") from error
+    check_vocabulary(bridge)
     return bridge.eval()
 
 
@@ -81,10 +102,27 @@ def model_name(model: Any) -> str:
 
 def weights_fingerprint(model: Any) -> str:
     """A hash of every parameter: tells a model from another of the same name, a folded or a fine-tuned one."""
+    from accelerate.utils import align_module_device
+
     digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(parameter.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    seen: set[int] = set()
+    for module in getattr(model, "original_model", model).modules():
+        new = [name for name, parameter in module.named_parameters(recurse=False) if id(parameter) not in seen]
+        seen.update(id(parameter) for parameter in module.parameters(recurse=False))
+        with align_module_device(module):  # what is on disk is read
+            for name in new:
+                for tensor in _plain_tensors(module.get_parameter(name).detach()):
+                    digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def _plain_tensors(tensor: Any) -> Iterator[Any]:
+    """The tensor, or those that a quantised one is made of: numbers, scales and zeros."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
 
 
 @contextmanager
@@ -99,12 +137,51 @@ def inference(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+def input_device(model: Any) -> torch.device:
+    """Where tokens go: to the embedding. A model on several devices takes activations on from there by itself."""
+    device = next(model.parameters()).device  # that of the embedding, in transformers as in TransformerLens
+    return torch.device("cpu") if device.type == "meta" else device  # on disk: TransformerLens runs that on the CPU
+
+
 def forward(model: Any, batch: Batch | ImageBatch) -> Float[torch.Tensor, "row pos d_vocab"]:
     """The logits of a batch (of images: [row class]); padding is told by an explicit attention mask."""
-    batch = batch.to(next(model.parameters()).device)
+    batch = batch.to(input_device(model))
     if isinstance(batch, ImageBatch):
         return model(batch.pixels.to(next(model.parameters()).dtype), return_type="logits")
     return model(batch.tokens, attention_mask=batch.attention_mask, return_type="logits")
+
+
+def _checked_map(device: Any, device_map: Any) -> Any:
+    """The device map as TransformerLens takes it, if that is how the model is to be placed and it can be."""
+    if device is not None and device_map is not None:
+        raise SpLensError(f"device={device!r} and device_map={device_map!r}: give one of them.")
+    if device_map is not None and not isinstance(device_map, Mapping):
+        check_choice("device_map", device_map, DEVICE_MAPS)
+        return device_map
+    for place in [device] if device_map is None else device_map.values():
+        try:
+            torch.empty(0, device=None if place == "disk" else place)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+            raise SpLensError(
+                f"there is no device {str(place)!r} here ({_reason(error)}): choose another, 'cpu' for one."
+            ) from error
+    return None if device_map is None else dict(device_map)
+
+
+def _reason(error: Exception) -> str:
+    """The kind of an error of other libraries, and the first line of what they say."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'without a word'}"
+
+
+def _quantised(source: str, quantization_config: Any, **options: Any) -> Any:
+    """The transformers model, quantised as it is loaded, which TransformerLens does not do by itself."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
+    masked = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+    auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+    # Eager, as TransformerLens 3.9 leaves a model that it is given as it is, and hooks on the pattern need it.
+    return auto.from_pretrained(source, quantization_config=quantization_config, attn_implementation="eager", **options)
 
 
 def _converted_gguf(file: Path) -> Path:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
-from sp_lens.sites import reads_images
+from sp_lens.tasks import reads_images
 
 GREY_OR_COLOUR = {1: "L", 3: "RGB"}  # by channels, as PIL calls them
 

@@ -21,9 +21,10 @@ from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
 from sp_lens.overlap import check_disjoint, fingerprint
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
-from sp_lens.sites import SITES, Layout, Site, layout_of, require_task
+from sp_lens.sites import SITES, Layout, Site, layout_of
 from sp_lens.stats import Metric
 from sp_lens.storage import write_bytes
+from sp_lens.tasks import require_task
 
 logger = logging.getLogger(__name__)
 

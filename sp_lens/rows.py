@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from sp_lens.errors import SpLensError
-from sp_lens.sites import context_of, require_tokens, task_of
+from sp_lens.tasks import context_of, require_tokens, task_of
 
 # Where the released experiments cut their documents.
 DOCUMENT_TOKENS = 1000

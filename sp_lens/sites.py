@@ -18,10 +18,9 @@ from sp_lens.errors import SpLensError
 
 Site = Literal["mlp", "attn"]
 SITES: tuple[Site, ...] = get_args(Site)
-# What a model predicts: the next token, tokens that are masked, or the class of an image.
-Task = Literal["causal", "masked", "image"]
 
 _HOOKS: dict[Site, str] = {"attn": "attn.hook_z", "mlp": "mlp.hook_post"}
+_OUTPUT: dict[Site, tuple[str, str]] = {"attn": ("W_O", "o"), "mlp": ("W_out", "out")}  # and a bridge's module of it
 
 
 @dataclass(frozen=True)
@@ -142,19 +141,19 @@ def layout_of(model: Any) -> Layout:
     groups = []
     blocks = blocks_of(model)
     for layer, block in enumerate(blocks):
-        if (W_O := _weight(block, layer, "attn", "W_O")) is not None:
-            groups.append(NeuronGroup("attn", layer, W_O.shape[0] * W_O.shape[1], heads=W_O.shape[0]))
+        if (attn := _group(model, layer, "attn")) is not None:
+            groups.append(attn)
         if (mlp := getattr(block, "mlp", None)) is not None:
-            if (W_out := _weight(block, layer, "mlp", "W_out")) is None:
+            if (group := _group(model, layer, "mlp")) is None:
                 raise SpLensError(
                     f"block {layer} is a mixture of experts ({type(mlp).__name__}): its mlp.hook_post is not the input "
                     "of one down-projection, so it has no neurons to score. Bring a model with dense MLPs."
                 )
-            groups.append(NeuronGroup("mlp", layer, W_out.shape[0]))
+            groups.append(group)
     if not groups:
         parts = [name for block in blocks for name, part in block.named_children() if hasattr(part, "hook_out")]
         raise SpLensError(
-            f"{_kind(model)} has neither attn.hook_z nor mlp.hook_post in any block: its blocks are made of "
+            f"{kind_of(model)} has neither attn.hook_z nor mlp.hook_post in any block: its blocks are made of "
             f"{', '.join(dict.fromkeys(parts)) or 'nothing that is hooked'}. Bring a model with attention and MLPs."
         )
     for group in groups:
@@ -184,19 +183,26 @@ def hook_point(model: Any, group: NeuronGroup) -> Any:
         modules = [name.replace("_original_component.", "") for name, _ in component.named_modules()]
         there = [name for name in dict.fromkeys(modules) if name.rpartition(".")[2].startswith("hook_")]
         raise SpLensError(
-            f"{_kind(model)} has no hook {group.name}: its {type(component).__name__} has "
+            f"{kind_of(model)} has no hook {group.name}: its {type(component).__name__} has "
             f"{', '.join(there) or 'no hook at all'}. TransformerLens must show the input of the output weights."
         )
     return point
 
 
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
-    """The live output weights of the group: writing to the result changes the model."""
-    block = model.blocks[group.layer]
-    if group.site == "mlp":
-        return block.mlp.W_out
-    W_O = block.attn.W_O
-    return W_O.view(-1, W_O.shape[-1])  # view, not reshape: a copy would not be live
+    """The live output weights of the group: writing to the result changes the model.
+
+    Raises:
+        SpLensError: for weights that are quantised or on disk, whose rows can't be written to.
+    """
+    weight, module = _output(model.blocks[group.layer], group.layer, group.site)
+    # A packed format is a class of its own, whose transpose may be a copy in floats: writing to that changes nothing.
+    if weight is None or type(getattr(module, "weight", weight)) not in (torch.Tensor, torch.nn.Parameter):
+        raise SpLensError(
+            f"the weights behind {group.name} are quantised or offloaded to disk, so that their rows can't be zeroed. "
+            "Ablation by hooks works on them (ablate, prune); to fold or export, load the model in float16 or bfloat16."
+        )
+    return weight.view(-1, weight.shape[-1])  # view, not reshape: a copy would not be live
 
 
 @contextmanager
@@ -232,7 +238,7 @@ def blocks_of(model: Any) -> Any:
     hooked = hasattr(model, "hook_dict")
     if hooked and (stacks := [name for name, _ in model.named_children() if name.endswith("_blocks")]):
         raise SpLensError(
-            f"{_kind(model)} is an encoder-decoder: it has {' and '.join(stacks)}, and one stack of blocks was "
+            f"{kind_of(model)} is an encoder-decoder: it has {' and '.join(stacks)}, and one stack of blocks was "
             "expected. Bring a decoder (GPT-2, Llama) or an encoder (BERT)."
         )
     raise SpLensError(
@@ -241,81 +247,32 @@ def blocks_of(model: Any) -> Any:
     )
 
 
-def reads_images(model: Any) -> bool:
-    """Whether the model reads pixels, and no tokens."""
-    return getattr(getattr(model, "original_model", None), "main_input_name", "input_ids") == "pixel_values"
-
-
-def require_tokens(model: Any) -> None:
-    """Refuse a model of images or sound.
-
-    Raises:
-        SpLensError: naming what the model reads instead.
-    """
-    reads = getattr(getattr(model, "original_model", None), "main_input_name", "input_ids")
-    if reads != "input_ids":
-        raise SpLensError(
-            f"{_kind(model)} reads {reads}, and tokens of text were given: bring images, load_images(source, model), "
-            "or a language model."
-        )
-
-
-def task_of(model: Any) -> Task | None:
-    """What the model predicts, as its transformers class has it; None where it has no head for any of them."""
-    kind = _kind(model)
-    if kind.endswith("ForMaskedLM"):  # by name, as TransformerLens 3.9 calls BERT causal
-        return "masked"
-    if reads_images(model):
-        return "image" if kind.endswith("ForImageClassification") else None
-    return None if getattr(model.cfg, "attention_dir", "causal") == "bidirectional" else "causal"
-
-
-def require_task(model: Any) -> Task:
-    """What the model predicts.
-
-    Raises:
-        SpLensError: for something that TransformerLens has not hooked, and for a model without a head.
-    """
-    blocks_of(model)
-    if (task := task_of(model)) is None:
-        raise SpLensError(
-            f"{_kind(model)} has no head, so it predicts nothing that could be right or wrong: collect() and score() "
-            "work; for the rest bring a causal or masked language model (ForCausalLM, ForMaskedLM) or an image "
-            "classifier (ForImageClassification)."
-        )
-    return task
-
-
-def context_of(model: Any) -> int:
-    """The longest row of tokens that the model reads.
-
-    RoBERTa counts positions from after the one that padding has, so its table is longer than its context.
-    """
-    for module in getattr(model, "original_model", model).modules():
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == model.cfg.n_ctx:
-            return model.cfg.n_ctx - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return model.cfg.n_ctx
-
-
-def patches_of(model: Any) -> tuple[int, int]:
-    """Of a model of images: how many positions stand before the patches (the class token), and how many patches."""
-    config = model.original_model.config
-    patches = (config.image_size // config.patch_size) ** 2
-    (table,) = (p for name, p in model.original_model.named_parameters() if name.endswith("position_embeddings"))
-    return table.shape[1] - patches, patches
-
-
-def _kind(model: Any) -> str:
+def kind_of(model: Any) -> str:
     """What the model is, by the class of the transformers model in a bridge."""
     return type(getattr(model, "original_model", model)).__name__
 
 
-def _weight(block: Any, layer: int, part: str, name: str) -> Any:
-    """A weight of the block's part, in TransformerLens' shape; None where there is none."""
+def _group(model: Any, layer: int, site: Site) -> NeuronGroup | None:
+    """The neurons of a site in a block, as many as the output weights have rows; None without such weights."""
+    weight, module = _output(model.blocks[layer], layer, site)
+    if weight is not None:
+        width, heads = weight.shape[:-1].numel(), weight.shape[0]
+    else:  # the shape of packed integers says nothing, the module that unpacks them does (GPT-2's calls it nx)
+        width, heads = getattr(module, "in_features", getattr(module, "nx", 0)), model.cfg.n_heads
+    return NeuronGroup(site, layer, width, heads if site == "attn" else 0) if width else None
+
+
+def _output(block: Any, layer: int, site: Site) -> tuple[Any, Any]:
+    """The output weights in TransformerLens' shape, if they can be read as a matrix, and a bridge's module of them."""
+    component = getattr(block, site, None)
+    name, module = _OUTPUT[site]
     try:
-        return getattr(getattr(block, part, None), name, None)
+        weight = getattr(component, name, None)
+    except NotImplementedError:  # TransformerLens: packed integers, or a placeholder of what is on disk
+        weight = None
     except ValueError as error:  # 4.x: the heads of this layer are not of the configuration's size
         raise SpLensError(
-            f"the {part} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
+            f"the {site} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
             f"(DeepSeek): {error}"
         ) from error
+    return weight, getattr(component, module, None)

@@ -38,6 +38,11 @@ def test_prune_plot_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert pruned["top1"] < whole["top1"]
     assert sp.Evaluation.load(tmp_path / "evaluation.json").top1 == pruned["top1"]
 
+    assert main([*evaluate, "--device-map", "auto", "--dtype", "float16"]) == 0
+    half = json.loads(capsys.readouterr().out)["loss"]
+    assert half != whole["loss"]
+    assert abs(half - whole["loss"]) < 1e-2
+
 
 def test_collect_and_density(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.safetensors") for name in ("prose", "code")]
@@ -71,6 +76,12 @@ def test_collect_and_density(tmp_path: Path) -> None:
     [
         (["evaluate", "--model", "demo", "--corpus", "kode"], "unknown corpus"),
         (["evaluate", "--model", "no/such", "--corpus", "code"], "cannot load the model"),
+        (["evaluate", "--model", "demo", "--device", "warp", "--corpus", "code"], "there is no device 'warp' here"),
+        (["collect", "--model", "demo", "--device-map", "all", "--corpus", "code", "--out", "x"], "unknown device_map"),
+        (
+            ["export", "--model", "demo", "--device", "cpu", "--device-map", "auto", "--mask", "x", "--out", "y"],
+            "give one of them",
+        ),
         (["plot", "tradeoff", "nowhere", "--out", "x.html"], "there is no file nowhere"),
         (
             ["export", "--model", "demo", "--mask", "none.safetensors", "--out", "x"],

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import DEMO_FOLDER, random_mask, tiny_bridge, tiny_hf
+from conftest import DEMO_FOLDER, bridge_of, random_mask, tiny_bridge, tiny_hf
 
 import sp_lens as sp
 from sp_lens.models import model_name
@@ -46,6 +46,34 @@ def test_a_local_folder(tmp_path: Path) -> None:
 def test_an_unknown_model_has_an_answer(name: str) -> None:
     with pytest.raises(sp.SpLensError, match=r"cannot load the model|there is no GGUF file"):
         sp.load_model(name)
+
+
+@pytest.mark.parametrize("read", [sp.collect, sp.evaluate], ids=["collect", "evaluate"])
+def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
+    """More tokens than embeddings: said when the model is loaded, and of a bridge made elsewhere before it reads."""
+    hf = tiny_hf("llama")
+    hf.resize_token_embeddings(1000)
+    hf.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path)
+    message = "the tokenizer knows 4096 tokens and LlamaForCausalLM has embeddings of 1000: it is of another model"
+    with pytest.raises(sp.SpLensError, match=message):
+        sp.load_model(tmp_path, device="cpu")
+    with pytest.raises(sp.SpLensError, match=message):
+        read(bridge_of(hf, "mine"), [torch.arange(2, 30)], progress=False)
+
+
+@pytest.mark.parametrize("row", [torch.tensor([5, 4096]), torch.tensor([5, -1])], ids=str)
+def test_ids_that_the_model_does_not_know(opt: Any, row: torch.Tensor) -> None:
+    with pytest.raises(sp.SpLensError, match="and the model knows 0 to 4095: was it made with the tokenizer of anoth"):
+        sp.collect(opt, [row], progress=False)
+
+
+def test_weights_of_another_size(tmp_path: Path) -> None:
+    tiny_hf("llama").save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
+    with pytest.raises(sp.SpLensError, match=r"cannot load the model .* RuntimeError"):
+        sp.load_model(tmp_path)
 
 
 def test_something_that_is_no_hooked_model() -> None:
