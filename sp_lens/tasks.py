@@ -30,7 +30,7 @@ def require_tokens(model: Any) -> None:
 def check_vocabulary(model: Any) -> None:
     """Refuse the tokenizer of another model: more tokens (but those added to a vocabulary) than embeddings."""
     known = getattr(getattr(model, "tokenizer", None), "vocab_size", 0)
-    if known > model.cfg.d_vocab:
+    if known and known > model.cfg.d_vocab:
         raise SpLensError(
             f"the tokenizer knows {known} tokens and {kind_of(model)} has embeddings of {model.cfg.d_vocab}: it is of "
             "another model. Put this model's own tokenizer into its folder, or load it with that."
@@ -58,7 +58,7 @@ def require_task(model: Any) -> Task:
     blocks_of(model)
     if (task := task_of(model)) is None:
         raise SpLensError(
-            f"{kind_of(model)} has no head, so it predicts nothing that could be right or wrong: collect() and score() "
+            f"{kind_of(model)} has no trained head, so nothing that it predicts is right or wrong: collect() and score() "
             "work; for the rest bring a causal or masked language model (ForCausalLM, ForMaskedLM) or an image "
             "classifier (ForImageClassification)."
         )

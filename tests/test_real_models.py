@@ -98,5 +98,5 @@ def test_minilm_is_an_encoder_whose_neurons_are_read(minilm: Path) -> None:
 def test_minilm_predicts_nothing(minilm: Path) -> None:
     """It has no masked-LM head: the one that transformers adds is random."""
     model = sp.load_model(minilm)
-    with pytest.raises(sp.SpLensError, match="sees the tokens that it is to predict"):
+    with pytest.raises(sp.SpLensError, match="BertForMaskedLM has no trained head"):
         sp.evaluate(model, [ENGLISH], progress=False)
