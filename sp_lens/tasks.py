@@ -58,7 +58,7 @@ def require_task(model: Any) -> Task:
     blocks_of(model)
     if (task := task_of(model)) is None:
         raise SpLensError(
-            f"{kind_of(model)} has no trained head, so nothing that it predicts is right or wrong: collect() and score() "
+            f"{kind_of(model)} has no trained head, so its predictions mean nothing: collect() and score() "
             "work; for the rest bring a causal or masked language model (ForCausalLM, ForMaskedLM) or an image "
             "classifier (ForImageClassification)."
         )

@@ -80,7 +80,7 @@ def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
     config = kind.config_class(**options, architectures=["ViTModel"])
     model = bridge_of(transformers.ViTModel(config).eval(), "headless")
     evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
-    with pytest.raises(sp.SpLensError, match=r"ViTModel has no trained head, so nothing that it predicts"):
+    with pytest.raises(sp.SpLensError, match=r"ViTModel has no trained head, so its predictions mean nothing"):
         (WAYS | evaluate)[way](model)
     image = {"pixel_values": torch.zeros(3, 16, 16), "labels": 0}
     assert sp.collect(model, [image], progress=False).count  # what it computes is there all the same
