@@ -28,8 +28,8 @@ def add_plot(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> 
 
 def _add_of_runs(figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, what in {
-        "tradeoff": "Figure 2: accuracy lost on forget against accuracy lost on retain text",
-        "perplexity": "Figure 3: perplexity on forget against perplexity on retain text",
+        "tradeoff": "Figure 2: accuracy lost on forget against accuracy lost on retain data",
+        "perplexity": "Figure 3: perplexity on forget against perplexity on retain data",
         "selectivity": "Figure 4: the largest difference of the two accuracy drops, by metric and site",
     }.items():
         parser = figure(name, _of_runs, what, "runs/a runs/b")
@@ -42,7 +42,7 @@ def _add_of_two_corpora(figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, what in {
         "score-map": "the score of every neuron, a row a layer",
         "head-map": "the score of every attention head",
-        "importance-scatter": "importance on forget against importance on retain text",
+        "importance-scatter": "importance on forget against importance on retain data",
         "metric-agreement": "the rank correlation of the scores by each metric",
     }.items():
         parser = figure(name, _of_two_corpora, what, "code.safetensors prose.safetensors")

@@ -87,11 +87,9 @@ def load_images(
         features=Features({"image": Image(), "label": ClassLabel(names=names)}),
     )
     about = {
-        "source": _name(source),
+        "source": _name(source) + _of_classes(names, classes, without),
         "split": split if isinstance(source, str) and source in NAMED else None,
         "images": len(kept),
-        "classes": None if classes is None else list(classes),
-        "without": None if without is None else list(without),
         "versions": versions(),
     }
     chosen.info.description = json.dumps(about)
@@ -154,6 +152,14 @@ NAMED: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _c
 
 def _name(source: str | Path | Dataset) -> str:
     return str(source) if isinstance(source, str | Path) else "dataset"
+
+
+def _of_classes(names: Sequence[str], classes: Classes | None, without: Classes | None) -> str:
+    """Which classes of a source were taken, in words for figures and records."""
+    if classes is None and without is None:
+        return ""
+    asked = ", ".join(names[number] for number in _numbers(names, without if classes is None else classes))
+    return f" ({asked})" if classes is not None else f" (all but {asked})"
 
 
 def _dataset(source: Any, split: Split) -> Dataset:

@@ -59,5 +59,5 @@ def test_runs_that_are_not_selective_say_so_on_a_scale() -> None:
     figure: Any = sp.plots.selectivity([run_of([0.5, 0.4], [0.5, 0.3]), run_of([0.5, 0.4], [0.5, 0.3], site="attn")])
     assert [list(bar.y) for bar in figure.data] == [[0], [0]]
     assert figure.layout.yaxis.rangemode == "tozero"
-    assert "; no run lost more on forget than on retain text; " in figure.layout.title.subtitle.text
+    assert "; no run lost more on forget than on retain data; " in figure.layout.title.subtitle.text
     assert "no run lost" not in plots.selectivity(run_of()).layout.title.subtitle.text

@@ -103,7 +103,8 @@ def test_classes_by_name_and_number(digits: Any) -> None:
     assert 3 not in others["label"][:]
     assert len(by_name) + len(others) == len(read_named("digits", "collect"))
     about = json.loads(by_name.info.description)
-    assert (about["source"], about["split"], about["classes"]) == ("digits", "collect", ["3"])
+    assert (about["source"], about["split"], about["images"]) == ("digits (3)", "collect", len(by_name))
+    assert json.loads(others.info.description)["source"] == "digits (all but 3)"
 
 
 def some_images(count: int = 4) -> list[PIL.Image]:

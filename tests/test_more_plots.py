@@ -61,8 +61,8 @@ def test_perplexity_draws_forget_against_retain_on_logarithmic_axes() -> None:
     assert list(dot.x) == [20, 22, 30]
     assert list(dot.y) == [10, 40, 1000]
     assert [figure.layout.xaxis.type, figure.layout.yaxis.type] == ["log", "log"]
-    assert figure.layout.xaxis.title.text == "perplexity on retain text (log)"
-    assert figure.layout.yaxis.title.text == "perplexity on forget text (log)"
+    assert figure.layout.xaxis.title.text == "perplexity on retain data (log)"
+    assert figure.layout.yaxis.title.text == "perplexity on forget data (log)"
     # Smoothed as it is drawn: in logarithms; both ends are kept.
     assert curve.y == pytest.approx([10, (10 * 40 * 1000) ** (1 / 3), 1000])
     assert dot.customdata == pytest.approx(np.array([[0, 0, 0.5, 0.5], [1, 0.05, 0.3, 0.4], [2, 0.1, 0.1, 0.4]]))
@@ -423,7 +423,7 @@ def test_scatter_puts_every_neuron_at_its_importances_and_parts_them_at_the_mask
             assert bool(mask[f"blocks.{int(layer)}.mlp.hook_post"][int(neuron)]) == wanted
     assert taken.hovertemplate.startswith("<b>layer %{customdata[0]}, neuron %{customdata[1]}</b>")
     assert [figure.layout.xaxis.type, figure.layout.yaxis.type] == ["log", "log"]
-    assert figure.layout.xaxis.title.text == "importance on retain text:<br>mean |z| (activation), log"
+    assert figure.layout.xaxis.title.text == "importance on retain data:<br>mean |z| (activation), log"
 
 
 def test_scatter_draws_the_cut_and_the_eps() -> None:

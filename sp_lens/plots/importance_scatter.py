@@ -85,7 +85,7 @@ def importance_scatter(
     _add_lines(figure, frame, cut=cut, eps=eps, share=share)
     for axis, side, stats in (("xaxis", "retain", retain), ("yaxis", "forget", forget)):
         source = corpus_names(stats.about.get("corpora"))
-        title = f"importance on {side} text{f' ({source})' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
+        title = f"importance on {side} data{f' ({source})' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
     figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")
@@ -97,8 +97,8 @@ def importance_scatter(
         subtitle += ", far below all retain importances"
     zeros = {side: int((frame[side] == 0).sum()) for side in ("forget", "retain")}
     if any(zeros.values()):
-        subtitle += f"; at the edges, importance 0: {zeros['forget']:,} on forget, {zeros['retain']:,} on retain text"
-    set_title(figure, f"Importance of {SITE_NAMES[site]} neurons on forget against retain text", subtitle)
+        subtitle += f"; at the edges, importance 0: {zeros['forget']:,} on forget, {zeros['retain']:,} on retain data"
+    set_title(figure, f"Importance of {SITE_NAMES[site]} neurons on forget against retain data", subtitle)
     return figure
 
 

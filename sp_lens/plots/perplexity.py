@@ -61,7 +61,7 @@ def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -
     everything = pd.concat(list(histories.values()))
     low, high = (everything[SIDES].agg(end).to_numpy() for end in ("min", "max"))
     margin = 0.06 * np.log10(high / low) + 0.02  # where nothing was lost, there is no span
-    set_axes(figure, "perplexity on {side} text (log)", np.log10(low) - margin, np.log10(high) + margin)
+    set_axes(figure, "perplexity on {side} data (log)", np.log10(low) - margin, np.log10(high) + margin)
     figure.update_xaxes(type="log", **log_ticks(low[0], high[0]))
     figure.update_yaxes(type="log", **log_ticks(low[1], high[1]))
     starts = np.array([history[SIDES].iloc[0] for history in histories.values()])
@@ -72,7 +72,7 @@ def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -
     subtitle = runs_subtitle(named)
     if left_out := sum(len(run.records) for run in named.values()) - sum(map(len, histories.values())):
         subtitle += f"; left out, steps of infinite perplexity: {left_out}"
-    set_title(figure, "Selective pruning: perplexity on forget against retain text", subtitle)
+    set_title(figure, "Selective pruning: perplexity on forget against retain data", subtitle)
     return figure
 
 

@@ -71,7 +71,7 @@ def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") 
     steps = sorted({run.steps for run in named.values()})
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
-    nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain text"
+    nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain data"
     set_title(
         figure,
         "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",

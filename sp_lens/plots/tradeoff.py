@@ -59,7 +59,7 @@ def tradeoff(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> 
         ),
     )
     _set_axes(figure, pd.concat(list(histories.values())))
-    set_title(figure, "Selective pruning: accuracy lost on forget against retain text", runs_subtitle(named))
+    set_title(figure, "Selective pruning: accuracy lost on forget against retain data", runs_subtitle(named))
     return figure
 
 
