@@ -1,8 +1,10 @@
-"""The bundled model on real text: it has learned, and pruning is selective both ways round."""
+"""The bundled models on real text and images: they have learned, and pruning is selective."""
 
+import os
 from typing import Any
 
 import pytest
+from conftest import HERE
 
 import sp_lens as sp
 from sp_lens.corpus import Corpora
@@ -27,6 +29,24 @@ def test_it_has_learned(demo: Any, name: str, loss: float, top1: float) -> None:
     assert result.top1 > top1
 
 
+@pytest.fixture(scope="module")
+def masked() -> Any:
+    """The bundled RoBERTa."""
+    if HERE < (4, 3):
+        pytest.skip("TransformerLens has a bridge for RoBERTa since 4.3")
+    return sp.load_model("demo-masked", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def vision() -> Any:
+    """The bundled ViT."""
+    if HERE < (4, 3):
+        pytest.skip("TransformerLens has a bridge for images since 4.3")
+    if "SP_LENS_DATA" not in os.environ:
+        pytest.skip("CIFAR-10 lies in the folder that SP_LENS_DATA names")
+    return sp.load_model("demo-vision", device="cpu")
+
+
 def relative_drops(run: sp.PruneRun) -> tuple[float, float]:
     """What the last step has cost the forget and the retain corpus, as a share of the accuracy there was."""
     first, last = run.history.iloc[0], run.history.iloc[-1]
@@ -46,6 +66,48 @@ def test_pruning_is_selective_and_random_pruning_is_not(demo: Any, forget: str, 
     # The paper's first claim: feed-forward neurons forget more selectively than attention neurons.
     attention = sp.prune(demo, **text, metric="abs", site="attn", **settings)
     assert run.selectivity > attention.selectivity
+
+
+@pytest.mark.parametrize("name", ["python", "non_python", "prose"])
+def test_the_masked_one_has_learned(masked: Any, name: str) -> None:
+    text = sp.load_corpus(name, masked, tokens=20_000, split="evaluate", offline=True)
+    result = sp.evaluate(masked, text, progress=False)
+    assert result.tokens == pytest.approx(3_000, rel=0.05)  # 15 % are asked for
+    assert result.loss < LOSS[name]
+    assert result.top1 > TOP1[name]
+
+
+def test_a_masked_language_model_forgets_code_and_keeps_prose(masked: Any) -> None:
+    text = corpora(masked, "code", "prose", 10_000)
+    settings: dict[str, Any] = {"fraction": 0.1, "steps": 3, "progress": False}
+    run = sp.prune(masked, **text, metric="abs", site="mlp", **settings)
+    forgotten, kept = relative_drops(run)
+    assert forgotten > 0.2
+    assert forgotten > 2 * kept
+    random_forgotten, random_kept = relative_drops(sp.prune(masked, **text, metric="random", site="mlp", **settings))
+    assert random_forgotten < 1.5 * random_kept
+
+
+@pytest.mark.parametrize("site", ["mlp", "attn"])
+def test_a_classifier_forgets_cats_and_keeps_the_other_classes(vision: Any, site: Any) -> None:
+    def read(split: Any, **which: Any) -> Any:
+        return sp.load_images("cifar10", vision, images=400, split=split, **which)
+
+    run = sp.prune(
+        vision,
+        read("collect", classes=["cat"]),
+        read("collect", without=["cat"]),
+        eval_forget=read("evaluate", classes=["cat"]),
+        eval_retain=read("evaluate", without=["cat"]),
+        site=site,
+        fraction=0.06,
+        steps=2,
+        progress=False,
+    )
+    assert run.history["retain_top1"][0] > 0.5  # of ten classes
+    forgotten, kept = relative_drops(run)
+    assert forgotten > 0.5
+    assert kept < 0.12
 
 
 def test_ablation_effect_of_heads_agrees_with_evaluating(demo: Any) -> None:
