@@ -1,12 +1,16 @@
 """The bundled models on real text and images: they have learned, and pruning is selective."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from conftest import HERE
 
 import sp_lens as sp
+from sp_lens.cli import main
 from sp_lens.corpus import Corpora
 
 pytestmark = pytest.mark.model
@@ -86,6 +90,21 @@ def test_a_masked_language_model_forgets_code_and_keeps_prose(masked: Any) -> No
     assert forgotten > 2 * kept
     random_forgotten, random_kept = relative_drops(sp.prune(masked, **text, metric="random", site="mlp", **settings))
     assert random_forgotten < 1.5 * random_kept
+
+
+def test_a_masked_language_model_from_the_command_line(masked: Any, tmp_path: Path) -> None:
+    """Pruned, drawn and exported; plain transformers then fills a mask as the ablated model does."""
+    run, asked = tmp_path / "run", ["--tokens", "1000", "--offline"]
+    sides = ["--forget", "code", "--retain", "prose", "--fraction", "0.1", "--steps", "1", "--out", str(run)]
+    assert main(["prune", "--model", "demo-masked", *asked, *sides]) == 0
+    assert main(["plot", "tradeoff", str(run), "--out", str(tmp_path / "tradeoff.html")]) == 0
+    mask = run / "mask.safetensors"
+    assert main(["export", "--model", "demo-masked", "--mask", str(mask), "--out", str(tmp_path / "pruned")]) == 0
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "pruned", dtype=torch.float32)
+    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "pruned")("return <mask>.name", return_tensors="pt")
+    with torch.no_grad(), sp.ablate(masked, sp.NeuronMask.load(mask)):
+        by_hooks = masked(tokens.input_ids, return_type="logits")
+        torch.testing.assert_close(plain(tokens.input_ids).logits, by_hooks, rtol=0, atol=1e-2)  # saved as float16
 
 
 @pytest.mark.parametrize("site", ["mlp", "attn"])
