@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures card clean
+.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo

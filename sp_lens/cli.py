@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive
 from sp_lens.cli_plot import add_plot
 
 EXIT_BAD_INPUT = 2
@@ -47,8 +48,8 @@ def _collect(arguments: argparse.Namespace) -> None:
 
     import sp_lens as sp
 
-    model = _model(arguments)
-    corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
+    model = model_of(arguments)
+    corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
     edges: Any = None
     if arguments.bins and arguments.range:
         low, high = arguments.range
@@ -64,8 +65,8 @@ def _collect(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = _model(arguments)
-    corpus = _corpus(arguments, model, arguments.corpus, arguments.split)
+    model = model_of(arguments)
+    corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
     if arguments.mask:
         with sp.ablate(model, sp.NeuronMask.load(arguments.mask)):
             result = sp.evaluate(model, corpus)
@@ -79,9 +80,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _prune(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = _model(arguments)
+    model = model_of(arguments)
     corpora = {
-        key: _corpus(arguments, model, name, split)
+        key: corpus_of(arguments, model, name, split)
         for key, name, split in (
             ("forget", arguments.forget, "collect"),
             ("retain", arguments.retain, "collect"),
@@ -109,9 +110,10 @@ def _prune(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
-    model = _model(arguments)
+    model = model_of(arguments)
     folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, overwrite=arguments.overwrite)
-    print(f"saved to {folder}, loaded back and compared: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+    kind = type(getattr(model, "original_model", model)).__name__
+    print(f"saved to {folder}, loaded back and compared: transformers.{kind}.from_pretrained({str(folder)!r})")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -120,41 +122,6 @@ def _report(arguments: argparse.Namespace) -> None:
     stats = {label: sp.ActivationStats.load(file) for label, file in arguments.stats}
     sp.report(sp.PruneRun.load(arguments.run), arguments.out, stats=stats)
     print(f"wrote {arguments.out}")
-
-
-def _model(arguments: argparse.Namespace) -> Any:
-    import torch
-
-    import sp_lens as sp
-
-    return sp.load_model(
-        arguments.model,
-        device=arguments.device,
-        device_map=arguments.device_map,
-        dtype=getattr(torch, arguments.dtype),
-    )
-
-
-def _corpus(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
-    """Text, or for a classifier images: "digits", "digits:3,8" (these classes), "digits:-3,-8" (all but these)."""
-    import sp_lens as sp
-    from sp_lens.tasks import reads_images
-
-    if not reads_images(model):
-        return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
-    source, _, listed = name.partition(":")
-    classes = [one.strip() for one in listed.split(",") if one.strip()]
-    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
-    if left_out and len(left_out) < len(classes):
-        raise sp.SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
-    return sp.load_images(
-        source,
-        model,
-        classes=classes if classes and not left_out else None,
-        without=left_out or None,
-        images=arguments.images,
-        split=split,
-    )
 
 
 def _quieten() -> None:
@@ -167,7 +134,7 @@ def _quieten() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sp-lens", description="Selective pruning of language models (arXiv 2403.01267)."
+        prog="sp-lens", description="Selective pruning of language models and image classifiers (arXiv 2403.01267)."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -178,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "collect", _collect, "statistics of every neuron over a corpus",
         "sp-lens collect --model demo --corpus code --offline --tokens 20000 --bins 100 --out code.safetensors",
     )  # fmt: skip
-    _add_model_and_text(collect, "collect")
-    collect.add_argument("--bins", type=_positive, help="collect histograms of this many bins too (for plot density)")
+    add_model_and_data(collect, "collect")
+    collect.add_argument("--bins", type=positive, help="collect histograms of this many bins too (for plot density)")
     collect.add_argument(
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="range of the histograms, so that several corpora share their edges (default: what occurs)",
@@ -190,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "evaluate", _evaluate, "accuracy and loss, with neurons ablated or not",
         "sp-lens evaluate --model demo --corpus code --offline --tokens 20000 --mask runs/demo/mask.safetensors",
     )  # fmt: skip
-    _add_model_and_text(evaluate, "evaluate")
+    add_model_and_data(evaluate, "evaluate")
     evaluate.add_argument("--mask", help="ablate the neurons of this mask")
     evaluate.add_argument("--out", help="file for the numbers (.json)")
 
@@ -214,17 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         commands, "export", _export, "a pruned model as a Hugging Face folder",
         "sp-lens export --model demo --mask runs/demo/mask.safetensors --out pruned/",
     )  # fmt: skip
-    _add_model(export)
+    add_model(export)
     export.add_argument("--mask", required=True, help="the neurons to prune")
     export.add_argument("--out", required=True, help="folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     return parser
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 def _labelled(text: str) -> tuple[str, str]:
@@ -240,11 +201,13 @@ def _add_prune(commands: Any) -> None:
         "sp-lens prune --model demo --forget code --retain prose --offline --tokens 20000 "
         "--fraction 0.05 --steps 8 --out runs/code",
     )  # fmt: skip
-    _add_model_and_text(prune)
-    prune.add_argument("--forget", required=True, help="corpus to forget: a name or a file of text")
+    add_model_and_data(prune)
+    prune.add_argument(
+        "--forget", required=True, help="corpus to forget: a name or a file of text, or images (see --images)"
+    )
     prune.add_argument("--retain", required=True, help="corpus to keep")
     for side in ("forget", "retain"):
-        prune.add_argument(f"--eval-{side}", help=f"held-out text of it (default: the other split of --{side})")
+        prune.add_argument(f"--eval-{side}", help=f"held-out data of it (default: the other split of --{side})")
     prune.add_argument("--site", default="mlp", choices=("mlp", "attn", "both"))
     prune.add_argument("--unit", default="neuron", choices=("neuron", "head"))
     prune.add_argument("--metric", default="abs", choices=("abs", "rms", "std", "freq", "random"))
@@ -252,35 +215,12 @@ def _add_prune(commands: Any) -> None:
     prune.add_argument("--steps", type=int, default=50, help="default: %(default)s")
     prune.add_argument("--one-shot", action="store_true", help="collect once, not anew at each step")
     prune.add_argument("--spare-sinks", action="store_true", help="never prune the neurons of attention sinks")
-    prune.add_argument("--seed", type=int, default=0, help="of the metric random")
+    prune.add_argument(
+        "--seed", type=int, default=0, help="of the metric random, and of the tokens that a masked model is asked for"
+    )
     prune.add_argument("--min-retain-top1", type=float, help="stop when retain accuracy is below this")
     prune.add_argument("--max-forget-top1", type=float, help="stop when forget accuracy is at or below this")
     prune.add_argument("--out", required=True, help="folder of the run; the same command goes on after a kill")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help='"demo", a Hugging Face name, a folder, or a GGUF file')
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: TransformerLens chooses)")
-    parser.add_argument("--device-map", metavar="MAP", help="over several GPUs: auto, balanced or sequential")
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"),
-        help="of the weights (default: %(default)s)",
-    )  # fmt: skip
-
-
-def _add_model_and_text(parser: argparse.ArgumentParser, split: str | None = None) -> None:
-    _add_model(parser)
-    parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
-    parser.add_argument(
-        "--images", type=_positive, default=1000,
-        help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
-        "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
-    if split:
-        parser.add_argument("--corpus", required=True, help="a name (code, prose, ...) or a file of text")
-        parser.add_argument("--split", default=split, choices=("train", "collect", "evaluate"))
 
 
 def _command(commands: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:

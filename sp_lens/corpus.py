@@ -14,7 +14,7 @@ from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
 from sp_lens.rows import DOCUMENT_TOKENS, frame_of, split_text, text_name, tokenizer_of
 from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
-from sp_lens.tasks import context_of, require_tokens
+from sp_lens.tasks import require_tokens
 
 
 class HubSource(NamedTuple):
@@ -103,7 +103,7 @@ def load_corpus(
         raise SpLensError(f"say how many tokens of {source!r} to take: tokens=100_000.")
     if named and document_tokens is None:
         document_tokens = DOCUMENT_TOKENS
-    longest = min(context_of(model), row_tokens or document_tokens or DOCUMENT_TOKENS)
+    longest = min(model.cfg.n_ctx, row_tokens or document_tokens or DOCUMENT_TOKENS)
     tail = frame_of(model)[1]
     found: dict[str, list[Any]] = {"input_ids": [], "document": []}
     left, total = tokens, 0

@@ -175,6 +175,7 @@ def top_examples(
         [('</s>', 'def', ' f', '(', 'x', '):'), ('</s>', 'of', ' the')]
     """
     check_mask(model, neurons)
+    require_tokens(model)
     for name, number, least in (("k", k, 1), ("context", context, 0)):
         if number < least:
             raise SpLensError(f"{name}={number}: expected {least} or more.")
@@ -183,7 +184,6 @@ def top_examples(
         raise SpLensError(
             "the mask marks no neuron: say whose contexts you want, neurons=scores.top(0.01, site='mlp')."
         )
-    require_tokens(model)
     tokenizer = tokenizer_of(model)
     best: dict[str, _Contexts] = {}
     documents: dict[int, str | None] = {}

@@ -13,7 +13,7 @@ from sp_lens.models import inference, input_device, model_name
 from sp_lens.neurons import NeuronMask
 from sp_lens.pictures import processor_of
 from sp_lens.rows import tokenizer_of
-from sp_lens.tasks import context_of, reads_images
+from sp_lens.tasks import reads_images
 
 # Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
@@ -147,4 +147,4 @@ def _random_inputs(model: Any) -> torch.Tensor:
         config, dtype = model.original_model.config, next(model.parameters()).dtype
         shape = (2, config.num_channels, config.image_size, config.image_size)
         return torch.randn(shape, generator=generator).to(dtype)
-    return torch.randint(model.cfg.d_vocab, (2, min(context_of(model), 64)), generator=generator)
+    return torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, 64)), generator=generator)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.offline import SPLITS, Split, split_of
+from sp_lens.offline import SPLITS, Split, data_folder, split_of
 from sp_lens.pictures import processor_of
 from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
@@ -81,10 +80,12 @@ def load_images(
             f"there are {len(kept)} such images in {_name(source)!r}, and {images or 'some'} were asked for: ask for "
             "fewer, images=..., or for other classes."
         )
-    kept = kept[:images]
-    chosen = Dataset.from_dict(
-        {"image": dataset.select(kept.tolist())[image_column], "label": labels[kept].tolist()},
-        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
+    kept = _in_turn(labels, kept)[:images]
+    chosen = dataset.select(kept.tolist()).select_columns([image_column])  # as they are stored: nothing is decoded
+    if image_column != "image":
+        chosen = chosen.rename_column(image_column, "image")
+    chosen = chosen.cast_column("image", Image()).add_column(
+        "label", labels[kept].tolist(), feature=ClassLabel(names=_unique(names))
     )
     about = {
         "source": _name(source) + _of_classes(names, classes, without),
@@ -126,25 +127,19 @@ def _digits(split: Split) -> Dataset:
 
 def _cifar10(split: Split) -> Dataset:
     """CIFAR-10's 50,000 training images; its 10,000 test images are halved into collecting and evaluating."""
-    folder = os.environ.get("SP_LENS_DATA")
-    file = Path(folder or "", f"cifar10-{'train' if split == 'train' else 'test'}.parquet")
-    if not folder or not file.is_file():
+    file = data_folder() / f"cifar10-{'train' if split == 'train' else 'test'}.parquet"
+    if not file.is_file():
         raise SpLensError(
-            f"there is no {file.name} in the folder {folder!r} that SP_LENS_DATA names. For your own copy of CIFAR-10, "
+            f"there is no {file.name} in the folder that SP_LENS_DATA names. For your own copy of CIFAR-10, "
             "give the dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
         )
     dataset = cast(Dataset, load_dataset("parquet", data_files=str(file), split="train"))
     dataset = dataset.cast_column("image", Image()).class_encode_column("label")
     if split == "train":
         return dataset
-    halves = {"collect": 0, "evaluate": 1}
-    numbers = range(len(dataset))
-    return dataset.select([n for n in numbers if _half(f"cifar10/{n}") == halves[split]])
-
-
-def _half(name: str) -> int:
-    """0 or 1, by a hash of the name."""
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 2
+    half = ("collect", "evaluate").index(split)
+    digests = [hashlib.sha256(f"cifar10/{number}".encode()).digest() for number in range(len(dataset))]
+    return dataset.select([number for number, digest in enumerate(digests) if digest[-1] % 2 == half])
 
 
 NAMED: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _cifar10}
@@ -152,6 +147,20 @@ NAMED: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _c
 
 def _name(source: str | Path | Dataset) -> str:
     return str(source) if isinstance(source, str | Path) else "dataset"
+
+
+def _in_turn(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """One image of each class before the second of any: in a folder, the first images are all of one class."""
+    rank = np.empty(len(kept), dtype=int)
+    for label in np.unique(labels[kept]):
+        of_class = labels[kept] == label
+        rank[of_class] = np.arange(of_class.sum())
+    return kept[np.lexsort((kept, rank))]
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, told apart where two classes have the same one, as ImageNet's two cranes."""
+    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
 def _of_classes(names: Sequence[str], classes: Classes | None, without: Classes | None) -> str:
@@ -190,36 +199,53 @@ def _labels(dataset: Dataset, column: str, model: Any) -> tuple[list[str], np.nd
     config, feature = model.original_model.config, dataset.features[column]
     known = [config.id2label[number] for number in range(config.num_labels)]
     values = dataset[column][:]
-    theirs = feature.names if isinstance(feature, ClassLabel) else None
-    if theirs is None and any(isinstance(value, str) for value in values):
+    if any(value is None or (isinstance(value, int) and value < 0) for value in values):
+        raise SpLensError(f"the column {column!r} has images without a class: leave them out, dataset.filter(...).")
+    theirs, guessed = (feature.names, False) if isinstance(feature, ClassLabel) else (None, True)
+    if theirs is None and all(isinstance(value, str) for value in values):
         theirs = sorted(set(values))
         values = [theirs.index(value) for value in values]
-    if theirs is not None and not all(name.startswith("LABEL_") for name in known):
-        numbers = {name.casefold(): number for number, name in enumerate(known)}
-        if unknown := [name for name in theirs if name.casefold() not in numbers]:
+    if theirs is None:
+        return known, _in_range(values, column, len(known))
+    named = not all(name.startswith("LABEL_") for name in known)
+    ours, by_name = [name.casefold() for name in known], [name.casefold() for name in theirs]
+    if by_name != ours and named and len(set(ours)) == len(ours):
+        if unknown := [name for name in theirs if name.casefold() not in ours]:
             raise SpLensError(
                 f"the dataset has a class {unknown[0]!r}, and the model knows {', '.join(known[:10])}"
                 f"{', ...' if len(known) > 10 else ''}: bring a dataset of its classes, or rename them."
             )
-        return known, np.array([numbers[theirs[value].casefold()] for value in values])
-    values = np.array(values)
-    if values.size and not (np.issubdtype(values.dtype, np.integer) and 0 <= values.min() <= values.max() < len(known)):
+        return known, np.array([ours.index(by_name[value]) for value in values])
+    if by_name != ours and (guessed or len(theirs) != len(known)):
         raise SpLensError(
-            f"the column {column!r} has values from {values.min()} to {values.max()}, and the model's classes are 0 to "
-            f"{len(known) - 1}: name the column with the classes, label_column=..."
+            f"the dataset has classes by name ({', '.join(theirs[:5])}, ...) and the model has {len(known)} that "
+            f"{'are not told apart by name' if named else 'it does not name'}: give numbers, or name them, "
+            "model.original_model.config.id2label = {...}."
         )
-    if theirs is not None:
-        known = [*theirs, *known[len(theirs) :]]
-    return known, values
+    return (known if named else theirs), np.array(values)
+
+
+def _in_range(values: list[Any], column: str, classes: int) -> np.ndarray:
+    """Classes that came as numbers."""
+    numbers = np.array(values)
+    if not np.issubdtype(numbers.dtype, np.integer) or (numbers.size and numbers.max() >= classes):
+        raise SpLensError(
+            f"the column {column!r} has values such as {values[0]!r}, and the model's classes are 0 to {classes - 1}: "
+            "name the column with the classes, label_column=..."
+        )
+    return numbers
 
 
 def _numbers(names: Sequence[str], classes: Classes | None) -> list[int]:
     """The classes by number."""
-    numbers = {name.casefold(): number for number, name in enumerate(names)}
+    if isinstance(classes, str | int):
+        raise SpLensError(f"classes are a list, got {classes!r}: [{classes!r}].")
+    numbers = {name.casefold(): number for number, name in enumerate(_unique(names))}
     found = []
     for one in classes or ():
-        number = numbers.get(one.casefold(), -1) if isinstance(one, str) else one
+        # A number may come as text, from the shell, where no class is called so.
+        number = numbers.get(one.casefold(), int(one) if one.isdecimal() else -1) if isinstance(one, str) else one
         if not 0 <= number < len(names):
-            raise SpLensError(f"there is no class {one!r}: choose among {', '.join(names[:20])}.")
+            raise SpLensError(f"there is no class {one!r}: choose among {', '.join(_unique(names)[:20])}.")
         found.append(number)
     return found

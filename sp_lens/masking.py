@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool
 
 from sp_lens.batches import Batch
-from sp_lens.errors import SpLensError
 from sp_lens.rows import Row, tokenizer_of
 
 # As BERT was trained (Devlin et al. 2019, section 3.1) and RoBERTa is evaluated in arXiv 2403.01267.
@@ -20,24 +19,18 @@ def mask_tokens(model: Any, batch: Batch, seed: int) -> tuple[Batch, Bool[torch.
     """The batch with some of its tokens hidden, and which ones were chosen.
 
     Of the counted tokens of a row 15 % are chosen, one at least; of these 80 % become the mask token, 10 % a random
-    one, and 10 % stay. It depends on the seed and on the row's place in the corpus alone, not on the batch it is in.
-
-    Raises:
-        SpLensError: when the tokenizer has no mask token.
+    ordinary one, and 10 % stay. It depends on the seed and on the row's place in the corpus alone, not on the batch.
     """
-    mask_token = getattr(tokenizer_of(model), "mask_token_id", None)
-    if mask_token is None:
-        raise SpLensError(
-            "the tokenizer has no mask token, and the model is asked for what it hides: bring its own tokenizer."
-        )
+    tokenizer = tokenizer_of(model)
+    ordinary = np.setdiff1d(np.arange(min(len(tokenizer), model.cfg.d_vocab)), tokenizer.all_special_ids)
     tokens, chosen = batch.tokens.clone(), torch.zeros_like(batch.counted)
     for number, row in enumerate(batch.rows):
         generator = np.random.default_rng((seed, row.number))
         places = _chosen(row, generator)
         dice = torch.from_numpy(generator.random(len(places)))
-        randoms = torch.from_numpy(generator.integers(0, model.cfg.d_vocab, len(places)))
+        randoms = torch.from_numpy(generator.choice(ordinary, len(places)))
         hidden = torch.where(dice < MASKED_SHARE + RANDOM_SHARE, randoms, row.tokens[places])
-        tokens[number, places] = torch.where(dice < MASKED_SHARE, mask_token, hidden)
+        tokens[number, places] = torch.where(dice < MASKED_SHARE, tokenizer.mask_token_id, hidden)
         chosen[number, places] = True
     return replace(batch, tokens=tokens), chosen
 

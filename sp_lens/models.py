@@ -85,8 +85,8 @@ def load_model(
         raise
     except (OSError, ValueError, SafetensorError) as error:  # nothing there, of an unknown kind, or cut short
         raise SpLensError(
-            f"cannot load the model {str(name)!r}: expected 'demo', a local folder or GGUF file, or the name of a "
-            f"Hugging Face model while the Hub can be reached. {_reason(error)}"
+            f"cannot load the model {str(name)!r}: expected {', '.join(BUNDLED)}, a local folder, a GGUF file, or the "
+            f"name of a Hugging Face model while the Hub can be reached. {_reason(error)}"
         ) from error
     except (ImportError, RuntimeError) as error:  # no such quantisation, weights of another size, too little memory
         how = "" if quantization_config is None else " with this quantization_config"
@@ -179,6 +179,8 @@ def _quantised(source: str, quantization_config: Any, **options: Any) -> Any:
 
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
     masked = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
+    if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
+        raise SpLensError("a classifier of images is not quantised here: leave quantization_config out.")
     auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
     # Eager, as TransformerLens 3.9 leaves a model that it is given as it is, and hooks on the pattern need it.
     return auto.from_pretrained(source, quantization_config=quantization_config, attn_implementation="eager", **options)

@@ -137,8 +137,9 @@ def data_folder() -> Path:
     folder = os.environ.get("SP_LENS_DATA")
     if not folder or not Path(folder).is_dir():
         raise SpLensError(
-            f"this text is read from the folder named by the environment variable SP_LENS_DATA, which is {folder!r}: "
-            "set it to a folder that has the data, or use the offline corpus 'prose', which is on every machine."
+            f"this is read from the folder named by the environment variable SP_LENS_DATA, which is {folder!r}: "
+            "set it to a folder that has the data, or use what is on every machine: the offline corpus 'prose', the "
+            "images 'digits'."
         )
     return Path(folder)
 

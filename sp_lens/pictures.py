@@ -1,6 +1,6 @@
 """A dataset of images -> pixels as a model reads them, each with its class: what `rows` is for text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,8 @@ def processor_of(model: Any) -> Any:
     """
     if getattr(model, "processor", None) is None:
         raise SpLensError(
-            "the model has no image processor, so it can't read images: set model.processor = "
-            "transformers.AutoImageProcessor.from_pretrained(...), or give pixel_values and labels."
+            "the model has no image processor (it needs pip install 'sp-lens[vision]'), so it can't read images: set "
+            "model.processor = transformers.AutoImageProcessor.from_pretrained(...), or give pixel_values and labels."
         )
     return model.processor
 
@@ -50,7 +50,7 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
     Args:
         model: a bridge around a classifier of images; says how many classes there are and what an image's size is.
         corpus: what `load_images` returns: a dataset with `image` and `label`; or an iterable of mappings with
-            `pixel_values` (channel height width) and `labels`.
+            `pixel_values` (channel height width) and `labels`, one image or a batch of them each.
 
     Raises:
         SpLensError: for a model of text, for anything else as a corpus, and for images of another size or class.
@@ -61,9 +61,13 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
         raise SpLensError(f"a corpus is images, got the string {corpus[:40]!r}: load_images({corpus[:40]!r}, model).")
     config = model.original_model.config
     expected = (config.num_channels, config.image_size, config.image_size)
+    if isinstance(corpus, Mapping):
+        corpus = [corpus]  # one image, or one batch
+    if not isinstance(corpus, Iterable):
+        raise SpLensError(f"a corpus is images and their classes, got {type(corpus).__name__}.")
     number = -1
-    for number, item in enumerate(corpus):
-        pixels, label = _read(model, item, number)
+    images = (image for place, item in enumerate(corpus) for image in _read(model, item, place))
+    for number, (pixels, label) in enumerate(images):
         if tuple(pixels.shape) != expected:
             raise SpLensError(
                 f"image {number} has the shape {tuple(pixels.shape)}, and the model reads {expected} (channel, height, "
@@ -79,19 +83,33 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
         raise SpLensError("the corpus is empty: expected at least one image.")
 
 
-def _read(model: Any, item: Any, number: int) -> tuple[torch.Tensor, int]:
-    """The pixels and the class of one item of a corpus."""
+def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:
+    """The pixels and the class of the image that an item of a corpus is, or of each in the batch that it is."""
     keys = set(item) if isinstance(item, Mapping) else set()
-    if {"image", "label"} <= keys:
-        channels = model.original_model.config.num_channels
-        image = np.asarray(item["image"].convert(GREY_OR_COLOUR[channels]))
-        read = processor_of(model)(
-            image.reshape(*image.shape[:2], channels), return_tensors="pt", input_data_format="channels_last"
-        )
-        return read.pixel_values[0], int(item["label"])
-    if {"pixel_values", "labels"} <= keys:
-        return torch.as_tensor(item["pixel_values"]).float(), int(item["labels"])
+    try:
+        if {"image", "label"} <= keys:
+            return [(_pixels(model, item["image"]), int(item["label"]))]
+        if {"pixel_values", "labels"} <= keys:
+            pixels, labels = torch.as_tensor(item["pixel_values"]), torch.as_tensor(item["labels"])
+            if not pixels.is_floating_point():
+                raise ValueError(f"pixel_values are normalised floats, got {pixels.dtype}")
+            pixels = pixels if pixels.ndim == 4 else pixels[None]
+            return list(zip(pixels.float(), labels.reshape(len(pixels)).tolist(), strict=True))
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise SpLensError(f"item {number} of the corpus can't be read as an image and its class: {error}.") from error
     raise SpLensError(
         f"item {number} of the corpus is no image of a class: got {type(item).__name__} with "
         f"{sorted(keys) or 'no keys'}, expected image and label, as load_images(source, model) makes them."
     )
+
+
+def _pixels(model: Any, image: Any) -> torch.Tensor:
+    """What the model's image processor makes of an image of PIL's."""
+    channels = model.original_model.config.num_channels
+    if channels not in GREY_OR_COLOUR:
+        raise SpLensError(f"the model reads {channels} channels, and images have one or three: give pixel_values.")
+    array = np.asarray(image.convert(GREY_OR_COLOUR[channels]))
+    read = processor_of(model)(
+        array.reshape(*array.shape[:2], channels), return_tensors="pt", input_data_format="channels_last"
+    )
+    return read.pixel_values[0]

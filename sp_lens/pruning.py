@@ -58,13 +58,13 @@ def prune(
 
     A step collects on both corpora with the neurons pruned so far ablated, scores, takes the top
     `fraction` of all the model's neurons of the site that are not pruned yet, and evaluates on held-out
-    text of both. The model itself is not changed: see `fold_mask` and `export` for that.
+    data of both. The model itself is not changed: see `fold_mask` and `export` for that.
 
     Args:
         model: a bridge or a `HookedTransformer`.
         forget: corpus to collect from and to forget, as `load_corpus` or `load_images` returns it.
         retain: corpus to collect from and to keep.
-        eval_forget: held-out text of the forget corpus; must not overlap with what is collected from.
+        eval_forget: held-out data of the forget corpus; must not overlap with what is collected from.
         eval_retain: held-out text of the retain corpus, likewise.
         site: "mlp", "attn", or "both" (the fraction of each).
         unit: "neuron", or "head": whole attention heads.

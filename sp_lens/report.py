@@ -126,8 +126,8 @@ def _summary(run: PruneRun) -> str:
     if best:
         words = (
             f"At its best step, {best} of {run.steps}, the run had pruned {after['share']:.1%} of the neurons. On "
-            f"held-out text the model then guessed {after['forget_top1']:.1%} of the next tokens of {forget} right, "
-            f"{before['forget_top1']:.1%} before: {_points(after['forget_drop'])}. Of {retain} it was "
+            f"held-out data the model then gave {after['forget_top1']:.1%} of the right answers on {forget}, "
+            f"{before['forget_top1']:.1%} before: {_points(after['forget_drop'])}. On {retain} it was "
             f"{after['retain_top1']:.1%}, {before['retain_top1']:.1%} before: {_points(after['retain_drop'])}. The "
             f"difference, the run's selectivity, is {100 * run.selectivity:.1f} points."
         )
@@ -136,7 +136,7 @@ def _summary(run: PruneRun) -> str:
     numbers = {
         "top-1 accuracy": ("top1", "{:.1%}"),
         "top-1 without the 50 commonest tokens": ("top1_skip50", "{:.1%}"),
-        "loss (nats per token)": ("loss", "{:.3f}"),
+        "loss (nats per prediction)": ("loss", "{:.3f}"),
         "perplexity": ("perplexity", "{:,.1f}"),
     }
     steps = {0: "before", best: f"best step ({best})", run.steps: f"last step ({run.steps})"}
@@ -146,10 +146,10 @@ def _summary(run: PruneRun) -> str:
         [f"{what}, {name}", *(form.format(history[f"{side}_{key}"].iloc[step]) for step in steps)]
         for what, (key, form) in numbers.items()
         for side, name in (("forget", f"{forget} (forget)"), ("retain", f"{retain} (retain)"))
-        if f"{side}_{key}" in history
+        if f"{side}_{key}" in history and history[f"{side}_{key}"].notna().any()  # of images there is no skip-50
     ]
     return (
-        f"<p>{html.escape(words)}</p>\n{table('On held-out text', rows, ['measure', *steps.values()])}\n"
+        f"<p>{html.escape(words)}</p>\n{table('On held-out data', rows, ['measure', *steps.values()])}\n"
         f"<h3>Settings</h3>\n{table('What the run was asked for', _settings(run))}"
     )
 
@@ -163,7 +163,7 @@ def _settings(run: PruneRun) -> Iterator[tuple[str, str]]:
         if key not in ("forget", "retain"):  # told below, with all that was read
             yield key, METRIC_NAMES.get(text, text)
     for name, about in run.settings.get("corpora", {}).items():
-        read = [f"{about[key]:,} {key}" for key in ("tokens", "documents") if key in about]
+        read = [f"{about[key]:,} {key}" for key in ("tokens", "documents", "images") if key in about]
         split = [f"split {about['split']!r}"] if "split" in about else []
         yield name.replace("eval_", "held-out "), ", ".join([str(about.get("source")), *read, *split])
     versions = next((c["versions"] for c in run.settings.get("corpora", {}).values() if "versions" in c), {})

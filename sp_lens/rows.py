@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from sp_lens.errors import SpLensError
-from sp_lens.tasks import context_of, require_tokens, task_of
+from sp_lens.tasks import require_tokens, task_of
 
 # Where the released experiments cut their documents.
 DOCUMENT_TOKENS = 1000
@@ -109,7 +109,7 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
         raise SpLensError(
             f"a corpus is a dataset, a list of strings or batches of tokens, got {type(corpus).__name__}."
         )
-    special, longest = _special_ids(model), context_of(model)
+    special, longest = _special_ids(model), model.cfg.n_ctx
     number = 0
     for item in corpus:
         document = _document(item)
@@ -172,19 +172,23 @@ def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:
         raise SpLensError(f"tokens have shape {tuple(tokens.shape)}: expected [pos] or [row pos].")
     for row, kept in zip(torch.atleast_2d(tokens), torch.atleast_2d(keep), strict=True):
         if mask is None and tokens.ndim == 2:
-            _check_not_left_padded(model, row)
+            _check_not_padded(model, row)
         yield row[kept]
 
 
-def _check_not_left_padded(model: Any, row: torch.Tensor) -> None:
-    """Padding on the right does nothing to a causal model; on the left it would be read as text."""
+def _check_not_padded(model: Any, row: torch.Tensor) -> None:
+    """Padding on the right does nothing to a causal model; elsewhere it would be read as text."""
     tokenizer = getattr(model, "tokenizer", None)
     pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return
     heading = 2 if pad == getattr(tokenizer, "bos_token_id", None) else 1  # one may be BOS
-    if pad is not None and len(row) > heading and bool((row[:heading] == pad).all()):
+    left = len(row) > heading and bool((row[:heading] == pad).all())
+    right = task_of(model) != "causal" and int(row[-1]) == pad != getattr(tokenizer, "sep_token_id", None)
+    if left or right:
         raise SpLensError(
-            "a row starts with padding and no attention_mask says so: give batches as the tokenizer returns them, "
-            "{'input_ids': ..., 'attention_mask': ...}."
+            f"a row {'starts with' if left else 'ends in'} padding and no attention_mask says so: give batches as the "
+            "tokenizer returns them, {'input_ids': ..., 'attention_mask': ...}."
         )
 
 

@@ -2,29 +2,32 @@
 
 from typing import Any, Literal
 
-import torch
-
 from sp_lens.errors import SpLensError
 from sp_lens.sites import blocks_of, kind_of
 
 # The next token, tokens that are masked, or the class of an image.
 Task = Literal["causal", "masked", "image"]
+# Of language models that predict no token.
+_OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
 def reads_images(model: Any) -> bool:
     """Whether the model reads pixels, and no tokens."""
-    return getattr(getattr(model, "original_model", None), "main_input_name", "input_ids") == "pixel_values"
+    return _reads(model) == "pixel_values"
 
 
 def require_tokens(model: Any) -> None:
     """Refuse, with a `SpLensError`, a model of images or sound, and one with the tokenizer of another."""
-    reads = getattr(getattr(model, "original_model", None), "main_input_name", "input_ids")
-    if reads != "input_ids":
+    if (reads := _reads(model)) != "input_ids":
         raise SpLensError(
-            f"{kind_of(model)} reads {reads}, and tokens of text were given: bring images, load_images(source, model), "
-            "or a language model."
+            f"{kind_of(model)} reads {reads}, and this is for models that read tokens of text: for images there is "
+            "load_images(source, model), whose images collect, evaluate, prune and ablation_effect take."
         )
     check_vocabulary(model)
+
+
+def _reads(model: Any) -> str:
+    return getattr(getattr(model, "original_model", None), "main_input_name", "input_ids")
 
 
 def check_vocabulary(model: Any) -> None:
@@ -38,15 +41,27 @@ def check_vocabulary(model: Any) -> None:
 
 
 def task_of(model: Any) -> Task | None:
-    """What the model predicts, as its transformers class has it; None where it has no head for any of them."""
+    """What the model predicts, as its transformers class has it; None where it has no trained head for any of them."""
     kind = kind_of(model)
     if kind.endswith("ForMaskedLM"):  # by name, as TransformerLens 3.9 calls BERT causal
-        # TransformerLens gives a bare BertModel (all-MiniLM) a head of random weights.
-        saved = getattr(model.original_model.config, "architectures", None) or [kind]
-        return None if saved[0].endswith("Model") else "masked"
-    if reads_images(model):
-        return "image" if kind.endswith("ForImageClassification") else None
-    return None if getattr(model.cfg, "attention_dir", "causal") == "bidirectional" else "causal"
+        task: Task = "masked"
+    elif reads_images(model):
+        task = "image"
+    elif getattr(model.cfg, "attention_dir", "causal") == "bidirectional":
+        return None
+    else:
+        task = "causal"
+    return task if _head_is_trained(model, task) else None
+
+
+def _head_is_trained(model: Any, task: Task) -> bool:
+    """Whether the weights were saved with this head: transformers adds a random one to a bare model (all-MiniLM)."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    saved = (getattr(config, "architectures", None) or [kind_of(model)])[0]
+    bare = saved.endswith("Model") and not saved.endswith("LMHeadModel")
+    if bare or saved.endswith(_OTHER_HEADS):
+        return task == "causal" and bool(getattr(config, "tie_word_embeddings", False))  # the head is the embedding
+    return task != "image" or saved.endswith("ForImageClassification")
 
 
 def require_task(model: Any) -> Task:
@@ -62,18 +77,11 @@ def require_task(model: Any) -> Task:
             "work; for the rest bring a causal or masked language model (ForCausalLM, ForMaskedLM) or an image "
             "classifier (ForImageClassification)."
         )
+    if task == "masked" and getattr(getattr(model, "tokenizer", None), "mask_token_id", None) is None:
+        raise SpLensError(
+            "the tokenizer has no mask token, and the model is asked for what it hides: bring its own tokenizer."
+        )
     return task
-
-
-def context_of(model: Any) -> int:
-    """The longest row of tokens that the model reads.
-
-    RoBERTa counts positions from after the one that padding has, so its table is longer than its context.
-    """
-    for module in getattr(model, "original_model", model).modules():
-        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == model.cfg.n_ctx:
-            return model.cfg.n_ctx - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return model.cfg.n_ctx
 
 
 def patches_of(model: Any) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from conftest import HERE
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PIL
 
 import sp_lens as sp
@@ -121,6 +121,58 @@ def test_a_folder_of_class_folders(digits: Any, tmp_path: Path) -> None:
     assert sp.collect(digits, dataset, progress=False).count == 4 * 16
 
 
+def test_of_a_folder_each_class_comes_in_turn(digits: Any, tmp_path: Path) -> None:
+    for number, image in enumerate(some_images(8)):
+        place = tmp_path / str(number // 4)
+        place.mkdir(exist_ok=True)
+        image.save(place / f"{number}.png")
+    assert sp.load_images(tmp_path, digits, images=4)["label"][:] == [0, 1, 0, 1]
+
+
+def test_images_stay_as_they_are_stored(digits: Any, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+    PIL.fromarray(noise).save(tmp_path / "noise.jpg", quality=30)
+    stored = {"bytes": (tmp_path / "noise.jpg").read_bytes(), "path": None}
+    dataset = Dataset.from_dict(
+        {"image": [stored], "label": [3]}, features=Features({"image": Image(), "label": ClassLabel(10)})
+    )
+    taken = sp.load_images(dataset, digits, images=None)
+    assert np.array_equal(np.asarray(taken[0]["image"]), np.asarray(PIL.open(tmp_path / "noise.jpg")))
+
+
+def nameless(model: Any) -> Any:
+    """The same classifier with classes that have no names."""
+    model.original_model.config.id2label = {number: f"LABEL_{number}" for number in range(10)}
+    return model
+
+
+def test_classes_are_not_guessed(folder: Path) -> None:
+    images, model = some_images(2), sp.load_model(folder, device="cpu")
+    unlabelled = Dataset.from_dict(
+        {"image": images, "label": [-1, 3]}, features=Features({"image": Image(), "label": ClassLabel(10)})
+    )
+    with pytest.raises(sp.SpLensError, match="images without a class"):
+        sp.load_images(unlabelled, model)
+    by_name = Dataset.from_dict(
+        {"image": images, "label": ["10", "9"]}, features=Features({"image": Image(), "label": Value("string")})
+    )
+    with pytest.raises(sp.SpLensError, match="it does not name"):
+        sp.load_images(by_name, nameless(model), images=None)
+    named = Features({"image": Image(), "label": ClassLabel(names=list("abcdefghij"))})
+    dataset = Dataset.from_dict({"image": images, "label": [1, 2]}, features=named)
+    assert sp.load_images(dataset, nameless(model), images=None, classes=["c"])["label"][:] == [2]
+
+
+def test_two_classes_of_one_name_go_by_number(folder: Path) -> None:
+    model: Any = sp.load_model(folder, device="cpu")
+    cranes = dict(enumerate(["crane", "b", "c", "d", "e", "crane", "g", "h", "i", "j"]))
+    model.original_model.config.id2label = cranes
+    named = Features({"image": Image(), "label": Value("int64")})
+    dataset = Dataset.from_dict({"image": some_images(3), "label": [0, 5, 5]}, features=named)
+    assert sp.load_images(dataset, model, images=None, classes=[5])["label"][:] == [5, 5]
+    assert sp.load_images(dataset, model, images=None).features["label"].names[0] == "crane (0)"
+
+
 def test_a_dataset_of_colour_images_of_another_size(digits: Any) -> None:
     images = [image.resize((20, 30)).convert("RGB") for image in some_images()]
     dataset = Dataset.from_dict(
@@ -135,6 +187,7 @@ def test_bad_input_has_an_answer(digits: Any, tmp_path: Path) -> None:
     asks: list[tuple[dict[str, Any], str]] = [
         ({"source": "mnist"}, "unknown set of images .*'mnist'.*digits"),
         ({"source": "digits", "classes": ["ten"]}, "there is no class 'ten': choose among 0, 1"),
+        ({"source": "digits", "classes": "38"}, "classes are a list, got '38'"),
         ({"source": "digits", "classes": [10]}, "there is no class 10"),
         ({"source": "digits", "classes": [1], "without": [2]}, "not both"),
         ({"source": "digits", "images": 5000}, "there are 325 such images in 'digits', and 5000 were asked for"),

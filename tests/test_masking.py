@@ -113,7 +113,20 @@ def test_pruning_is_the_same_each_time_and_remembers_its_seed(bert: Any) -> None
     assert (one.settings["seed"], other.settings["seed"]) == (0, 1)
 
 
-def test_heads_have_an_effect(bert: Any) -> None:
-    effects = sp.ablation_effect(bert, random_rows(6), progress=False)
-    assert torch.stack([*effects.tensors.values()]).isfinite().all()
-    assert float(torch.stack([*effects.tensors.values()]).abs().max()) > 0
+def test_the_effect_of_a_head_is_that_of_evaluating_without_it(bert: Any) -> None:
+    rows = random_rows(6)
+    effects = sp.ablation_effect(bert, rows, seed=5, progress=False)
+    head = sp.NeuronMask.of_neurons(sp.layout_of(bert), {"blocks.1.attn.hook_z": range(8, 16)})
+    with sp.ablate(bert, head):
+        without = sp.evaluate(bert, rows, seed=5, progress=False).loss
+    rise = without - sp.evaluate(bert, rows, seed=5, progress=False).loss
+    assert effects["blocks.1.attn.hook_z"][1].item() == pytest.approx(rise, abs=1e-6)
+    assert rise != 0
+
+
+def test_padding_must_be_told(bert: Any) -> None:
+    padded = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])
+    with pytest.raises(sp.SpLensError, match="a row ends in padding and no attention_mask says so"):
+        sp.collect(bert, padded, progress=False)
+    told = {"input_ids": padded, "attention_mask": (padded != 0).long()}
+    assert sp.collect(bert, told, progress=False).count == 2 + 4

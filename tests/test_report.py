@@ -70,13 +70,13 @@ def test_a_run_alone_makes_a_sensible_report(tmp_path: Path) -> None:
 def test_it_says_in_words_and_numbers_what_was_forgotten_and_kept(tmp_path: Path) -> None:
     reader = read(sp.report(run_of(), tmp_path / "r.html"))
     assert (
-        "At its best step, 2 of 2, the run had pruned 20.0% of the neurons. On held-out text the model then guessed "
-        "20.0% of the next tokens of code right, 50.0% before: 30.0 points lost. Of prose it was 30.0%, 50.0% before: "
+        "At its best step, 2 of 2, the run had pruned 20.0% of the neurons. On held-out data the model then gave "
+        "20.0% of the right answers on code, 50.0% before: 30.0 points lost. On prose it was 30.0%, 50.0% before: "
         "20.0 points lost. The difference, the run's selectivity, is 10.0 points."
     ) in reader.text
     rows = reader.rows()
     assert rows["top-1 accuracy, code (forget)"] == ["50.0%", "20.0%"]
-    assert rows["loss (nats per token), prose (retain)"] == ["3.500", "3.500"]
+    assert rows["loss (nats per prediction), prose (retain)"] == ["3.500", "3.500"]
     assert rows["perplexity, code (forget)"] == ["20.1", "60.3"]
     assert rows["model"] == ["tiny"]
     assert rows["metric"] == ["mean |z| (activation)"]

@@ -89,6 +89,13 @@ def loss_of(model: Any, rows: np.ndarray, generator: np.random.Generator) -> tor
 def main() -> None:
     arguments = arguments_of(__doc__, steps=STEPS)
     streams = prepare(arguments.work)
+    words, ours = (
+        PreTrainedTokenizerFast.from_pretrained(folder).get_vocab() for folder in (DEMO, arguments.work / "tokenizer")
+    )
+    if words != ours:
+        raise SystemExit(
+            f"{arguments.work} has another tokenizer than {DEMO}, whose word embeddings this one starts with"
+        )
 
     def loss_at(model: Any, step: int) -> torch.Tensor:
         generator = np.random.default_rng((SEED, step))

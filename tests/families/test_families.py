@@ -248,6 +248,8 @@ def test_padding_changes_nothing(case: Case, measure: Measure, side: str) -> Non
     values = sp.collect(case.model, [batch], progress=False).importance("abs")
     for name, z in plain_activations(case.family.name, case.hf, ROWS).items():
         measure("padding", largest(values[name], METRICS["abs"](z)) / float(METRICS["abs"](z).max()))
+    loss = sp.evaluate(case.model, ROWS, progress=False).loss
+    measure("padding", abs(sp.evaluate(case.model, [batch], progress=False).loss - loss))
     if not case.family.causal:
         return
     alone = [logits(case.hf, row[None])[0] for row in ROWS]

@@ -89,8 +89,9 @@ def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
 def test_a_masked_model_needs_a_mask_token() -> None:
     model = tiny_bridge("bert")
     model.tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
-    with pytest.raises(sp.SpLensError, match="the tokenizer has no mask token"):
-        sp.evaluate(model, random_rows(2), progress=False)
+    for way in (WAYS["prune"], lambda model: sp.evaluate(model, _untouched(), progress=False)):
+        with pytest.raises(sp.SpLensError, match="the tokenizer has no mask token"):
+            way(model)
 
 
 @needs_images
@@ -106,7 +107,10 @@ def test_a_model_of_images_reads_no_text() -> None:
         with pytest.raises(sp.SpLensError, match=r"item 0 of the corpus is no image of a class: got (str|Tensor)"):
             read()
     for read in (lambda: sp.load_corpus(text, model, tokens=None), lambda: sp.top_examples(model, text, mask)):
-        with pytest.raises(sp.SpLensError, match=r"ViTForImageClassification reads pixel_values.*load_images"):
+        with pytest.raises(
+            sp.SpLensError,
+            match=r"ViTForImageClassification reads pixel_values, and this is for models that read tokens",
+        ):
             read()
 
 
@@ -122,8 +126,31 @@ def test_images_of_another_size_or_class() -> None:
         ({"pixel_values": torch.zeros(3, 8, 8), "labels": 0}, r"shape \(3, 8, 8\), and the model reads \(3, 16, 16\)"),
         ({"pixel_values": torch.zeros(3, 16, 16), "labels": 5}, "is of class 5, and the model knows 0 to 4"),
         ({"image": None}, "is no image of a class: got dict with"),
+        ({"image": None, "label": 0}, "item 0 of the corpus can't be read as an image and its class"),
+        (
+            {"pixel_values": torch.zeros(3, 16, 16, dtype=torch.uint8), "labels": 0},
+            "normalised floats, got torch.uint8",
+        ),
     ):
         with pytest.raises(sp.SpLensError, match=what):
             sp.evaluate(model, [item], progress=False)
     with pytest.raises(sp.SpLensError, match="the corpus is empty"):
         sp.evaluate(model, [], progress=False)
+    with pytest.raises(sp.SpLensError, match="a corpus is images and their classes, got int"):
+        sp.evaluate(model, 7, progress=False)
+
+
+@needs_images
+def test_images_in_batches_are_the_images() -> None:
+    model, pixels = tiny_bridge("vit"), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    one = sp.evaluate(model, [{"pixel_values": p, "labels": n} for n, p in enumerate(pixels)], progress=False)
+    batch = {"pixel_values": pixels, "labels": torch.arange(3)}
+    assert one == pytest.approx(sp.evaluate(model, batch, progress=False), nan_ok=True)
+
+
+@pytest.mark.parametrize("saved", ["BertModel", "BertForSequenceClassification"])
+def test_a_head_that_was_never_trained_is_none(saved: str) -> None:
+    model = tiny_bridge("bert")
+    model.original_model.config.architectures = [saved]  # as TransformerLens loads such a folder
+    with pytest.raises(sp.SpLensError, match="no trained head"):
+        sp.evaluate(model, _untouched(), progress=False)

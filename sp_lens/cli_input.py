@@ -1,0 +1,79 @@
+"""What the commands of `sp-lens` read: the options that name a model and data, and what they name."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def model_of(arguments: argparse.Namespace) -> Any:
+    """The model that was asked for."""
+    import torch
+
+    import sp_lens as sp
+
+    return sp.load_model(
+        arguments.model,
+        device=arguments.device,
+        device_map=arguments.device_map,
+        dtype=getattr(torch, arguments.dtype),
+    )
+
+
+def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
+    """Text, or for a classifier images: "digits", "digits:3,8" (these classes), "digits:-3,-8" (all but these)."""
+    import sp_lens as sp
+    from sp_lens.tasks import reads_images
+
+    if not reads_images(model):
+        return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
+    source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
+    classes = [one.strip() for one in listed.split(",") if one.strip()]
+    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
+    if left_out and len(left_out) < len(classes):
+        raise sp.SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
+    return sp.load_images(
+        source,
+        model,
+        classes=classes if classes and not left_out else None,
+        without=left_out or None,
+        images=arguments.images,
+        split=split,
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options of `model_of`."""
+    parser.add_argument(
+        "--model", required=True, help="demo, demo-masked, demo-vision, a Hugging Face name, a folder, or a GGUF file"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: TransformerLens chooses)")
+    parser.add_argument("--device-map", metavar="MAP", help="over several GPUs: auto, balanced or sequential")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"),
+        help="of the weights (default: %(default)s)",
+    )  # fmt: skip
+
+
+def add_model_and_data(parser: argparse.ArgumentParser, split: str | None = None) -> None:
+    """The options of `model_of` and `corpus_of`; with a `split`, of one corpus and where it is from."""
+    add_model(parser)
+    parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=positive, default=1000,
+        help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
+        "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
+    if split:
+        parser.add_argument(
+            "--corpus", required=True, help="a name (code, prose, ...) or a file of text, or images (see --images)"
+        )
+        parser.add_argument("--split", default=split, choices=("train", "collect", "evaluate"))
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
