@@ -1,0 +1,60 @@
+"""The weights of a model, lent for the length of a `with`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sp_lens.errors import SpLensError
+from sp_lens.models import model_name
+
+# Live parameters by name, and the values of such parameters at some time.
+Weights = Mapping[str, torch.nn.Parameter]
+Values = Mapping[str, torch.Tensor]
+
+
+def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The live parameters by name, tied ones once.
+
+    A bridge's are those that it computes with: a GPT-2 in it has queries, keys and values apart.
+
+    Raises:
+        SpLensError: for weights that are quantised or on disk, which no gradient step can change.
+    """
+    weights = dict(getattr(model, "original_model", model).named_parameters())
+    for name, weight in weights.items():
+        if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.is_meta:
+            raise SpLensError(
+                f"the weight {name} of {model_name(model)!r} is quantised or offloaded to disk, and these methods "
+                "change weights. prune() works on such a model; for a baseline load it in float32 or bfloat16."
+            )
+    return weights
+
+
+@contextmanager
+def lent(model: Any) -> Iterator[tuple[Weights, Values]]:
+    """The live parameters, to change for the length of a `with`, and what they were; bit by bit so again after it.
+
+    No dropout meanwhile, so that a gradient is that of the loss which is evaluated.
+    """
+    weights, training = weights_of(model), model.training
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    gradients = {name: (weight.requires_grad, weight.grad) for name, weight in weights.items()}
+    model.eval()
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True).grad = None
+        yield weights, before
+    finally:
+        write(weights, before)
+        for name, (requires_grad, grad) in gradients.items():
+            weights[name].requires_grad_(requires_grad).grad = grad
+        model.train(training)
+
+
+def write(weights: Weights, values: Values) -> None:
+    """Put other values into the live parameters that are named."""
+    with torch.no_grad():
+        for name, value in values.items():
+            weights[name].copy_(value)
