@@ -17,7 +17,8 @@ Values = Mapping[str, torch.Tensor]
 def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
     """The live parameters by name, tied ones once.
 
-    A bridge's are those that it computes with: a GPT-2 in it has queries, keys and values apart.
+    A bridge of a GPT-2 or GPT-NeoX computes with queries, keys and values apart, and has them joined too: of these
+    the gradient is None. On GPT-2 both are the same memory.
 
     Raises:
         SpLensError: for weights that are quantised or on disk, which no gradient step can change.

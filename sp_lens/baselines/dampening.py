@@ -68,12 +68,12 @@ def selective_synaptic_dampening(
     def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for_forget, for_retain = (_fisher(model, weights, corpora[side], seed) for side in ("forget", "retain"))
         for step in count():
-            chosen = {name: for_forget[name] > alpha * decay**step * for_retain[name] for name in before}
-            factors = {
-                name: (dampening * for_retain[name] / for_forget[name]).clamp(max=1).masked_fill(~chosen[name], 1)
-                for name in before
-            }
-            write(weights, {name: before[name] * factors[name].to(before[name].dtype) for name in before})
+            factors = {}
+            for name, forgotten in for_forget.items():
+                chosen = forgotten > alpha * decay**step * for_retain[name]
+                factor = (dampening * for_retain[name] / forgotten).clamp(max=1)
+                factors[name] = factor.masked_fill(~chosen, 1).to(before[name].dtype)
+            write(weights, {name: before[name] * factor for name, factor in factors.items()})
             shrunk = sum(int((factor < 1).sum()) for factor in factors.values())
             yield {"dampened": shrunk / sum(factor.numel() for factor in factors.values())}
 
@@ -92,20 +92,22 @@ def selective_synaptic_dampening(
 
 
 def _fisher(model: Any, weights: Weights, corpus: Any, seed: int) -> dict[str, torch.Tensor]:
-    """The mean over the rows of the squared gradient of a row's loss, in float32 or better."""
-    totals = {
-        name: torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for name, w in weights.items()
-    }
+    """The mean over the rows of the squared gradient of a row's loss, in float32 or better.
+
+    Without the weights that the model does not compute with. Dampening by none of their own would undo that of the
+    weights which they share memory with.
+    """
+    totals: dict[str, torch.Tensor] = {}
     rows = 0
     for row in batches(model, corpus, batch_tokens=1):  # a batch for each row, which is longer than that
         if (loss := mean_loss(model, row, seed)) is None:
             continue
         rows += 1
-        # A bridge may hold weights that it does not compute with: their gradient is None, their information 0.
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for total, gradient in zip(totals.values(), gradients, strict=True):
+        for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
-                total.add_(gradient.to(total.dtype).square())
+                square = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square()
+                totals[name] = totals[name] + square if name in totals else square
     if not rows:
         raise nothing_to_predict()
     return {name: total / rows for name, total in totals.items()}
