@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.baselines._steps import check_positive
-from sp_lens.baselines._weights import Weights
+from sp_lens.baselines._weights import Weights, gradients
 from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import losses, predictions
@@ -54,7 +54,8 @@ def train(
     losses_ = _losses(model, corpus, seed, batch_tokens)
     while True:
         for _ in range(updates):
-            next(losses_).backward()
+            for name, gradient in gradients(next(losses_), weights).items():
+                weights[name].grad = gradient
             steps.step()
             steps.zero_grad()
         yield

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sp_lens.errors import SpLensError
+from sp_lens.export import on_meta
 from sp_lens.models import model_name
 
 # Live parameters by name, and the values of such parameters at some time.
@@ -23,7 +24,11 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
     Raises:
         SpLensError: for weights that are quantised or on disk, which no gradient step can change.
     """
-    weights = dict(getattr(model, "original_model", model).named_parameters())
+    inner = getattr(model, "original_model", model)
+    weights = dict(inner.named_parameters())
+    if inner is not model:
+        for name in _invented(inner, weights):
+            del weights[name]
     for name, weight in weights.items():
         if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.is_meta:
             raise SpLensError(
@@ -31,6 +36,19 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
                 "change weights. prune() works on such a model; for a baseline load it in float32 or bfloat16."
             )
     return weights
+
+
+def _invented(inner: Any, weights: Weights) -> list[str]:
+    """Biases that the transformers model does not have: TransformerLens 3.9 gives one of zeros to an unembedding."""
+    plain = on_meta(inner).state_dict()
+    own = {name: name.replace("._original_component", "") for name in weights if name.endswith(".bias")}
+    return [name for name, short in own.items() if short not in plain and f"{short[:-4]}weight" in plain]
+
+
+def gradients(loss: torch.Tensor, weights: Weights) -> dict[str, torch.Tensor]:
+    """The gradient with respect to each weight that the loss depends on; `.grad` is left alone."""
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    return {name: gradient for name, gradient in zip(weights, found, strict=True) if gradient is not None}
 
 
 @contextmanager
@@ -41,7 +59,7 @@ def lent(model: Any) -> Iterator[tuple[Weights, Values]]:
     """
     weights, training = weights_of(model), model.training
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    gradients = {name: (weight.requires_grad, weight.grad) for name, weight in weights.items()}
+    settings = {name: (weight.requires_grad, weight.grad) for name, weight in weights.items()}
     model.eval()
     try:
         for weight in weights.values():
@@ -49,7 +67,7 @@ def lent(model: Any) -> Iterator[tuple[Weights, Values]]:
         yield weights, before
     finally:
         write(weights, before)
-        for name, (requires_grad, grad) in gradients.items():
+        for name, (requires_grad, grad) in settings.items():
             weights[name].requires_grad_(requires_grad).grad = grad
         model.train(training)
 

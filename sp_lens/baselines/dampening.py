@@ -8,7 +8,7 @@ import torch
 
 from sp_lens.baselines._steps import check_positive, unlearn
 from sp_lens.baselines._training import mean_loss, nothing_to_predict
-from sp_lens.baselines._weights import Values, Weights, write
+from sp_lens.baselines._weights import Values, Weights, gradients, write
 from sp_lens.baselines.run import BaselineRun
 from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
@@ -103,11 +103,9 @@ def _fisher(model: Any, weights: Weights, corpus: Any, seed: int) -> dict[str, t
         if (loss := mean_loss(model, row, seed)) is None:
             continue
         rows += 1
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for name, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                square = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square()
-                totals[name] = totals[name] + square if name in totals else square
+        for name, gradient in gradients(loss, weights).items():
+            square = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).square()
+            totals[name] = totals[name] + square if name in totals else square
     if not rows:
         raise nothing_to_predict()
     return {name: total / rows for name, total in totals.items()}
