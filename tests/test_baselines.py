@@ -289,6 +289,14 @@ def test_bad_settings_are_refused_before_any_work(opt: Any, name: str, message: 
     assert not calls
 
 
+def test_packed_weights_are_refused() -> None:
+    model = tiny_bridge("opt")
+    packed = torch.nn.Parameter(torch.zeros(4, dtype=torch.int8), requires_grad=False)
+    model.original_model.register_parameter("packed", packed)
+    with pytest.raises(sp.SpLensError, match="the weight packed of 'tiny-opt' is quantised or offloaded"):
+        run("gradient_ascent", model)
+
+
 def test_weights_that_became_nan_and_text_without_a_prediction() -> None:
     model = tiny_bridge("opt")
     before = bits(model)

@@ -26,16 +26,14 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
     """
     inner = getattr(model, "original_model", model)
     weights = dict(inner.named_parameters())
-    if inner is not model:
-        for name in _invented(inner, weights):
-            del weights[name]
     for name, weight in weights.items():
         if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.is_meta:
             raise SpLensError(
                 f"the weight {name} of {model_name(model)!r} is quantised or offloaded to disk, and these methods "
                 "change weights. prune() works on such a model; for a baseline load it in float32 or bfloat16."
             )
-    return weights
+    invented = _invented(inner, weights) if inner is not model else ()
+    return {name: weight for name, weight in weights.items() if name not in invented}
 
 
 def _invented(inner: Any, weights: Weights) -> list[str]:
