@@ -12,7 +12,7 @@ with sp.ablate(model, scores.top(0.1, site="mlp")):
 
 from importlib.metadata import version as _version
 
-from sp_lens import plots
+from sp_lens import baselines, plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
 from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpora, load_corpus
@@ -50,6 +50,7 @@ __all__ = [
     "ablate",
     "ablation_effect",
     "ablation_hooks",
+    "baselines",
     "collect",
     "collect_histograms",
     "evaluate",

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def evaluate(
     return tally.result()
 
 
+def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Both held-out corpora evaluated, as a run records a step: forget_top1, ..., retain_tokens."""
+    sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in ("forget", "retain")}
+    return {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
+
+
 def reusable(corpus: Any) -> Any:
     """The corpus, or a list of it where it could be gone through only once."""
     return list(corpus) if hasattr(corpus, "__next__") else corpus
@@ -128,7 +135,10 @@ def losses(
     """
     nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if nats.isnan().any():
-        raise SpLensError("the model's logits are NaN: load it in float32 or bfloat16, or find the broken weight.")
+        raise SpLensError(
+            "the model's logits are NaN: load it in float32 or bfloat16, find the broken weight, or, where it was "
+            "trained, take smaller steps."
+        )
     return nats
 
 

@@ -69,7 +69,7 @@ def plain_state(bridged: torch.nn.Module) -> dict[str, torch.Tensor]:
 
     A bridge wraps the modules of the model that it was given, which then can't save itself.
     """
-    fresh = _on_meta(bridged).state_dict()
+    fresh = on_meta(bridged).state_dict()
     state = {name.replace("._original_component", ""): tensor for name, tensor in bridged.state_dict().items()}
     if missing := [name for name in fresh if name not in state]:
         raise SpLensError(f"the bridged {type(bridged).__name__} has no weight {missing[0]!r}: it can't be exported.")
@@ -77,7 +77,7 @@ def plain_state(bridged: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _save(bridged: Any, folder: Path) -> None:
-    shell = _on_meta(bridged)
+    shell = on_meta(bridged)
     if generation_config := getattr(bridged, "generation_config", None):  # a masked language model has none
         shell.generation_config = generation_config
     shell.save_pretrained(folder, state_dict=plain_state(bridged))
@@ -93,7 +93,7 @@ def _as_it_came(tokenizer: Any) -> Any:
         return tokenizer
 
 
-def _on_meta(bridged: Any) -> Any:
+def on_meta(bridged: Any) -> Any:
     """A model of the same class and configuration without any weights."""
     config = copy.deepcopy(bridged.config)
     config.dtype = next(bridged.parameters()).dtype

@@ -1,18 +1,34 @@
 """What is in a corpus, to tell it from another, and to refuse evaluating on what was collected from."""
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sp_lens.batches import items
+from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
+from sp_lens.evaluate import reusable
 from sp_lens.rows import text_name
 
 logger = logging.getLogger(__name__)
 
 # The share of evaluated rows that may be in the collected text too.
 SHARED_ROWS = 0.01
+
+
+def checked_corpora(model: Any, **corpora: Any) -> dict[str, Any]:
+    """The four corpora of a run, such as can be read again and again; refused where held-out text is not held out."""
+    again = {name: reusable(corpus) for name, corpus in corpora.items()}
+    for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
+        check_disjoint(model, again[names[0]], again[names[1]], names)
+    return again
+
+
+def describe_corpora(model: Any, corpora: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each corpus where it came from and what was in it, as the settings of a run record it."""
+    return {name: describe(corpus) | {"fingerprint": fingerprint(model, corpus)} for name, corpus in corpora.items()}
 
 
 def fingerprint(model: Any, corpus: Any) -> str:

@@ -1,9 +1,7 @@
 """Algorithm 1 of arXiv 2403.01267: collect, score, prune the top, evaluate; again."""
 
-import itertools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,14 +10,13 @@ from tqdm.auto import tqdm
 
 from sp_lens.ablation import ablate
 from sp_lens.collect import BATCH_TOKENS, collect
-from sp_lens.corpus import describe
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.evaluate import evaluate, reusable
+from sp_lens.evaluate import evaluate_sides
 from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
 from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
-from sp_lens.overlap import check_disjoint, fingerprint
+from sp_lens.overlap import checked_corpora, describe_corpora
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
 from sp_lens.sites import SITES, Layout, Site, layout_of
 from sp_lens.stats import Metric
@@ -98,17 +95,10 @@ def prune(
     check_choice("aggregate", aggregate, AGGREGATES)
     eps = eps_by_site(eps)
     protected = _protected(groups, protect, unit)
-    _check_steps(protected, site, unit, fraction, steps)
+    check_steps(protected, site, unit, fraction, steps)
     if out is not None:
         _check_writable(Path(out))
-    corpora = {
-        "forget": reusable(forget),
-        "retain": reusable(retain),
-        "eval_forget": reusable(eval_forget),
-        "eval_retain": reusable(eval_retain),
-    }
-    for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
-        check_disjoint(model, corpora[names[0]], corpora[names[1]], names)
+    corpora = checked_corpora(model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain)
     settings = {
         "model": model_name(model),
         "weights": weights_fingerprint(model),
@@ -123,17 +113,14 @@ def prune(
         "protected": None
         if protect is None
         else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
-        "corpora": {name: describe(c) | {"fingerprint": fingerprint(model, c)} for name, c in corpora.items()},
+        "corpora": describe_corpora(model, corpora),
     }
     run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
 
     def evaluated(mask: NeuronMask) -> dict[str, Any]:
         with ablate(model, mask):
-            sides = {
-                side: evaluate(model, corpora[f"eval_{side}"], seed=seed, **options) for side in ("forget", "retain")
-            }
-        numbers = {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
+            numbers = evaluate_sides(model, corpora, seed=seed, **options)
         return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
 
     def scored(mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
@@ -226,7 +213,8 @@ def _warn_of_sinks(new: NeuronMask, sinks: NeuronMask, *, step: int) -> None:
         )
 
 
-def _check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
+def check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
+    """Refuse more steps than there are neurons (heads) for, those of `protected` left out."""
     if steps < 1:
         raise SpLensError(f"steps={steps}: expected at least one.")
     for one in _sites(site):

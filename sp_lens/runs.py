@@ -1,4 +1,4 @@
-"""A pruning run as data: its history, the step at which each neuron went, its files. No model in here."""
+"""Runs as data: the history that any has, and of a pruning run the step at which each neuron went. No model in here."""
 
 import math
 import re
@@ -17,19 +17,16 @@ from sp_lens.sites import Layout
 from sp_lens.storage import load_tensors, save_tensors
 
 
-@dataclass(frozen=True, eq=False)
-class PruneRun:
-    """What Algorithm 1 did, step by step.
+class Run:
+    """A model evaluated on held-out forget and retain text, step after step: what the figures of runs draw.
+
+    `PruneRun` and `baselines.BaselineRun` are runs.
 
     Attributes:
-        layout: the neuron groups that could be pruned.
-        pruned_at: `{hook name: Int[" neuron"]}`: the step at which each neuron was pruned, 0 for never.
-        records: one mapping a step, the first (step 0) before any pruning.
-        settings: model, corpora, site, metric, fraction, ...: what makes this run this run.
+        records: one mapping a step, the first (step 0) of the model as it came.
+        settings: model, corpora, method or metric, ...: what makes this run this run.
     """
 
-    layout: Layout
-    pruned_at: Mapping[str, Int[torch.Tensor, " neuron"]]
     records: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
 
@@ -37,23 +34,6 @@ class PruneRun:
     def steps(self) -> int:
         """How many steps were done."""
         return len(self.records) - 1
-
-    @property
-    def mask(self) -> NeuronMask:
-        """The neurons pruned in all steps."""
-        return self.mask_at(self.steps)
-
-    def mask_at(self, step: int) -> NeuronMask:
-        """The neurons that were pruned after `step` steps.
-
-        Raises:
-            SpLensError: for a step that was not done.
-        """
-        if not 0 <= step <= self.steps:
-            raise SpLensError(f"step {step} was not done: this run has the steps 0 to {self.steps}.")
-        tensors = {name: (at > 0) & (at <= step) for name, at in self.pruned_at.items()}
-        about = {key: self.settings[key] for key in ("model", "metric", "site") if key in self.settings}
-        return NeuronMask(self.layout, tensors, {**about, "step": step})
 
     @property
     def history(self) -> pd.DataFrame:
@@ -78,6 +58,40 @@ class PruneRun:
         """Forget accuracy drop minus retain accuracy drop at the best step (Figure 4's number)."""
         best = self.history.iloc[self.best_step]
         return float(best["forget_drop"] - best["retain_drop"])
+
+
+@dataclass(frozen=True, eq=False)
+class PruneRun(Run):
+    """What Algorithm 1 did, step by step.
+
+    Attributes:
+        layout: the neuron groups that could be pruned.
+        pruned_at: `{hook name: Int[" neuron"]}`: the step at which each neuron was pruned, 0 for never.
+        records: one mapping a step, the first (step 0) before any pruning.
+        settings: model, corpora, site, metric, fraction, ...: what makes this run this run.
+    """
+
+    layout: Layout
+    pruned_at: Mapping[str, Int[torch.Tensor, " neuron"]]
+    records: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+    @property
+    def mask(self) -> NeuronMask:
+        """The neurons pruned in all steps."""
+        return self.mask_at(self.steps)
+
+    def mask_at(self, step: int) -> NeuronMask:
+        """The neurons that were pruned after `step` steps.
+
+        Raises:
+            SpLensError: for a step that was not done.
+        """
+        if not 0 <= step <= self.steps:
+            raise SpLensError(f"step {step} was not done: this run has the steps 0 to {self.steps}.")
+        tensors = {name: (at > 0) & (at <= step) for name, at in self.pruned_at.items()}
+        about = {key: self.settings[key] for key in ("model", "metric", "site") if key in self.settings}
+        return NeuronMask(self.layout, tensors, {**about, "step": step})
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""

@@ -74,4 +74,7 @@ def test_the_shell_commands_of_the_pages_are_understood() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     paths = [path for page in PAGES.values() for path in re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)]
     described = {path.rpartition(".")[2] for path in paths}
-    assert {name for module in (sp, sp.plots) for name in module.__all__} - described == {"plots"}
+    assert {name for module in (sp, sp.plots, sp.baselines) for name in module.__all__} - described == {
+        "baselines",
+        "plots",
+    }

@@ -234,3 +234,11 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["top1"] == by_hooks["top1"]
     assert main(["evaluate", "--model", str(folder), "--corpus", "digits:3,-8"]) == 2
     assert "give the one or the other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gradient_ascent", "selective_synaptic_dampening", "magnitude"])
+def test_baselines_forget_a_class(digits: Any, name: str) -> None:
+    before = [parameter.detach().clone() for parameter in digits.parameters()]
+    run = getattr(sp.baselines, name)(digits, **corpora(digits, 3), steps=2, progress=False)
+    assert run.history["forget_loss"].iloc[-1] > run.history["forget_loss"].iloc[0]
+    assert all(torch.equal(*pair) for pair in zip(digits.parameters(), before, strict=True))

@@ -12,7 +12,7 @@ from sp_lens.plots._shared import common_settings
 from sp_lens.plots.templates import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
-    from sp_lens.runs import PruneRun
+    from sp_lens.runs import Run
 
 Floats = npt.NDArray[np.floating]
 
@@ -66,7 +66,7 @@ def draw_runs(
     return figure
 
 
-def runs_subtitle(runs: "Mapping[str, PruneRun]") -> str:
+def runs_subtitle(runs: "Mapping[str, Run]") -> str:
     """What the dots and curves are, and what all the runs have in common."""
     number = f"{len(runs)} runs, named on hover; " if len(runs) > MOST_IN_LEGEND else ""
     return f"{number}dots are steps, curves their moving mean; {common_settings(runs.values())}"

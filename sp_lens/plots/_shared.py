@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
@@ -15,10 +15,12 @@ from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
     from sp_lens.neurons import NeuronValues
-    from sp_lens.runs import PruneRun
+    from sp_lens.runs import Run
     from sp_lens.sites import Site
     from sp_lens.specialisation import Specialisation
     from sp_lens.stats import ActivationStats, Metric
+
+OneRun = TypeVar("OneRun", bound="Run")
 
 SITE_NAMES = {"attn": "attention pre-out", "mlp": "MLP", "both": "MLP and attention pre-out"}
 # Definition 1, as axes say it; z is a neuron's activation, which has the model's own unit.
@@ -178,10 +180,10 @@ def corpus_names(corpora: Any) -> str:
     return " + ".join(dict.fromkeys(str(source) for source in sources if source))
 
 
-def as_runs(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> dict[str, "PruneRun"]:
+def as_runs(runs: "OneRun | Iterable[OneRun] | Mapping[str, OneRun]") -> dict[str, "OneRun"]:
     """One run, several, or several by label, as a mapping from a label to each.
 
-    A label that is made here is the metric and every setting in which the runs differ ("abs, mlp",
+    A label that is made here is the method, the metric and every setting in which the runs differ ("abs, mlp",
     "random, mlp, seed 1"); runs that differ in none of the settings that are told apart get numbers.
 
     Raises:
@@ -202,7 +204,7 @@ def as_runs(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> d
     return named
 
 
-def common_settings(runs: Iterable["PruneRun"]) -> str:
+def common_settings(runs: Iterable["Run"]) -> str:
     """In words, the settings in which all the runs agree: what a figure of them is about."""
     facts = [run_facts(run) for run in runs]
     return ", ".join(text for key, text in facts[0].items() if all(other.get(key) == text for other in facts))
@@ -212,7 +214,7 @@ def _labels(runs: list[Any]) -> list[str]:
     facts = [run_facts(run) for run in runs]
     keys = dict.fromkeys(key for one in facts for key in one)
     differing = [key for key in keys if len({one.get(key) for one in facts}) > 1]
-    told = dict.fromkeys(["metric", *differing])
+    told = dict.fromkeys(["method", "metric", *differing])
     labels = [", ".join(one[key] for key in told if key in one) or "run" for one in facts]
     total, seen = Counter(labels), Counter[str]()
     for place, label in enumerate(labels):
@@ -234,6 +236,7 @@ def run_facts(run: Any) -> dict[str, str]:
     tell("model", settings.get("model"))
     for side in ("forget", "retain"):
         tell(side, settings.get("corpora", {}).get(side, {}).get("source"), f"{side} {{}}")
+    tell("method", settings.get("method"))
     tell("metric", settings.get("metric"))
     tell("site", settings.get("site"))
     tell("unit", settings.get("unit"), "by {}")
@@ -247,5 +250,6 @@ def run_facts(run: Any) -> dict[str, str]:
         eps = ", ".join(f"{value} ({site})" for site, value in eps.items())
     tell("eps", eps, "eps {}")
     tell("protected", (settings.get("protected") or {}).get("neurons") or None, "{} neurons protected")
+    tell("learning_rate", settings.get("learning_rate"), "learning rate {}")
     tell("seed", settings.get("seed"), "seed {}")
     return facts

@@ -12,12 +12,12 @@ from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, log_ticks, set_title
 
 if TYPE_CHECKING:
-    from sp_lens.runs import PruneRun
+    from sp_lens.runs import Run
 
 SIDES = ["retain_perplexity", "forget_perplexity"]  # x and y
 
 
-def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> go.Figure:
+def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Figure 3 of arXiv 2403.01267: perplexity on the forget corpus against perplexity on the retain corpus.
 
     Drawn as `tradeoff` draws runs, on logarithmic axes: a dot for each step, and a smoothed curve, the
@@ -26,8 +26,8 @@ def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -
     pruning is above it.
 
     Args:
-        runs: what `prune` returns, a list of it, or a mapping from a label to it. Runs without a label
-            are called after the settings in which they differ.
+        runs: what `prune` or one of `baselines` returns, a list of it, or a mapping from a label to it. Runs
+            without a label are called after the settings in which they differ.
 
     Returns:
         x and y are perplexities, exp(mean loss in nats per token); each run is two traces, curve and dots.
@@ -76,7 +76,7 @@ def perplexity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -
     return figure
 
 
-def _finite(label: str, run: "PruneRun") -> pd.DataFrame:
+def _finite(label: str, run: "Run") -> pd.DataFrame:
     """The steps that have a place on logarithmic axes."""
     history = run.history
     if missing := [column for column in SIDES if column not in history]:

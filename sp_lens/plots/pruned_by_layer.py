@@ -49,6 +49,8 @@ def pruned_by_layer(run: "PruneRun") -> go.Figure:
         sp_lens.errors.SpLensError: run 'run' is a NoneType: expected a PruneRun, as prune() returns.
     """
     ((_, run),) = as_runs({"run": run}).items()
+    if not hasattr(run, "mask"):
+        raise SpLensError(f"a {type(run).__name__} prunes no neurons: expected a PruneRun, as prune() returns.")
     if not run.mask.count():
         raise SpLensError(f"the run pruned nothing in {run.steps} steps: expected a step that pruned neurons.")
     sites: list[Site] = sorted({group.site for group in run.layout})

@@ -11,7 +11,7 @@ from sp_lens.plots._shared import SITE_NAMES, as_runs, common_settings, panels, 
 from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
-    from sp_lens.runs import PruneRun
+    from sp_lens.runs import Run
 
 METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as the paper's caption lists them, the control last
 SITE_COLOURS = {"mlp": PALETTE[0], "attn": PALETTE[1], "both": PALETTE[2]}
@@ -19,7 +19,7 @@ COLUMNS = 2
 MOST_PANELS = 12
 
 
-def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> go.Figure:
+def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Figure 4 of arXiv 2403.01267: how selectively each importance metric prunes, at each site.
 
     A bar is the largest difference, over the steps, between the drop in forget accuracy and the drop in
@@ -80,7 +80,7 @@ def selectivity(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") 
     return figure
 
 
-def _bars(named: "Mapping[str, PruneRun]") -> pd.DataFrame:
+def _bars(named: "Mapping[str, Run]") -> pd.DataFrame:
     """One row a bar: panel, metric, site, and mean, std, min, max (points) and number of its runs."""
     facts = {label: run_facts(run) for label, run in named.items()}
     keys = dict.fromkeys(key for one in facts.values() for key in one if key not in ("metric", "site", "seed"))

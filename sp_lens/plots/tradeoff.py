@@ -11,12 +11,12 @@ from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, set_title
 
 if TYPE_CHECKING:
-    from sp_lens.runs import PruneRun
+    from sp_lens.runs import Run
 
 DROPS = ("retain_drop", "forget_drop")  # x and y
 
 
-def tradeoff(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> go.Figure:
+def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Figure 2 of arXiv 2403.01267: accuracy lost on the forget corpus against accuracy lost on the retain corpus.
 
     One colour a run: a dot for each step, as it was measured, and a smoothed curve through them. The
@@ -25,8 +25,8 @@ def tradeoff(runs: "PruneRun | Iterable[PruneRun] | Mapping[str, PruneRun]") -> 
     On the dashed diagonal both corpora lose alike; selective pruning is above it.
 
     Args:
-        runs: what `prune` returns, a list of it, or a mapping from a label to it. Runs without a label
-            are called after the settings in which they differ. A random control is one more run.
+        runs: what `prune` or one of `baselines` returns, a list of it, or a mapping from a label to it. Runs
+            without a label are called after the settings in which they differ. A random control is one more run.
 
     Returns:
         x and y are the drops in next-token top-1 accuracy since step 0, in percentage points; each run is
