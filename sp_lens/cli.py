@@ -69,9 +69,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
     if arguments.mask:
         with sp.ablate(model, sp.NeuronMask.load(arguments.mask)):
-            result = sp.evaluate(model, corpus)
+            result = sp.evaluate(model, corpus, seed=arguments.seed)
     else:
-        result = sp.evaluate(model, corpus)
+        result = sp.evaluate(model, corpus, seed=arguments.seed)
     if arguments.out:
         result.save(arguments.out)
     print(json.dumps(asdict(result), indent=2))
@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_model_and_data(evaluate, "evaluate")
     evaluate.add_argument("--mask", help="ablate the neurons of this mask")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the tokens that a masked model is asked for")
     evaluate.add_argument("--out", help="file for the numbers (.json)")
 
     _add_prune(commands)

@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+# Of each corpus, as in the released experiments.
+DEFAULT_TOKENS, DEFAULT_IMAGES = 100_000, 1000
+
 
 def model_of(arguments: argparse.Namespace) -> Any:
     """The model that was asked for."""
@@ -25,7 +28,12 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
     from sp_lens.tasks import reads_images
 
     if not reads_images(model):
-        return sp.load_corpus(name, model, tokens=arguments.tokens, split=split, offline=arguments.offline)
+        if arguments.images is not None:
+            raise sp.SpLensError(f"--images is of classifiers, and {arguments.model} reads text: say --tokens.")
+        tokens = arguments.tokens or DEFAULT_TOKENS
+        return sp.load_corpus(name, model, tokens=tokens, split=split, offline=arguments.offline)
+    if arguments.tokens is not None or arguments.offline:
+        raise sp.SpLensError(f"--tokens and --offline are of text, and {arguments.model} reads images: say --images.")
     source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
     classes = [one.strip() for one in listed.split(",") if one.strip()]
     left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
@@ -36,7 +44,7 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
         model,
         classes=classes if classes and not left_out else None,
         without=left_out or None,
-        images=arguments.images,
+        images=arguments.images or DEFAULT_IMAGES,
         split=split,
     )
 
@@ -57,12 +65,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_model_and_data(parser: argparse.ArgumentParser, split: str | None = None) -> None:
     """The options of `model_of` and `corpus_of`; with a `split`, of one corpus and where it is from."""
     add_model(parser)
-    parser.add_argument("--tokens", type=int, default=100_000, help="of each corpus (default: %(default)s)")
+    parser.add_argument("--tokens", type=positive, help=f"of each corpus of text (default: {DEFAULT_TOKENS})")
     parser.add_argument(
-        "--images", type=positive, default=1000,
+        "--images", type=positive,
         help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
         "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
-        "(default: %(default)s)",
+        f"(default: {DEFAULT_IMAGES})",
     )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
     if split:

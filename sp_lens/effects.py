@@ -10,7 +10,7 @@ from sp_lens.ablation import ablate, check_mask
 from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.evaluate import losses, predictions, reusable
+from sp_lens.evaluate import losses, nothing_to_predict, predictions, reusable
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.sites import Layout, layout_of
@@ -123,5 +123,5 @@ def _loss_rises(
                     sums[index] += float(nats().sum() - whole.sum())
                 bar.update()
     if not asked:
-        raise SpLensError("nothing to predict: no row of the corpus has a counted token with another before it.")
+        raise nothing_to_predict()
     return [rise / asked for rise in sums]

@@ -125,6 +125,13 @@ def predictions(
     return logits[:, :-1][asked].float(), batch.tokens[:, 1:].to(logits.device)[asked]
 
 
+def nothing_to_predict() -> SpLensError:
+    """The error of a corpus in which the model is asked for nothing."""
+    return SpLensError(
+        "nothing to predict: no row of the corpus has a token that counts (for a causal model, with one before it)."
+    )
+
+
 def losses(
     logits: Float[torch.Tensor, "token d_vocab"], targets: Int[torch.Tensor, " token"]
 ) -> Float[torch.Tensor, " token"]:
@@ -168,7 +175,7 @@ class _Tally:
 
     def result(self) -> Evaluation:
         if not self.tokens:
-            raise SpLensError("nothing to predict: no row of the corpus has a counted token with another before it.")
+            raise nothing_to_predict()
         loss = self.nats / self.tokens
         return Evaluation(
             top1=self.top1 / self.tokens,

@@ -21,7 +21,6 @@ from sp_lens.neurons import NeuronMask
 from sp_lens.rows import tokenizer_of
 from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.storage import load_tensors, save_tensors, versions
-from sp_lens.tasks import require_tokens
 from sp_lens.tokens import token_text
 
 
@@ -175,7 +174,6 @@ def top_examples(
         [('</s>', 'def', ' f', '(', 'x', '):'), ('</s>', 'of', ' the')]
     """
     check_mask(model, neurons)
-    require_tokens(model)
     for name, number, least in (("k", k, 1), ("context", context, 0)):
         if number < least:
             raise SpLensError(f"{name}={number}: expected {least} or more.")

@@ -53,9 +53,12 @@ def load_images(
             class that the model does not know, and fewer images than asked for.
 
     Example:
+        >>> import PIL.Image
         >>> import sp_lens as sp
         >>> model = sp.load_model("demo-vision")
-        >>> threes = sp.load_images("digits", model, classes=[3], images=20)  # doctest: +SKIP
+        >>> photos = {"image": [PIL.Image.new("RGB", (40, 30))] * 3, "label": ["cat", "ship", "cat"]}
+        >>> sp.load_images(Dataset.from_dict(photos), model, classes=["cat"], images=None)["label"][:]
+        [3, 3]
     """
     check_choice("split", split, SPLITS)
     blocks_of(model)
@@ -73,8 +76,8 @@ def load_images(
             "classes are, image_column=..., label_column=..."
         )
     names, labels = _labels(dataset, label_column, model)
-    asked = np.isin(labels, _numbers(names, without if classes is None else classes))
-    kept = np.flatnonzero(asked if classes is not None else ~asked)
+    numbers = _numbers(names, without if classes is None else classes)
+    kept = np.flatnonzero(np.isin(labels, numbers, invert=classes is None))
     if len(kept) < (images or 1):
         raise SpLensError(
             f"there are {len(kept)} such images in {_name(source)!r}, and {images or 'some'} were asked for: ask for "
@@ -88,7 +91,7 @@ def load_images(
         "label", labels[kept].tolist(), feature=ClassLabel(names=_unique(names))
     )
     about = {
-        "source": _name(source) + _of_classes(names, classes, without),
+        "source": _name(source) + _in_words([names[number] for number in numbers], left_out=classes is None),
         "split": split if isinstance(source, str) and source in NAMED else None,
         "images": len(kept),
         "versions": versions(),
@@ -163,12 +166,9 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
 
 
-def _of_classes(names: Sequence[str], classes: Classes | None, without: Classes | None) -> str:
-    """Which classes of a source were taken, in words for figures and records."""
-    if classes is None and without is None:
-        return ""
-    asked = ", ".join(names[number] for number in _numbers(names, without if classes is None else classes))
-    return f" ({asked})" if classes is not None else f" (all but {asked})"
+def _in_words(classes: list[str], *, left_out: bool) -> str:
+    """Which classes of a source were taken, or left out, for figures and records."""
+    return f" ({'all but ' if left_out else ''}{', '.join(classes)})" if classes else ""
 
 
 def _dataset(source: Any, split: Split) -> Dataset:

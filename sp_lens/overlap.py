@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sp_lens.batches import items
@@ -18,28 +19,49 @@ logger = logging.getLogger(__name__)
 SHARED_ROWS = 0.01
 
 
-def checked_corpora(model: Any, **corpora: Any) -> dict[str, Any]:
-    """The four corpora of a run, such as can be read again and again; refused where held-out text is not held out."""
-    again = {name: reusable(corpus) for name, corpus in corpora.items()}
-    for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
-        check_disjoint(model, again[names[0]], again[names[1]], names)
-    return again
+@dataclass(frozen=True)
+class Content:
+    """What one reading of a corpus tells of it.
+
+    Attributes:
+        fingerprint: a hash of it as the model reads it, row after row.
+        documents: the names of its documents, where it has them.
+        rows: a digest of each row or image.
+        distinctive: the digests of those that do not recur by chance.
+    """
+
+    fingerprint: str
+    documents: frozenset[str]
+    rows: tuple[bytes, ...]
+    distinctive: frozenset[bytes]
 
 
-def describe_corpora(model: Any, corpora: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each corpus where it came from and what was in it, as the settings of a run record it."""
-    return {name: describe(corpus) | {"fingerprint": fingerprint(model, corpus)} for name, corpus in corpora.items()}
-
-
-def fingerprint(model: Any, corpus: Any) -> str:
-    """A hash of the corpus as the model reads it, row after row."""
-    digest = hashlib.sha256()
+def content_of(model: Any, corpus: Any) -> Content:
+    """Read a corpus once, as the model reads it."""
+    whole, rows, distinctive = hashlib.sha256(), [], set()
     for item in items(model, corpus):
-        digest.update(item.content + b"|")
-    return digest.hexdigest()[:16]
+        whole.update(item.content + b"|")
+        rows.append(hashlib.sha256(item.content).digest())
+        if not item.is_boilerplate:
+            distinctive.add(rows[-1])
+    return Content(whole.hexdigest()[:16], frozenset(_documents(corpus)), tuple(rows), frozenset(distinctive))
 
 
-def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str, str]) -> None:
+def checked_corpora(model: Any, **corpora: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The four corpora of a run, such as can be read again and again, and what its settings record of each.
+
+    Raises:
+        SpLensError: where held-out data is not held out.
+    """
+    again = {name: reusable(corpus) for name, corpus in corpora.items()}
+    content = {name: content_of(model, corpus) for name, corpus in again.items()}
+    for names in itertools.product(("forget", "retain"), ("eval_forget", "eval_retain")):
+        check_disjoint(content[names[0]], content[names[1]], names)
+    about = {name: describe(corpus) | {"fingerprint": content[name].fingerprint} for name, corpus in again.items()}
+    return again, about
+
+
+def check_disjoint(collected: Content, evaluated: Content, names: tuple[str, str]) -> None:
     """Refuse to evaluate on text or images that were collected from.
 
     No document may be in both, and of the evaluated rows at most one in a hundred (rows of 16 tokens or
@@ -48,24 +70,19 @@ def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str,
     Raises:
         SpLensError: naming what is shared.
     """
-    if shared := set(_documents(collected)) & set(_documents(evaluated)):
+    if shared := collected.documents & evaluated.documents:
         raise SpLensError(
             f"{names[1]} shares {len(shared)} documents with {names[0]}, {sorted(shared)[0]!r} among them: "
             'evaluate on other text, load_corpus(..., split="evaluate").'
         )
-    seen = {_digest(item.content) for item in items(model, collected) if not item.is_boilerplate}
-    shared_rows = [_digest(item.content) in seen for item in items(model, evaluated)]
-    if (same := sum(shared_rows)) and same <= SHARED_ROWS * len(shared_rows):
-        logger.warning("%s has %d of %d rows in common with %s", names[1], same, len(shared_rows), names[0])
+    same, total = sum(row in collected.distinctive for row in evaluated.rows), len(evaluated.rows)
+    if same and same <= SHARED_ROWS * total:
+        logger.warning("%s has %d of %d rows in common with %s", names[1], same, total, names[0])
     elif same:
         raise SpLensError(
             f"{names[1]} has {same} rows that are in {names[0]} too: evaluate on what was not collected from, "
             'load_corpus(..., split="evaluate") or load_images(..., split="evaluate").'
         )
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 def _documents(corpus: Any) -> Iterable[str]:

@@ -16,7 +16,7 @@ from sp_lens.evaluate import evaluate_sides
 from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
 from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
-from sp_lens.overlap import checked_corpora, describe_corpora
+from sp_lens.overlap import checked_corpora
 from sp_lens.runs import PruneRun, step_file, step_files, stopped
 from sp_lens.sites import SITES, Layout, Site, layout_of
 from sp_lens.stats import Metric
@@ -98,7 +98,9 @@ def prune(
     check_steps(protected, site, unit, fraction, steps)
     if out is not None:
         _check_writable(Path(out))
-    corpora = checked_corpora(model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain)
+    corpora, about = checked_corpora(
+        model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
+    )
     settings = {
         "model": model_name(model),
         "weights": weights_fingerprint(model),
@@ -113,7 +115,7 @@ def prune(
         "protected": None
         if protect is None
         else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
-        "corpora": describe_corpora(model, corpora),
+        "corpora": about,
     }
     run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}

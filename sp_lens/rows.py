@@ -59,8 +59,9 @@ def tokenizer_of(model: Any) -> Any:
     """The model's tokenizer.
 
     Raises:
-        SpLensError: when it has none.
+        SpLensError: when it has none, or reads no tokens.
     """
+    require_tokens(model)
     if getattr(model, "tokenizer", None) is None:
         raise SpLensError("the model has no tokenizer, so it can't read text: pass one when loading it.")
     return model.tokenizer

@@ -44,8 +44,6 @@ def masked() -> Any:
 @pytest.fixture(scope="module")
 def vision() -> Any:
     """The bundled ViT."""
-    if HERE < (4, 3):
-        pytest.skip("TransformerLens has a bridge for images since 4.3")
     if "SP_LENS_DATA" not in os.environ:
         pytest.skip("CIFAR-10 lies in the folder that SP_LENS_DATA names")
     return sp.load_model("demo-vision", device="cpu")

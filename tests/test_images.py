@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import HERE
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PIL
 
@@ -17,10 +16,7 @@ from sp_lens.assets.train_vision import digits_classifier
 from sp_lens.cli import main
 from sp_lens.images import read_named
 
-pytestmark = [
-    pytest.mark.model,
-    pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for images since 4.3"),
-]
+pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +228,10 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     by_hooks = json.loads(capsys.readouterr().out)
     assert main(["evaluate", "--model", str(tmp_path / "pruned"), *ask]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == by_hooks["top1"]
+    assert main(["evaluate", "--model", str(folder), *ask, "--tokens", "100"]) == 2
+    assert "--tokens and --offline are of text" in capsys.readouterr().err
+    assert main(["evaluate", "--model", "demo", "--corpus", "code", "--images", "5"]) == 2
+    assert "--images is of classifiers, and demo reads text" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(folder), "--corpus", "digits:3,-8"]) == 2
     assert "give the one or the other" in capsys.readouterr().err
 

@@ -10,9 +10,9 @@ from datasets import Dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sp_lens import SpLensError, load_corpus
+from sp_lens import SpLensError, load_corpus, overlap
 from sp_lens.batches import text_batches
-from sp_lens.overlap import check_disjoint, fingerprint
+from sp_lens.overlap import content_of
 from sp_lens.rows import rows, split_text
 
 pytestmark = pytest.mark.model
@@ -59,7 +59,7 @@ def test_padding_changes_neither_rows_nor_counts(model: Any, tokens: list[list[i
     assert plain(model, [padded]) == expected
     assert plain(model, Dataset.from_dict({name: padded[name].tolist() for name in padded})) == expected
     assert sum(int(row.counted.sum()) for row in rows(model, padded)) == sum(sum(real(model, row)) for row in tokens)
-    assert fingerprint(model, padded) == fingerprint(model, tokens)
+    assert content_of(model, padded).fingerprint == content_of(model, tokens).fingerprint
 
 
 def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
@@ -180,6 +180,10 @@ def test_what_holds_no_tokens_is_refused(model: Any, corpus: Any) -> None:
 
 def dataset(**documents: list[int]) -> Dataset:
     return Dataset.from_dict({"input_ids": list(documents.values()), "document": list(documents)})
+
+
+def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str, str]) -> None:
+    overlap.check_disjoint(content_of(model, collected), content_of(model, evaluated), names)
 
 
 LONG, OTHER = list(range(100, 120)), list(range(200, 220))

@@ -129,33 +129,41 @@ def pruning_lines(model: Any, tokens: int) -> list[str]:
     return lines
 
 
-def mixture_lines(recipe: dict[str, Any]) -> str:
-    """One line of the card a source of training text."""
-    return "\n".join(
-        f"| {source} | {share:.0%} | {recipe['training_tokens'][source]:,} |"
-        for source, share in recipe["mixture"].items()
-    )
+def facts_of(folder: Path, model: Any) -> dict[str, Any]:
+    """What a card says of how a model was made: its recipe, in words, its size, and with which versions."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    facts = recipe | {
+        "parameters": sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+    if "mixture" in recipe:  # it read text
+        facts["seen"] = recipe["steps"] * recipe["batch"] * recipe["row"] / 1e6
+        facts["packages"] = ", ".join(recipe["other_python"])
+        facts["mixture"] = "\n".join(
+            f"| {source} | {share:.0%} | {recipe['training_tokens'][source]:,} |"
+            for source, share in recipe["mixture"].items()
+        )
+    return facts
+
+
+def arguments_of(doc: str | None, *folders: str) -> argparse.Namespace:
+    """The command line of a card: --out, and what other folders are named."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for folder in ("out", *folders):
+        parser.add_argument(f"--{folder}", type=Path, required=True)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    recipe = json.loads((arguments.out / "recipe.json").read_text())
+    arguments = arguments_of(__doc__, "work")
     model = load_model(arguments.out, device="cpu")
     text = _TEXT.format(
-        **{key: recipe[key] for key in ("seed", "steps", "batch", "row")},
-        parameters=sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
-        seen=recipe["steps"] * recipe["batch"] * recipe["row"] / 1e6,
-        packages=", ".join(recipe["other_python"]),
-        mixture=mixture_lines(recipe),
+        **facts_of(arguments.out, model),
         tokens=TOKENS,
         scores="\n".join(score_lines(model, arguments.work)),
         prune_tokens=PRUNE_TOKENS,
         pruning="\n".join(pruning_lines(model, PRUNE_TOKENS)),
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
     (arguments.out / "README.md").write_text(text)
 

@@ -3,18 +3,14 @@
 python -m sp_lens.assets.card_masked --out sp_lens/assets/demo-masked
 """
 
-import argparse
-import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from sp_lens.assets.card import PRUNE_TOKENS, TOKENS, mixture_lines, pruning_lines
+from sp_lens.assets.card import PRUNE_TOKENS, TOKENS, arguments_of, facts_of, pruning_lines
 from sp_lens.corpus import load_corpus
 from sp_lens.evaluate import evaluate
 from sp_lens.models import load_model
 from sp_lens.rows import rows
-from sp_lens.storage import versions
 
 CORPORA = ("python", "non_python", "prose", "novels")
 
@@ -73,22 +69,15 @@ def score_line(model: Any, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    recipe = json.loads((arguments.out / "recipe.json").read_text())
+    """Measure and write."""
+    arguments = arguments_of(__doc__)
     model = load_model(arguments.out, device="cpu")
     text = _TEXT.format(
-        **{key: recipe[key] for key in ("seed", "steps", "batch", "row", "chosen_share")},
-        parameters=sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
-        seen=recipe["steps"] * recipe["batch"] * recipe["row"] / 1e6,
-        packages=", ".join(recipe["other_python"]),
-        mixture=mixture_lines(recipe),
+        **facts_of(arguments.out, model),
         tokens=TOKENS,
         scores="\n".join(score_line(model, name) for name in CORPORA),
         prune_tokens=PRUNE_TOKENS,
         pruning="\n".join(pruning_lines(model, PRUNE_TOKENS)),
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
     (arguments.out / "README.md").write_text(text)
 

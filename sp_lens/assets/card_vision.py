@@ -3,16 +3,13 @@
 python -m sp_lens.assets.card_vision --out sp_lens/assets/demo-vision
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
+from sp_lens.assets.card import arguments_of, facts_of
 from sp_lens.evaluate import evaluate
 from sp_lens.images import load_images
 from sp_lens.models import load_model
 from sp_lens.pruning import prune
-from sp_lens.storage import versions
 
 FORGOTTEN = ("ship", "cat")
 IMAGES = 1000  # of a corpus, or as many as there are of a class
@@ -78,24 +75,20 @@ def pruning_lines(model: Any) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    recipe = json.loads((arguments.out / "recipe.json").read_text())
+    """Measure and write."""
+    arguments = arguments_of(__doc__)
     model = load_model(arguments.out, device="cpu")
+    facts = facts_of(arguments.out, model)
     halves = [
         evaluate(model, load_images("cifar10", model, images=None, split=split)) for split in ("collect", "evaluate")
     ]
     total = sum(half.tokens for half in halves)
     text = _TEXT.format(
-        **{key: recipe[key] for key in ("seed", "steps", "batch")},
-        parameters=sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
-        epochs=recipe["steps"] * recipe["batch"] / recipe["images"],
+        **facts | {"images": IMAGES},
+        epochs=facts["steps"] * facts["batch"] / facts["images"],
         top1=sum(half.top1 * half.tokens for half in halves) / total,
         loss=sum(half.loss * half.tokens for half in halves) / total,
-        images=IMAGES,
         pruning="\n".join(pruning_lines(model)),
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
     )
     (arguments.out / "README.md").write_text(text)
 

@@ -3,7 +3,8 @@
     python -m sp_lens.assets.train_masked --work WORK --out sp_lens/assets/demo-masked [--device cuda]
 
 A small RoBERTa with the tokenizer of `sp_lens.assets.train`, to which <s> and <mask> are added. WORK may be the
-folder of that training, whose token streams are then read again. Seeded and resumable.
+folder of that training, whose token streams are then read again; its tokenizer must be the
+bundled one. Seeded and resumable.
 """
 
 import json
@@ -60,7 +61,8 @@ def with_mask(folder: Path) -> PreTrainedTokenizerFast:
 def untrained() -> Any:
     """A RoBERTa that knows the words of the bundled causal model, and waves for positions.
 
-    From random ones, a masked language model spends thousands of steps on learning where its neighbours are.
+    A run from random ones, at twice the rate, was at 5.9 nats after 290 steps, little better than how often words are,
+    and was stopped; this one was at 5.4 then.
     """
     torch.manual_seed(SEED)
     model = RobertaForMaskedLM(CONFIG)

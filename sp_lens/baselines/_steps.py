@@ -11,7 +11,7 @@ from sp_lens.baselines.run import BaselineRun
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import evaluate_sides
 from sp_lens.models import model_name, weights_fingerprint
-from sp_lens.overlap import checked_corpora, describe_corpora
+from sp_lens.overlap import checked_corpora
 from sp_lens.tasks import require_task
 
 # The live weights, what they were, and the corpora by name -> an iterator that changes the weights by one step each
@@ -47,7 +47,7 @@ def unlearn(
     require_task(model)
     weights_of(model)  # refused before the corpora are read
     check_positive(steps=steps, batch_tokens=batch_tokens)
-    corpora = checked_corpora(model, **corpora)
+    corpora, about = checked_corpora(model, **corpora)
     settings = {
         "model": model_name(model),
         "weights": weights_fingerprint(model),
@@ -55,7 +55,7 @@ def unlearn(
         **options,
         "batch_tokens": batch_tokens,
         "seed": seed,
-        "corpora": describe_corpora(model, corpora),
+        "corpora": about,
     }
 
     def record(step: int, also: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from sp_lens.baselines._steps import check_positive
 from sp_lens.baselines._weights import Weights, gradients
 from sp_lens.batches import Batch, ImageBatch, batches
-from sp_lens.errors import SpLensError, check_choice
-from sp_lens.evaluate import losses, predictions
+from sp_lens.errors import check_choice
+from sp_lens.evaluate import losses, nothing_to_predict, predictions
 
 Optimizer = Literal["adamw", "sgd"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
@@ -75,8 +75,3 @@ def _losses(model: Any, corpus: Any, seed: int, batch_tokens: int) -> Iterator[F
         if not some:
             raise nothing_to_predict()
         asked += 1
-
-
-def nothing_to_predict() -> SpLensError:
-    """The error of a corpus that has no gradient."""
-    return SpLensError("nothing to predict: no row of the corpus has a counted token with another before it.")

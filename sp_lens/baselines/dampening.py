@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from sp_lens.baselines._steps import check_positive, unlearn
-from sp_lens.baselines._training import mean_loss, nothing_to_predict
+from sp_lens.baselines._training import mean_loss
 from sp_lens.baselines._weights import Values, Weights, gradients, write
 from sp_lens.baselines.run import BaselineRun
 from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
+from sp_lens.evaluate import nothing_to_predict
 
 
 def selective_synaptic_dampening(

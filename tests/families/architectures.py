@@ -26,6 +26,7 @@ class Family(NamedTuple):
         attn: where it keeps the attention's output projection, whose input `attn.hook_z` is.
         causal: whether a token sees only those before it.
         since: the first TransformerLens that has a bridge for it.
+        leading: how many positions at the head do not count: the first token of a row, the class token of an image.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Family(NamedTuple):
     attn: str
     causal: bool = True
     since: str = "3.9"
+    leading: int = 1
 
     @property
     def reads_text(self) -> bool:
@@ -90,6 +92,12 @@ FAMILIES = {
             "vit", transformers.ViTForImageClassification,
             {**_TEXT, "image_size": 16, "patch_size": 4, "num_labels": 5},
             "vit.layers.{}.mlp.fc2", "vit.layers.{}.attention.o_proj", causal=False,
+        ),
+        Family(
+            "deit", transformers.DeiTForImageClassification,
+            {**_TEXT, "image_size": 16, "patch_size": 4, "num_labels": 5},
+            "deit.layers.{}.mlp.fc2", "deit.layers.{}.attention.o_proj", causal=False,
+            leading=2,  # the token that it was distilled with
         ),
     ]
 }  # fmt: skip

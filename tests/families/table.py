@@ -96,7 +96,7 @@ and not a hook more).
 
 ## What is missing
 
-- RoBERTa and ViT need TransformerLens 4.3. A BERT without its masked-LM head, or a ViT without its classifier, can be
+- RoBERTa needs TransformerLens 4.3. A BERT without its masked-LM head, or a ViT without its classifier, can be
   collected from and scored; `evaluate`, `prune` and `ablation_effect` refuse it, as it predicts nothing.
 - `top_examples` shows text, and refuses a model of images.
 - OPT with its norms after (the 350M): TransformerLens fails in `run_with_cache` without `names_filter`, as it drops a

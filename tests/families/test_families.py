@@ -142,8 +142,8 @@ def test_sites_have_the_widths_of_the_weights(case: Case, measure: Measure) -> N
 @cases()
 def test_statistics_are_those_of_pre_hooks_on_plain_transformers(case: Case, measure: Measure) -> None:
     stats = sp.collect(case.model, case.corpus, progress=False)
-    # The first token of a row does not count, nor does the class token before the patches of an image.
-    plain = plain_activations(case.family.name, case.hf, ROWS if case.family.reads_text else list(case.inputs))
+    inputs = ROWS if case.family.reads_text else list(case.inputs)
+    plain = plain_activations(case.family.name, case.hf, inputs, positions=slice(case.family.leading, None))
     for metric, formula in METRICS.items():
         values = stats.importance(metric)  # type: ignore[arg-type]
         assert set(values) == set(plain)

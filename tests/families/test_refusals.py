@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import DEMO_FOLDER, HERE, bridge_of, random_mask, random_rows, tiny_bridge
+from conftest import DEMO_FOLDER, bridge_of, random_mask, random_rows, tiny_bridge
 
 import sp_lens as sp
 from families.architectures import FAMILIES
 
 pytestmark = pytest.mark.model
-needs_images = pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for images since 4.3")
 
 NO_NEURONS = {
     "mixtral": r"block 0 is a mixture of experts \(MoEBridge\).*Bring a model with dense MLPs",
@@ -72,7 +71,6 @@ def test_a_dtype_that_no_model_runs_in(dtype: torch.dtype) -> None:
         sp.load_model(DEMO_FOLDER, dtype=dtype)
 
 
-@needs_images
 @pytest.mark.parametrize("way", ["evaluate", "ablation_effect", "prune"])
 def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
     torch.manual_seed(0)
@@ -94,7 +92,6 @@ def test_a_masked_model_needs_a_mask_token() -> None:
             way(model)
 
 
-@needs_images
 def test_a_model_of_images_reads_no_text() -> None:
     model = tiny_bridge("vit")
     text = ["def add(a, b): return a + b"]
@@ -119,7 +116,6 @@ def test_a_model_of_text_reads_no_images() -> None:
         sp.load_images("digits", tiny_bridge("gpt2"))
 
 
-@needs_images
 def test_images_of_another_size_or_class() -> None:
     model = tiny_bridge("vit")
     for item, what in (
@@ -140,7 +136,6 @@ def test_images_of_another_size_or_class() -> None:
         sp.evaluate(model, 7, progress=False)
 
 
-@needs_images
 def test_images_in_batches_are_the_images() -> None:
     model, pixels = tiny_bridge("vit"), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     one = sp.evaluate(model, [{"pixel_values": p, "labels": n} for n, p in enumerate(pixels)], progress=False)
