@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# Of each corpus, as in the released experiments.
-DEFAULT_TOKENS, DEFAULT_IMAGES = 100_000, 1000
+DEFAULT_TOKENS = 100_000  # of each corpus, as in the released experiments
 
 
 def model_of(arguments: argparse.Namespace) -> Any:
@@ -44,7 +43,7 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
         model,
         classes=classes if classes and not left_out else None,
         without=left_out or None,
-        images=arguments.images or DEFAULT_IMAGES,
+        images=arguments.images,
         split=split,
     )
 
@@ -70,7 +69,7 @@ def add_model_and_data(parser: argparse.ArgumentParser, split: str | None = None
         "--images", type=positive,
         help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
         "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
-        f"(default: {DEFAULT_IMAGES})",
+        "(default: all there are)",
     )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
     if split:

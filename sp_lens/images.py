@@ -25,7 +25,7 @@ def load_images(
     *,
     classes: Classes | None = None,
     without: Classes | None = None,
-    images: int | None = 1000,
+    images: int | None = None,
     split: Split = "collect",
     image_column: str = "image",
     label_column: str = "label",
@@ -38,7 +38,7 @@ def load_images(
         model: an image classifier; its image processor makes pixels, its configuration knows the classes.
         classes: take these alone, by name or number.
         without: take all but these.
-        images: how many to take; None takes all.
+        images: how many to take, the classes in turn (the released experiments take 1000); None takes all there are.
         split: "collect" or "evaluate" (or "train") of a named set, by a hash of an image's number. Datasets and folders
             of your own are not split.
         image_column: where a dataset of yours has its images.
@@ -57,7 +57,7 @@ def load_images(
         >>> import sp_lens as sp
         >>> model = sp.load_model("demo-vision")
         >>> photos = {"image": [PIL.Image.new("RGB", (40, 30))] * 3, "label": ["cat", "ship", "cat"]}
-        >>> sp.load_images(Dataset.from_dict(photos), model, classes=["cat"], images=None)["label"][:]
+        >>> sp.load_images(Dataset.from_dict(photos), model, classes=["cat"])["label"][:]
         [3, 3]
     """
     check_choice("split", split, SPLITS)

@@ -215,7 +215,7 @@ def test_overlap_is_refused(digits: Any) -> None:
 
 def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Prune, figure, export and evaluation of a classifier."""
-    run, model = tmp_path / "run", ["--model", str(folder), "--images", "50"]
+    run, model = tmp_path / "run", ["--model", str(folder)]
     sides = ["--forget", "digits:3,8", "--retain", "digits:-3,-8"]
     steps = ["--site", "attn", "--fraction", "0.05", "--steps", "2", "--out", str(run)]
     assert main(["prune", *model, *sides, *steps]) == 0
