@@ -1,18 +1,30 @@
-"""Train the bundled model from text that is on this machine.
+"""Train the bundled model from text that is on this machine, or one like it of another size or architecture.
 
     python -m sp_lens.assets.train --work WORK --out sp_lens/assets/demo [--device cuda]
+    python -m sp_lens.assets.train --work WORK --out models/opt-64 --width 64
+    python -m sp_lens.assets.train --work WORK --out models/neox-128 --width 128 --architecture neox
 
 A small OPT (ReLU, so that `freq` means something) learns Python, C++, the prose of documentation and
 novels (`sp_lens.assets.texts`). Seeded and resumable: the same call after a kill goes on from the last checkpoint in
-WORK. Then `python -m sp_lens.assets.card` measures it.
+WORK. Then `python -m sp_lens.assets.card` measures the bundled one. The others are for the question whether larger
+models separate better, and whether GELU neurons do (`sp-lens reproduce`): they are not bundled, but see the same
+text in the same order.
 """
 
+import argparse
 import json
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from sp_lens.assets.texts import CONTEXT, EOS, MIXTURE, OTHER_PYTHON, PAD, VOCABULARY, prepare, windows
 from sp_lens.assets.training import SEED, arguments_of, train
@@ -21,25 +33,36 @@ BATCH = 32  # rows, each as long as the model's context
 STEPS = 2800
 PEAK_RATE = 2e-3
 
-CONFIG = OPTConfig(
-    vocab_size=VOCABULARY,
-    hidden_size=192,
-    word_embed_proj_dim=192,
-    num_hidden_layers=4,
-    num_attention_heads=6,
-    ffn_dim=768,
-    max_position_embeddings=CONTEXT,
-    dropout=0.0,
-    attention_dropout=0.0,
-    pad_token_id=PAD,
-    bos_token_id=EOS,
-    eos_token_id=EOS,
-    architectures=["OPTForCausalLM"],
-)
+WIDTH = 192  # d_model
+LAYERS = 4
+D_HEAD = 32
+
+
+def config_of(architecture: str, width: int) -> PretrainedConfig:
+    """Of an OPT (ReLU, learned positions) or a GPT-NeoX (GELU, rotary positions, attention and MLP side by side)."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": width // D_HEAD,
+        "max_position_embeddings": CONTEXT,
+        "attention_dropout": 0.0,
+        "pad_token_id": PAD,
+        "bos_token_id": EOS,
+        "eos_token_id": EOS,
+    }
+    if architecture == "neox":
+        return GPTNeoXConfig(**shape, intermediate_size=4 * width, hidden_dropout=0.0)
+    return OPTConfig(**shape, word_embed_proj_dim=width, ffn_dim=4 * width, dropout=0.0)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--width", type=int, default=WIDTH, help=f"a multiple of {D_HEAD} (default: %(default)s)")
+    parser.add_argument("--architecture", choices=("opt", "neox"), default="opt")
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__, steps=STEPS)
+    arguments = arguments_of(__doc__, steps=STEPS, add=_add_shape)
     streams = prepare(arguments.work)
 
     def loss_at(model: Any, step: int) -> torch.Tensor:
@@ -48,11 +71,15 @@ def main() -> None:
         return model(input_ids=tokens, labels=tokens).loss
 
     torch.manual_seed(SEED)
-    model: Any = OPTForCausalLM(CONFIG)
-    train(model, loss_at, arguments.work, steps=arguments.steps, peak_rate=PEAK_RATE, device=arguments.device)
+    kind = {"opt": OPTForCausalLM, "neox": GPTNeoXForCausalLM}[arguments.architecture]
+    model: Any = kind(config_of(arguments.architecture, arguments.width))
+    model.config.architectures = [kind.__name__]
+    checkpoints = arguments.work / f"{arguments.architecture}-{arguments.width}"
+    train(model, loss_at, checkpoints, steps=arguments.steps, peak_rate=PEAK_RATE, device=arguments.device)
     model.half().save_pretrained(arguments.out)
     PreTrainedTokenizerFast.from_pretrained(arguments.work / "tokenizer").save_pretrained(arguments.out)
     recipe = {
+        "architecture": arguments.architecture, "width": arguments.width,
         "seed": SEED, "steps": arguments.steps, "batch": BATCH, "row": CONTEXT, "mixture": MIXTURE,
         "other_python": OTHER_PYTHON,
         "training_tokens": {source: len(stream) for source, stream in streams.items()},

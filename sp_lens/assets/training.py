@@ -98,13 +98,16 @@ def _resume(model: Any, optimizer: torch.optim.AdamW, folder: Path) -> int:
     return int(next(iter(optimizer.state.values()))["step"])
 
 
-def arguments_of(doc: str | None, *, steps: int) -> argparse.Namespace:
-    """The command line that every training script has: --work, --out, --steps, --device."""
+def arguments_of(
+    doc: str | None, *, steps: int, add: Callable[[argparse.ArgumentParser], None] = lambda _: None
+) -> argparse.Namespace:
+    """The command line that every training script has, --work, --out, --steps, --device, and what `add` adds to it."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for what is read and for checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments.work.mkdir(parents=True, exist_ok=True)
