@@ -31,8 +31,8 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
             raise sp.SpLensError(f"--images is of classifiers, and {arguments.model} reads text: say --tokens.")
         tokens = arguments.tokens or DEFAULT_TOKENS
         return sp.load_corpus(name, model, tokens=tokens, split=split, offline=arguments.offline)
-    if arguments.tokens is not None or arguments.offline:
-        raise sp.SpLensError(f"--tokens and --offline are of text, and {arguments.model} reads images: say --images.")
+    if arguments.tokens is not None:
+        raise sp.SpLensError(f"--tokens is of text, and {arguments.model} reads images: say --images.")
     source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
     classes = [one.strip() for one in listed.split(",") if one.strip()]
     left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
@@ -45,6 +45,7 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
         without=left_out or None,
         images=arguments.images,
         split=split,
+        offline=arguments.offline,
     )
 
 
@@ -67,11 +68,13 @@ def add_model_and_data(parser: argparse.ArgumentParser, split: str | None = None
     parser.add_argument("--tokens", type=positive, help=f"of each corpus of text (default: {DEFAULT_TOKENS})")
     parser.add_argument(
         "--images", type=positive,
-        help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10) or "
-        "a folder of class folders, with classes to take (digits:3,8) or to leave out (digits:-3,-8) "
-        "(default: all there are)",
+        help="of each corpus, where the model is a classifier of images; a corpus is then a set (digits, cifar10, "
+        "cifar100, imagenet_birds, imagenet_birdless) or a folder of class folders, with classes to take (digits:3,8) "
+        "or to leave out (digits:-3,-8) (default: all there are)",
     )  # fmt: skip
-    parser.add_argument("--offline", action="store_true", help="read the text that is on this machine, not the Hub's")
+    parser.add_argument(
+        "--offline", action="store_true", help="read what this machine has, not the Hub's text or images"
+    )
     if split:
         parser.add_argument(
             "--corpus", required=True, help="a name (code, prose, ...) or a file of text, or images (see --images)"

@@ -1,60 +1,21 @@
 """Text -> a `datasets.Dataset` of token rows: named datasets, files, the text that is on every machine."""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, TypedDict, cast
 
-from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value, load_dataset
 
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
+from sp_lens.offline import SPLITS, Document, Split
 from sp_lens.rows import DOCUMENT_TOKENS, frame_of, split_text, text_name, tokenizer_of
 from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
 from sp_lens.tasks import require_tokens
+from sp_lens.text_sets import CORPORA, read_text
 
-
-class HubSource(NamedTuple):
-    """Where a named corpus lies on the Hugging Face Hub.
-
-    Attributes:
-        repository: the dataset.
-        configuration: its configuration, if it has several.
-        column: where the text is.
-        leave_out: (column, value): documents that have this value are left out.
-    """
-
-    repository: str
-    configuration: str | None = None
-    column: str = "text"
-    leave_out: tuple[str, str] | None = None
-
-
-# The Hub datasets are those of the released experiments; a path into a column goes by dots.
-_PILE = HubSource("nickypro/minipile")
-_CODELESS = HubSource("nickypro/minipile", leave_out=("meta.pile_set_name", "Github"))
-_CODE = HubSource("codeparrot/github-code-clean", "all-all", "code")
-HUB: dict[str, HubSource] = {
-    "pile": _PILE,
-    "pile_codeless": _CODELESS,
-    "prose": _CODELESS,
-    "code": _CODE,
-    "python": HubSource("codeparrot/github-code-clean", "Python-all", "code"),
-    "non_python": HubSource("codeparrot/github-code-clean", "all-all", "code", leave_out=("language", "Python")),
-}
-# The text that is on this machine under the same name (`sp_lens.offline`).
-OFFLINE: dict[str, str] = {
-    "pile_codeless": "prose",
-    "prose": "prose",
-    "code": "code",
-    "python": "python",
-    "non_python": "non_python",
-    "novels": "novels",
-}
-CORPORA = tuple(dict.fromkeys([*HUB, *OFFLINE]))
 _FILE_BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -71,20 +32,22 @@ def load_corpus(
     """Read text and make rows of tokens of it, for `collect`, `evaluate` and `prune`.
 
     Args:
-        source: a named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "novels"),
-            a file (.txt, .json, .jsonl, .csv, .parquet with a "text" column), or texts.
+        source: a named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "civil", "toxic",
+            "wikitext", "novels", "toxic_comments"), a file (.txt, .json, .jsonl, .csv, .parquet with a "text" column),
+            or texts.
         model: whose tokenizer reads the text, and whose context bounds the rows.
         tokens: how many tokens to take, special ones not counted; None takes all of a file or of texts.
-        split: "collect" or "evaluate" (or "train"): a document is in one of them, by a hash of its name.
-            Texts and files of your own are not split.
-        offline: read the text that is on every machine instead of the Hub's. Nothing is swapped silently.
+        split: "collect" or "evaluate" (or "train"): a document is in one of them, by a hash of its name, and of
+            "wikitext" as it was published. Texts and files of your own are not split.
+        offline: read what this machine has under the name instead of the Hub's text. Nothing is swapped silently.
         row_tokens: longest row, BOS included; the model's context by default.
         document_tokens: documents are cut there. By default those of a named corpus at 1000, as in the
             released experiments, and your own not at all.
 
     Returns:
-        Columns `input_ids` and `document`. What was read (source, versions, documents, tokens) stands as
-        JSON in `.info.description`.
+        Columns `input_ids` and `document`. What was read stands as JSON in `.info.description`: source, split,
+        documents, tokens, versions, and of a named corpus `origin`, what it really is, and `offline`, whether that
+        stands in for the Hub's.
 
     Raises:
         SpLensError: for an unknown name, fewer tokens than asked for, an empty corpus, a text of fewer
@@ -107,7 +70,8 @@ def load_corpus(
     tail = frame_of(model)[1]
     found: dict[str, list[Any]] = {"input_ids": [], "document": []}
     left, total = tokens, 0
-    for document in _documents(source, split, offline):
+    documents, record = _documents(source, split, offline)
+    for document in documents:
         for row, counted in _rows(document, model, longest, document_tokens, own=not named):
             total += counted
             if left is not None:
@@ -134,7 +98,7 @@ def load_corpus(
     about = {
         "source": label,
         "split": split,
-        "offline": offline,
+        **record,
         "documents": len(set(found["document"])),
         "tokens": total if tokens is None else tokens,
         "versions": versions(),
@@ -214,18 +178,16 @@ def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:
     return row if len(row) <= length else [*row[: max(0, length - len(tail))], *tail][: max(0, length)]
 
 
-def _documents(source: str | Path | Iterable[str], split: Split, offline: bool) -> Iterator[Document]:
+def _documents(
+    source: str | Path | Iterable[str], split: Split, offline: bool
+) -> tuple[Iterator[Document], dict[str, Any]]:
+    """The documents of a source, and what the record says of them."""
     if not isinstance(source, str | Path):
-        return _own_documents(source)
+        return _own_documents(source), {"offline": False}
     if source in CORPORA:
-        name = str(source)
-        if offline or name not in HUB:
-            if name not in OFFLINE:
-                raise SpLensError(f"there is no offline text for {name!r}: choose one of {', '.join(OFFLINE)}.")
-            return read_offline(OFFLINE[name], split)
-        return _hub_documents(name, split)
+        return read_text(str(source), split, offline=offline)
     if (path := Path(source)).suffix in _FILE_BUILDERS or path.exists():
-        return _file_documents(path)
+        return _file_documents(path), {"offline": False}
     check_choice("corpus (or file of text)", source, CORPORA)
     raise AssertionError("unreachable: check_choice refuses what is no corpus")
 
@@ -262,32 +224,5 @@ def _file_documents(path: Path) -> Iterator[Document]:
     return (Document(f"{path.name} {document.name}", document.text) for document in _own_documents(dataset["text"]))
 
 
-def _hub_documents(name: str, split: Split) -> Iterator[Document]:
-    """Stream a dataset of the Hub; a document belongs to a split by a hash of its text."""
-    hub = HUB[name]
-    try:
-        dataset = cast(IterableDataset, load_dataset(hub.repository, hub.configuration, split="train", streaming=True))
-        examples = iter(dataset)
-        first = next(examples)
-    except (OSError, ValueError, RuntimeError, StopIteration) as error:  # RuntimeError: the dataset is a script
-        raise SpLensError(
-            f"cannot read {hub.repository} from the Hugging Face Hub ({type(error).__name__}: {error}). For the text "
-            f"that is on this machine, say load_corpus({name!r}, model, offline=True) or --offline."
-        ) from error
-    for example in itertools.chain([first], examples):
-        if hub.leave_out and _at(example, hub.leave_out[0]) == hub.leave_out[1]:
-            continue
-        text = example[hub.column]
-        if split_of(text) == split:
-            yield Document(f"{hub.repository}/{_hash(text)}", text)
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _at(example: Mapping[str, Any], path: str) -> Any:
-    value: Any = example
-    for key in path.split("."):
-        value = value[key]
-    return value

@@ -1,16 +1,17 @@
 """Images -> a `datasets.Dataset` of pixels and classes: named sets, folders of class folders, datasets."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from jaxtyping import Bool, Int
 
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.offline import SPLITS, Split, data_folder, split_of
+from sp_lens.image_sets import IMAGE_SETS, Chosen, read_named
+from sp_lens.offline import SPLITS, Split
 from sp_lens.pictures import processor_of
 from sp_lens.sites import blocks_of
 from sp_lens.storage import versions
@@ -27,30 +28,37 @@ def load_images(
     without: Classes | None = None,
     images: int | None = None,
     split: Split = "collect",
+    offline: bool = False,
     image_column: str = "image",
     label_column: str = "label",
 ) -> Dataset:
     """Images of chosen classes, as a classifier reads them: `forget` with `classes=`, `retain` with `without=`.
 
     Args:
-        source: "digits" (scikit-learn's 1797 handwritten digits), "cifar10" (from the folder of `SP_LENS_DATA`), a
-            folder of class folders, or a `datasets.Dataset` with an image and a label column.
+        source: "digits" (scikit-learn's 1797 handwritten digits), "cifar10" (from the folder of `SP_LENS_DATA`), of the
+            Hugging Face Hub "cifar100", "imagenet_birds" (ImageNet's 59 classes of birds) and "imagenet_birdless" (its
+            other classes); a folder of class folders, or a `datasets.Dataset` with an image and a label column.
         model: an image classifier; its image processor makes pixels, its configuration knows the classes.
         classes: take these alone, by name or number.
         without: take all but these.
-        images: how many to take, the classes in turn (the released experiments take 1000); None takes all there are.
-        split: "collect" or "evaluate" (or "train") of a named set, by a hash of an image's number. Datasets and folders
-            of your own are not split.
+        images: how many to take, the classes in turn, or of a set of the Hub the first that come (the released
+            experiments take 1000); None takes all there are, and is refused for ImageNet.
+        split: "collect" or "evaluate" (or "train") of a named set, by a hash of an image's number; of all but "digits",
+            both are halves of the images that the set holds out of training. Datasets and folders of your own are not
+            split.
+        offline: read the images of CIFAR-10 that stand in for a set of the Hub: the class bird for "imagenet_birds",
+            the other nine for "imagenet_birdless", all ten for "cifar100". Nothing is swapped silently.
         image_column: where a dataset of yours has its images.
         label_column: where it has their classes, as `ClassLabel`, numbers, or names.
 
     Returns:
         Columns `image` and `label` (the model's number of the class). What was read stands as JSON in
-        `.info.description`.
+        `.info.description`: source, split, images, versions, and of a named set `origin`, what it really is, and
+        `offline`, whether CIFAR-10 stands in for it.
 
     Raises:
         SpLensError: for a model that reads no images or has no image processor, an unknown name, column or class, a
-            class that the model does not know, and fewer images than asked for.
+            class that the model does not know, fewer images than asked for, and a Hub that can't be reached.
 
     Example:
         >>> import PIL.Image
@@ -69,83 +77,44 @@ def load_images(
     if classes is not None and without is not None:
         raise SpLensError("give the classes to take, classes=, or those to leave out, without=, not both.")
     processor_of(model)  # before any image is read
-    dataset = _dataset(source, split)
+    listed = without if classes is None else classes
+
+    def chosen(feature: ClassLabel) -> Bool[np.ndarray, " class"]:
+        each = Dataset.from_dict({"label": range(len(feature.names))}, features=Features({"label": feature}))
+        names, numbers = _labels(each, "label", model)
+        return np.isin(numbers, _numbers(names, listed), invert=classes is None)
+
+    dataset, record = _dataset(source, split, offline=offline, images=images, chosen=chosen)
     if missing := [name for name in (image_column, label_column) if name not in dataset.column_names]:
         raise SpLensError(
             f"the dataset has the columns {dataset.column_names} and no {missing[0]!r}: say where the images and their "
             "classes are, image_column=..., label_column=..."
         )
-    names, labels = _labels(dataset, label_column, model)
-    numbers = _numbers(names, without if classes is None else classes)
+    read = f"{record['origin']} (in the place of {source!r})" if record["offline"] else ""
+    names, labels = _labels(dataset, label_column, model, what=read or "the dataset")
+    numbers = _numbers(names, listed, where=read and f" in {read}")
     kept = np.flatnonzero(np.isin(labels, numbers, invert=classes is None))
     if len(kept) < (images or 1):
         raise SpLensError(
-            f"there are {len(kept)} such images in {_name(source)!r}, and {images or 'some'} were asked for: ask for "
-            "fewer, images=..., or for other classes."
+            f"there are {len(kept)} such images in {read or repr(_name(source))}, and {images or 'some'} were asked "
+            "for: ask for fewer, images=..., or for other classes."
         )
     kept = _in_turn(labels, kept)[:images]
-    chosen = dataset.select(kept.tolist()).select_columns([image_column])  # as they are stored: nothing is decoded
+    taken = dataset.select(kept.tolist()).select_columns([image_column])  # as they are stored: nothing is decoded
     if image_column != "image":
-        chosen = chosen.rename_column(image_column, "image")
-    chosen = chosen.cast_column("image", Image()).add_column(
+        taken = taken.rename_column(image_column, "image")
+    taken = taken.cast_column("image", Image()).add_column(
         "label", labels[kept].tolist(), feature=ClassLabel(names=_unique(names))
     )
     about = {
         "source": _name(source) + _in_words([names[number] for number in numbers], left_out=classes is None),
-        "split": split if isinstance(source, str) and source in NAMED else None,
+        "split": split if "origin" in record else None,
+        **record,
         "images": len(kept),
         "versions": versions(),
     }
-    chosen.info.description = json.dumps(about)
-    return chosen
-
-
-def read_named(name: str, split: Split) -> Dataset:
-    """The images of a named set in one split, with columns `image` and `label`.
-
-    Raises:
-        SpLensError: where they are not on this machine.
-    """
-    check_choice("set of images", name, NAMED)
-    check_choice("split", split, SPLITS)
-    return NAMED[name](split)
-
-
-def _digits(split: Split) -> Dataset:
-    """8 x 8 pixels, 1797 digits by 43 writers (Alpaydin & Kaynak 1998), inside scikit-learn."""
-    try:
-        from PIL.Image import fromarray
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise SpLensError(f"the digits need more packages: pip install 'sp-lens[vision]' ({error}).") from error
-    pixels, labels = load_digits(return_X_y=True)
-    there = [number for number in range(len(labels)) if split_of(f"digits/{number}") == split]
-    images = [fromarray(np.round(pixels[number].reshape(8, 8) * (255 / 16)).astype(np.uint8)) for number in there]
-    names = [str(digit) for digit in range(10)]
-    return Dataset.from_dict(
-        {"image": images, "label": labels[there].tolist()},
-        features=Features({"image": Image(), "label": ClassLabel(names=names)}),
-    )
-
-
-def _cifar10(split: Split) -> Dataset:
-    """CIFAR-10's 50,000 training images; its 10,000 test images are halved into collecting and evaluating."""
-    file = data_folder() / f"cifar10-{'train' if split == 'train' else 'test'}.parquet"
-    if not file.is_file():
-        raise SpLensError(
-            f"there is no {file.name} in the folder that SP_LENS_DATA names. For your own copy of CIFAR-10, "
-            "give the dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
-        )
-    dataset = cast(Dataset, load_dataset("parquet", data_files=str(file), split="train"))
-    dataset = dataset.cast_column("image", Image()).class_encode_column("label")
-    if split == "train":
-        return dataset
-    half = ("collect", "evaluate").index(split)
-    digests = [hashlib.sha256(f"cifar10/{number}".encode()).digest() for number in range(len(dataset))]
-    return dataset.select([number for number, digest in enumerate(digests) if digest[-1] % 2 == half])
-
-
-NAMED: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _cifar10}
+    taken.info.description = json.dumps(about)
+    return taken
 
 
 def _name(source: str | Path | Dataset) -> str:
@@ -171,17 +140,22 @@ def _in_words(classes: list[str], *, left_out: bool) -> str:
     return f" ({'all but ' if left_out else ''}{', '.join(classes)})" if classes else ""
 
 
-def _dataset(source: Any, split: Split) -> Dataset:
-    if isinstance(source, Dataset):
-        return source
-    if isinstance(source, str) and source in NAMED:
-        return read_named(source, split)
+def _dataset(
+    source: Any, split: Split, *, offline: bool, images: int | None, chosen: Chosen
+) -> tuple[Dataset, dict[str, Any]]:
+    """The images of a source, and what the record says of them."""
+    if isinstance(source, str) and source in IMAGE_SETS:
+        return read_named(source, split, offline=offline, images=images, chosen=chosen)
+    return (source if isinstance(source, Dataset) else _folder(source)), {"offline": False}
+
+
+def _folder(source: Any) -> Dataset:
     if not isinstance(source, str | Path):
         raise SpLensError(
             f"expected the name of a set of images, a folder, or a datasets.Dataset, got {type(source).__name__}."
         )
     if not Path(source).is_dir():
-        check_choice("set of images (or folder of class folders)", source, NAMED)
+        check_choice("set of images (or folder of class folders)", source, IMAGE_SETS)
     try:
         return cast(Dataset, load_dataset("imagefolder", data_dir=str(source), split="train"))
     except Exception as error:  # the builder has errors of its own for each way in which a folder has no images
@@ -191,7 +165,9 @@ def _dataset(source: Any, split: Split) -> Dataset:
         ) from error
 
 
-def _labels(dataset: Dataset, column: str, model: Any) -> tuple[list[str], np.ndarray]:
+def _labels(
+    dataset: Dataset, column: str, model: Any, *, what: str = "the dataset"
+) -> tuple[list[str], Int[np.ndarray, " image"]]:
     """The names of the model's classes, and the number that the model gives to the class of each image.
 
     Where the model and the dataset both have names, they go by name; where one has none, by number.
@@ -212,13 +188,13 @@ def _labels(dataset: Dataset, column: str, model: Any) -> tuple[list[str], np.nd
     if by_name != ours and named and len(set(ours)) == len(ours):
         if unknown := [name for name in theirs if name.casefold() not in ours]:
             raise SpLensError(
-                f"the dataset has a class {unknown[0]!r}, and the model knows {', '.join(known[:10])}"
+                f"{what} has a class {unknown[0]!r}, and the model knows {', '.join(known[:10])}"
                 f"{', ...' if len(known) > 10 else ''}: bring a dataset of its classes, or rename them."
             )
         return known, np.array([ours.index(by_name[value]) for value in values])
     if by_name != ours and (guessed or len(theirs) != len(known)):
         raise SpLensError(
-            f"the dataset has classes by name ({', '.join(theirs[:5])}, ...) and the model has {len(known)} that "
+            f"{what} has classes by name ({', '.join(theirs[:5])}, ...) and the model has {len(known)} that "
             f"{'are not told apart by name' if named else 'it does not name'}: give numbers, or name them, "
             "model.original_model.config.id2label = {...}."
         )
@@ -236,7 +212,7 @@ def _in_range(values: list[Any], column: str, classes: int) -> np.ndarray:
     return numbers
 
 
-def _numbers(names: Sequence[str], classes: Classes | None) -> list[int]:
+def _numbers(names: Sequence[str], classes: Classes | None, *, where: str = "") -> list[int]:
     """The classes by number."""
     if isinstance(classes, str | int):
         raise SpLensError(f"classes are a list, got {classes!r}: [{classes!r}].")
@@ -246,6 +222,6 @@ def _numbers(names: Sequence[str], classes: Classes | None) -> list[int]:
         # A number may come as text, from the shell, where no class is called so.
         number = numbers.get(one.casefold(), int(one) if one.isdecimal() else -1) if isinstance(one, str) else one
         if not 0 <= number < len(names):
-            raise SpLensError(f"there is no class {one!r}: choose among {', '.join(_unique(names)[:20])}.")
+            raise SpLensError(f"there is no class {one!r}{where}: choose among {', '.join(_unique(names)[:20])}.")
         found.append(number)
     return found

@@ -1,23 +1,25 @@
-"""Real text that is on every machine that has `sp_lens`: no hub, no download, nothing committed.
+"""Real text that is on this machine: no hub, no download, nothing committed.
 
-The standard library and C/C++ headers are the code; whole sentences out of docstrings are the prose.
-The code has its docstrings cut out, so that no sentence stands in both. A document (a module, a header,
-the docstrings of one module, a book) goes to training, collecting or evaluating by a hash of its name:
-no document is ever in two of them, whatever the versions of Python and of the packages.
+The standard library and C/C++ headers are the code; whole sentences out of docstrings are the prose: every machine
+that has `sp_lens` has them. Novels, tweets, comments and Wikipedia's articles are in the folder of `SP_LENS_DATA`.
+The code has its docstrings cut out, so that no sentence stands in both. A document (a module, a header, the docstrings
+of one module, a book, a tweet) goes to training, collecting or evaluating by a hash of its name: no document is ever
+in two of them, whatever the versions of Python and of the packages.
 """
 
-import ast
 import hashlib
+import html
 import importlib.util
 import itertools
 import os
 import re
 import sysconfig
-import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from sp_lens.docstrings import sentences, without_docstrings, without_licence
 from sp_lens.errors import SpLensError, check_choice
 
 Split = Literal["train", "collect", "evaluate"]
@@ -64,18 +66,18 @@ def read_offline(name: str, split: Split) -> Iterator[Document]:
     """Passages of the offline corpus `name` in one `split`, in an order that is the same everywhere.
 
     Args:
-        name: "python", "non_python", "code" (both), "prose", or "novels" (needs `SP_LENS_DATA`).
+        name: one of `OFFLINE`.
         split: "train", "collect" or "evaluate".
 
     Yields:
         Documents of about 3000 characters, named after the document that they were cut from.
 
     Raises:
-        SpLensError: for an unknown name or split, or where the novels are not on this machine.
+        SpLensError: for an unknown name or split, or where the text is not on this machine.
     """
-    check_choice("offline corpus", name, READERS)
+    check_choice("offline corpus", name, OFFLINE)
     check_choice("split", split, SPLITS)
-    return READERS[name](split)
+    return OFFLINE[name].read(split)
 
 
 def _python(split: Split) -> Iterator[Document]:
@@ -87,7 +89,7 @@ def _non_python(split: Split) -> Iterator[Document]:
     roots = [Path(sysconfig.get_paths()["include"]), _package_folder("torch") / "include"]
     suffixes = {".h", ".hpp", ".cuh"}
     files = itertools.chain.from_iterable(_files("non_python", root, suffixes, split) for root in roots)
-    return _round_robin(files, lambda text: _without_licence(text, "//"))
+    return _round_robin(files, lambda text: without_licence(text, "//"))
 
 
 def _code(split: Split) -> Iterator[Document]:
@@ -108,23 +110,59 @@ def _prose(split: Split) -> Iterator[Document]:
 
 
 def _novels(split: Split) -> Iterator[Document]:
-    import pandas as pd
-
-    file = data_folder() / "gutenberg.parquet"
-    if not file.is_file():
-        raise SpLensError(f"there is no {file}: set SP_LENS_DATA to a folder that has it.")
-    books = pd.read_parquet(file)
+    books = _table("gutenberg.parquet")
     named = [(f"novels/{title}", str(text)) for title, text in zip(books["title"], books["text"], strict=True)]
     chosen = (item for item in named if split_of(item[0]) == split)
     return _round_robin(chosen, lambda text: text[int(FRONT_MATTER_SHARE * len(text)) :])
 
 
-READERS: dict[str, Callable[[Split], Iterator[Document]]] = {
-    "python": _python,
-    "non_python": _non_python,
-    "code": _code,
-    "prose": _prose,
-    "novels": _novels,
+def _toxic_comments(split: Split) -> Iterator[Document]:
+    return _short_texts("toxic_comments", _by_words(_table("civil-comments-toxic.parquet")["text"]), split)
+
+
+def _tweets(split: Split, *, toxic: bool) -> Iterator[Document]:
+    """Tweets of one label or the other (Davidson et al. 2017); the few that are in the file under both are left out."""
+    tweets = _table("tweets-offensive.parquet")
+    neither = tweets["label"] == "neither"
+    sides = [_by_words(map(clean_tweet, tweets["text"][side])) for side in (neither, ~neither)]
+    chosen, others = sides[toxic], sides[not toxic]
+    return _short_texts("tweets", {words: text for words, text in chosen.items() if words not in others}, split)
+
+
+def _wikitext(split: Split) -> Iterator[Document]:
+    if split == "train":
+        raise SpLensError(
+            "WikiText is here without the articles that models train on: ask for split='collect' (its validation "
+            "articles) or split='evaluate' (its test articles)."
+        )
+    lines = _table(f"wikitext2-{'valid' if split == 'collect' else 'test'}.parquet")["text"]
+    return _round_robin(((f"wikitext/{_digest(text)}", text) for text in articles(lines)), lambda text: text)
+
+
+class OfflineText(NamedTuple):
+    """Text that is on this machine.
+
+    Attributes:
+        read: its documents in a split.
+        origin: what it really is, for the record.
+    """
+
+    read: Callable[[Split], Iterator[Document]]
+    origin: str
+
+
+_PROSE = OfflineText(_prose, "sentences of the docstrings of Python's standard library and of installed packages")
+OFFLINE: dict[str, OfflineText] = {
+    "python": OfflineText(_python, "Python's standard library without its docstrings"),
+    "non_python": OfflineText(_non_python, "C and C++ headers of Python and PyTorch"),
+    "code": OfflineText(_code, "Python's standard library without its docstrings, and C and C++ headers"),
+    "prose": _PROSE,
+    "pile_codeless": _PROSE,
+    "civil": OfflineText(partial(_tweets, toxic=False), "tweets labelled neither hate nor offensive"),
+    "toxic": OfflineText(partial(_tweets, toxic=True), "tweets labelled hate or offensive"),
+    "wikitext": OfflineText(_wikitext, "the validation and test articles of WikiText-2"),
+    "novels": OfflineText(_novels, "novels of Project Gutenberg"),
+    "toxic_comments": OfflineText(_toxic_comments, "toxic comments of Civil Comments"),
 }
 
 
@@ -144,93 +182,62 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def without_docstrings(source: str) -> str:
-    """Python `source` with its docstrings and its leading licence comment cut out; "" if it does not parse.
+def _table(name: str) -> Any:
+    """A data frame that lies in the folder of `SP_LENS_DATA`."""
+    import pandas as pd
+
+    if not (file := data_folder() / name).is_file():
+        raise SpLensError(f"there is no {file}: set SP_LENS_DATA to a folder that has it.")
+    return pd.read_parquet(file)
+
+
+def clean_tweet(text: str) -> str:
+    """A tweet without what is not its words: user names, links, the mark of a retweet, HTML's entities.
+
+    Links alone would tell the labels apart (23 % of the tweets that are neither have one, 10 % of the others).
 
     Example:
-        >>> without_docstrings('def f():\\n    "Say f."\\n    return 1\\n')
-        'def f():\\n    return 1\\n'
+        >>> clean_tweet("!!! RT @someone: Rain &amp; wind\\nagain http://t.co/x")
+        '!!! Rain & wind again'
     """
-    tree = _parse(source)
-    return "" if tree is None else _without_licence(_cut_docstrings(source, tree), "#")
+    return " ".join(re.sub(r"https?:\S*|@\w+:?|\bRT\b", " ", html.unescape(text)).split())
 
 
-def _cut_docstrings(source: str, tree: ast.Module) -> str:
-    # Lines as ast counts them; str.splitlines also cuts at form feeds.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", source.replace("\r\n", "\n").replace("\r", "\n"))
-    for node in _docstring_owners(tree):
-        docstring = node.body[0]
-        first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
-        before = lines[first].encode()[: docstring.col_offset].decode()
-        after = lines[last].encode()[docstring.end_col_offset :].decode()
-        lines[first : last + 1] = [""] * (last - first + 1)
-        if before.strip() or after.strip(" ;\t\n"):  # `class A: "A thing."`
-            lines[first] = before + after.lstrip(" ;\t")
-    return "".join(lines)
+def articles(lines: Iterable[str]) -> Iterator[str]:
+    """The articles whose lines these are, as WikiText has them: " = Title = " begins one, " = = Part = = " does not."""
+    article: list[str] = []
+    for line in lines:
+        if article and re.fullmatch(r"\s*= [^=].* =\s*", line):
+            yield "\n".join(article)
+            article = []
+        if line.strip():
+            article.append(line.strip())
+    if article:
+        yield "\n".join(article)
 
 
-def sentences(source: str) -> str:
-    """The paragraphs of whole sentences with few symbols in the docstrings (and topic texts) of `source`.
-
-    Example:
-        >>> sentences('"Short.\\\\n\\\\nThis paragraph is long enough to be kept, as it is one whole sentence."')
-        'This paragraph is long enough to be kept, as it is one whole sentence.'
-    """
-    tree = _parse(source)
-    if tree is None:
-        return ""
-    docstrings = [ast.get_docstring(node) or "" for node in _docstring_owners(tree)]
-    code = " ".join(_cut_docstrings(source, tree).split())
-    # A few modules say a sentence of their docstrings again in a string: it counts as code.
-    kept = [text for text in _paragraphs(docstrings) if text not in code]
-    return "\n\n".join(dict.fromkeys(kept + _paragraphs(_topic_texts(tree))))
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _paragraphs(texts: Iterable[str]) -> list[str]:
-    """The paragraphs of the texts that are prose, each on one line."""
-    parts = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
-    return [part for part in parts if _is_prose(part)]
+def _by_words(texts: Iterable[str]) -> dict[str, str]:
+    """The texts by their words alone, so that copies, retweets among them, are one; those without a word go."""
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(_words(text), text)
+    found.pop("", None)
+    return found
 
 
-def _is_prose(paragraph: str) -> bool:
-    if len(paragraph) < 60 or not paragraph[0].isupper() or paragraph[-1] not in ".!?":
-        return False
-    plain = sum(character.isalpha() or character in " ,.'-" for character in paragraph)
-    return plain >= 0.95 * len(paragraph)
+def _short_texts(prefix: str, by_words: dict[str, str], split: Split) -> Iterator[Document]:
+    """Each text a document, in the order of the names' hashes: the files are sorted by text or by date."""
+    named = ((f"{prefix}/{_digest(words)}", text) for words, text in by_words.items())
+    chosen = [Document(name, text) for name, text in named if split_of(name) == split]
+    return iter(sorted(chosen, key=lambda document: _hash(document.name)))
 
 
-def _parse(source: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():  # invalid escapes in other people's modules
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except (SyntaxError, ValueError):  # a template, or a file with NUL bytes: not Python
-        return None
-
-
-def _docstring_owners(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
-        owner = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if owner and ast.get_docstring(node, clean=False) is not None:
-            yield node
-
-
-def _topic_texts(tree: ast.Module) -> list[str]:
-    """The values of `topics = {...}` in `pydoc_data.topics`, which are not docstrings."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-            if names == ["topics"]:
-                return [str(value.value) for value in node.value.values if isinstance(value, ast.Constant)]
-    return []
-
-
-def _without_licence(source: str, comment_sign: str) -> str:
-    """`source` without the comment at its head, if that is a licence."""
-    comment = re.match(rf"\s*(/\*.*?\*/\s*|({comment_sign}[^\n]*\n\s*)+)", source, flags=re.DOTALL)
-    if comment and re.search("copyright|licen[cs]e", comment.group(), flags=re.IGNORECASE):
-        return source[comment.end() :]
-    return source
+def _digest(text: str) -> str:
+    return f"{_hash(text):016x}"
 
 
 def _package_folder(package: str) -> Path:
@@ -260,20 +267,20 @@ def _round_robin(documents: Iterable[tuple[str, Path | str]], clean: Callable[[s
     waiting = []
     for name, source in documents:
         text = source.read_text("utf-8", errors="ignore") if isinstance(source, Path) else source
-        passages = _passages(clean(text))
-        if first := next(passages, None):
+        rest = passages(clean(text))
+        if first := next(rest, None):
             yield Document(name, first)
-            waiting.append((name, passages))
+            waiting.append((name, rest))
     while waiting:
         still_waiting = []
-        for name, passages in waiting:
-            if passage := next(passages, None):
+        for name, rest in waiting:
+            if passage := next(rest, None):
                 yield Document(name, passage)
-                still_waiting.append((name, passages))
+                still_waiting.append((name, rest))
         waiting = still_waiting
 
 
-def _passages(text: str) -> Iterator[str]:
+def passages(text: str) -> Iterator[str]:
     """`text` in pieces of whole lines, each of at most `PASSAGE_CHARACTERS` unless a line is longer."""
     piece: list[str] = []
     size = 0

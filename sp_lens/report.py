@@ -13,7 +13,7 @@ from sp_lens.examples import TopExamples
 from sp_lens.neurons import NeuronValues
 from sp_lens.plots import Page
 from sp_lens.plots._page import Section, figure, page, table
-from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, as_runs, run_facts
+from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, as_runs, corpus_name, run_facts
 from sp_lens.plots.neuron_card import by_label, card_sections, neuron_name
 from sp_lens.runs import PruneRun
 from sp_lens.sites import NeuronGroup, Site
@@ -107,7 +107,7 @@ def _require_same_model(run: PruneRun, one: ActivationStats | NeuronValues | Top
 
 
 def _source(run: PruneRun, side: str) -> str:
-    return str(run.settings.get("corpora", {}).get(side, {}).get("source", f"the {side} corpus"))
+    return corpus_name(run.settings.get("corpora", {}).get(side, {})) or f"the {side} corpus"
 
 
 def _title(run: PruneRun) -> str:
@@ -165,7 +165,8 @@ def _settings(run: PruneRun) -> Iterator[tuple[str, str]]:
     for name, about in run.settings.get("corpora", {}).items():
         read = [f"{about[key]:,} {key}" for key in ("tokens", "documents", "images") if key in about]
         split = [f"split {about['split']!r}"] if "split" in about else []
-        yield name.replace("eval_", "held-out "), ", ".join([str(about.get("source")), *read, *split])
+        origin = [about["origin"]] if "origin" in about else []
+        yield name.replace("eval_", "held-out "), ", ".join([corpus_name(about), *origin, *read, *split])
     versions = next((c["versions"] for c in run.settings.get("corpora", {}).values() if "versions" in c), {})
     if versions:
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -14,7 +14,7 @@ from PIL import Image as PIL
 import sp_lens as sp
 from sp_lens.assets.train_vision import digits_classifier
 from sp_lens.cli import main
-from sp_lens.images import read_named
+from sp_lens.image_sets import read_named
 
 pytestmark = pytest.mark.model
 
@@ -50,7 +50,7 @@ def test_it_has_learned(digits: Any, folder: Path) -> None:
 
 
 def test_splits_share_no_image(digits: Any) -> None:
-    splits = [read_named("digits", split) for split in ("train", "collect", "evaluate")]
+    splits = [read_named("digits", split)[0] for split in ("train", "collect", "evaluate")]
     seen = [{image.tobytes() for image in split["image"]} for split in splits]
     assert sum(map(len, splits)) == 1797
     assert not seen[0] & seen[1]
@@ -97,7 +97,7 @@ def test_classes_by_name_and_number(digits: Any) -> None:
     others = sp.load_images("digits", digits, without=[3], images=None)
     assert by_name["label"][:] == by_number["label"][:] == [3] * len(by_name)
     assert 3 not in others["label"][:]
-    assert len(by_name) + len(others) == len(read_named("digits", "collect"))
+    assert len(by_name) + len(others) == len(read_named("digits", "collect")[0])
     about = json.loads(by_name.info.description)
     assert (about["source"], about["split"], about["images"]) == ("digits (3)", "collect", len(by_name))
     assert json.loads(others.info.description)["source"] == "digits (all but 3)"
@@ -229,7 +229,7 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["evaluate", "--model", str(tmp_path / "pruned"), *ask]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == by_hooks["top1"]
     assert main(["evaluate", "--model", str(folder), *ask, "--tokens", "100"]) == 2
-    assert "--tokens and --offline are of text" in capsys.readouterr().err
+    assert "--tokens is of text" in capsys.readouterr().err
     assert main(["evaluate", "--model", "demo", "--corpus", "code", "--images", "5"]) == 2
     assert "--images is of classifiers, and demo reads text" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(folder), "--corpus", "digits:3,-8"]) == 2

@@ -27,7 +27,8 @@ from types import ModuleType
 import pytest
 
 from sp_lens import SpLensError
-from sp_lens.offline import SPLITS, Document, Split, read_offline, sentences, split_of, without_docstrings
+from sp_lens.docstrings import sentences, without_docstrings
+from sp_lens.offline import SPLITS, Document, Split, read_offline, split_of
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 MODULES = [

@@ -382,6 +382,15 @@ def test_runs_on_other_corpora_are_called_after_those_and_share_the_rest() -> No
     assert subtitle == "dots are steps, curves their moving mean; tiny, abs, mlp, by neuron, 5 % a step"
 
 
+def test_text_that_stands_in_for_a_corpus_is_told() -> None:
+    read: dict[str, dict[str, Any]] = {"forget": {"source": "toxic", "offline": True}, "retain": {"source": "civil"}}
+    run = run_of()
+    run.settings["corpora"].update(read)
+    score = sp.score(*(stats_of(normal(), corpora=[about]) for about in read.values()))
+    for figure in (sp.plots.tradeoff(run), sp.plots.score_map(score, site="attn")):
+        assert "forget toxic (offline), retain civil" in figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
 def test_a_run_without_known_settings_is_drawn() -> None:
     run = run_of()
     bare = sp.PruneRun(run.layout, run.pruned_at, run.records, {})

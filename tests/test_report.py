@@ -67,6 +67,16 @@ def test_a_run_alone_makes_a_sensible_report(tmp_path: Path) -> None:
     assert page.html.count("Plotly.newPlot(") == sum("Plotly.newPlot(" in script for script in reader.scripts) == 3
 
 
+def test_it_says_what_was_read_in_the_place_of_a_corpus(tmp_path: Path) -> None:
+    run = run_of(source="toxic")
+    run.settings["corpora"]["forget"] |= {"offline": True, "origin": "tweets labelled hate"}
+    reader = read(sp.report(run, tmp_path / "r.html"))
+    assert reader.headings[0] == (1, "Selective pruning: forget toxic (offline), keep prose")
+    assert reader.rows()["forget"] == [
+        "toxic (offline), tweets labelled hate, 20,000 tokens, 31 documents, split 'collect'"
+    ]
+
+
 def test_it_says_in_words_and_numbers_what_was_forgotten_and_kept(tmp_path: Path) -> None:
     reader = read(sp.report(run_of(), tmp_path / "r.html"))
     assert (

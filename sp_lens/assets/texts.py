@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from sp_lens.offline import Document, read_offline, split_of, without_docstrings
+from sp_lens.docstrings import without_docstrings
+from sp_lens.offline import Document, read_offline, split_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from sp_lens.assets.training import SEED, arguments_of, train
-from sp_lens.images import read_named
+from sp_lens.image_sets import read_named
 from sp_lens.pictures import GREY_OR_COLOUR
 
 BATCH = 128  # images
@@ -54,7 +54,7 @@ def classifier(
         mirror: and half of them mirrored.
         device: where to.
     """
-    dataset = read_named(name, "train")
+    dataset = read_named(name, "train")[0]
     names = dataset.features["label"].names
     config.id2label, config.label2id = dict(enumerate(names)), {one: number for number, one in enumerate(names)}
     size = config.image_size

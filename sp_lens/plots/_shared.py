@@ -174,10 +174,16 @@ def specialisation_about(special: "Specialisation") -> str:
     return f"{said}, eps {eps}"
 
 
+def corpus_name(about: Mapping[str, Any]) -> str:
+    """What a corpus is called in figures: "code", or "code (offline)" where other text stood in for the Hub's."""
+    source = about.get("source")
+    return f"{source}{' (offline)' if about.get('offline') else ''}" if source else ""
+
+
 def corpus_names(corpora: Any) -> str:
-    """The sources of the corpora that statistics record, "code + prose" where they were merged."""
-    sources = [one.get("source") for one in corpora or [] if isinstance(one, Mapping)]
-    return " + ".join(dict.fromkeys(str(source) for source in sources if source))
+    """The corpora that statistics record, by name; "code + prose" where they were merged."""
+    names = [corpus_name(one) for one in corpora or [] if isinstance(one, Mapping)]
+    return " + ".join(dict.fromkeys(name for name in names if name))
 
 
 def as_runs(runs: "OneRun | Iterable[OneRun] | Mapping[str, OneRun]") -> dict[str, "OneRun"]:
@@ -235,7 +241,7 @@ def run_facts(run: Any) -> dict[str, str]:
 
     tell("model", settings.get("model"))
     for side in ("forget", "retain"):
-        tell(side, settings.get("corpora", {}).get(side, {}).get("source"), f"{side} {{}}")
+        tell(side, corpus_name(settings.get("corpora", {}).get(side, {})) or None, f"{side} {{}}")
     tell("method", settings.get("method"))
     tell("metric", settings.get("metric"))
     tell("site", settings.get("site"))
