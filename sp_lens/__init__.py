@@ -23,9 +23,11 @@ from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
 from sp_lens.images import load_images
 from sp_lens.importance import head_mask, score
+from sp_lens.membership import MembershipInference, membership_inference
 from sp_lens.models import load_model
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
+from sp_lens.relearning import Relearning, relearning
 from sp_lens.report import report
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
@@ -40,10 +42,12 @@ __all__ = [
     "Example",
     "HeadValues",
     "Layout",
+    "MembershipInference",
     "NeuronGroup",
     "NeuronMask",
     "NeuronValues",
     "PruneRun",
+    "Relearning",
     "SpLensError",
     "Specialisation",
     "TopExamples",
@@ -62,8 +66,10 @@ __all__ = [
     "load_corpus",
     "load_images",
     "load_model",
+    "membership_inference",
     "plots",
     "prune",
+    "relearning",
     "report",
     "sample_activations",
     "score",

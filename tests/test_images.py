@@ -236,7 +236,9 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "give the one or the other" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["gradient_ascent", "selective_synaptic_dampening", "magnitude"])
+@pytest.mark.parametrize(
+    "name", ["amnesiac", "bad_teacher", "gradient_ascent", "magnitude", "selective_synaptic_dampening", "unsir"]
+)
 def test_baselines_forget_a_class(digits: Any, name: str) -> None:
     before = [parameter.detach().clone() for parameter in digits.parameters()]
     run = getattr(sp.baselines, name)(digits, **corpora(digits, 3), steps=2, progress=False)

@@ -70,6 +70,17 @@ def lent(model: Any) -> Iterator[tuple[Weights, Values]]:
         model.train(training)
 
 
+@contextmanager
+def swapped(weights: Weights, values: Values) -> Iterator[None]:
+    """Other values in the live parameters for the length of a `with`: the model as another would be."""
+    own = {name: weights[name].detach().clone() for name in values}
+    write(weights, values)
+    try:
+        yield
+    finally:
+        write(weights, own)
+
+
 def write(weights: Weights, values: Values) -> None:
     """Put other values into the live parameters that are named."""
     with torch.no_grad():

@@ -1,0 +1,177 @@
+"""Does the model still tell what it was trained on from what it was not? The measure of forgetting single items."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from sp_lens.batches import Batch, ImageBatch, batches
+from sp_lens.collect import BATCH_TOKENS
+from sp_lens.errors import SpLensError
+from sp_lens.evaluate import losses, nothing_to_predict, predictions, reusable
+from sp_lens.masking import mask_tokens
+from sp_lens.models import inference
+from sp_lens.overlap import check_disjoint, content_of
+from sp_lens.storage import read_json, write_json
+from sp_lens.tasks import require_task, task_of
+
+# Parts into which members and non-members are split to find how often the attack is right.
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class MembershipInference:
+    """How many of the forgotten items an attacker takes for training data, and how good the attacker is.
+
+    Attributes:
+        share: of the forget items, those that the attack calls members of the training data.
+        low: end of the 95 % confidence interval of `share` (Wilson's), for these items and this attack.
+        high: its other end.
+        accuracy: of the attack on members and non-members that it was not fitted to: the mean of the share of either
+            that it calls right, cross-validated. At 0.5 it can't tell them apart, and `share` says nothing.
+        forget_items: how many images or documents `share` is of.
+        members: how many items of the retain corpus the attack learned from.
+        non_members: how many held-out items.
+    """
+
+    share: float
+    low: float
+    high: float
+    accuracy: float
+    forget_items: int
+    members: int
+    non_members: int
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON."""
+        write_json(path, {"kind": "MembershipInference", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MembershipInference":
+        """Read what `save` wrote.
+
+        Raises:
+            SpLensError: when the file is missing or is no membership inference.
+        """
+        values = read_json(path)
+        kind = values.pop("kind", None) if isinstance(values, dict) else None
+        if kind != "MembershipInference" or set(values) != {field.name for field in fields(cls)}:
+            raise SpLensError(f"{path} is not a MembershipInference that sp_lens saved.")
+        return cls(**values)
+
+
+def membership_inference(
+    model: Any,
+    forget: Any,
+    retain: Any,
+    held_out: Any,
+    *,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> MembershipInference:
+    """How many of the forget items an attack calls training data, ablations and changed weights in force included.
+
+    The attack of Foster et al. 2023 (arXiv 2308.07707), from the code of Chundawat et al. 2023 (arXiv 2205.08096). A
+    model is surer of what it was trained on, so a logistic regression learns from the entropy of its output to tell the
+    retain corpus from held-out data, both weighing alike, and then judges the forget corpus. They have images; the
+    entropy of a document is here the mean over its predictions.
+
+    All of forget and retain must be data that the model was trained on (of the bundled ones `split="train"`), and
+    held_out must not, and be like retain in all else: where it has a class that retain has not, the attack learns
+    to tell classes.
+
+    Args:
+        model: a bridge or a `HookedTransformer`.
+        forget: training data that was to be forgotten.
+        retain: training data that was kept.
+        held_out: data that the model was not trained on.
+        seed: of the split for the accuracy, and of the tokens that a masked language model is asked for.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Raises:
+        SpLensError: without scikit-learn; for a model without a head, held-out data that is in the others, fewer than
+            5 items in retain or in held_out, and logits that are NaN.
+    """
+    try:
+        import scipy.stats
+        import sklearn.linear_model
+        import sklearn.model_selection
+    except ImportError as error:
+        raise SpLensError(f"the attack needs scikit-learn: pip install 'sp-lens[vision]' ({error}).") from error
+    require_task(model)
+    corpora = {"forget": reusable(forget), "retain": reusable(retain), "held_out": reusable(held_out)}
+    content = {name: content_of(model, corpus) for name, corpus in corpora.items()}
+    for name in ("forget", "retain"):
+        check_disjoint(content[name], content["held_out"], (name, "held_out"))
+    found = _entropies(model, corpora, seed, batch_tokens, progress)
+    members, non_members = len(found["retain"]), len(found["held_out"])
+    if min(members, non_members) < FOLDS:
+        raise SpLensError(
+            f"retain has {members} and held_out {non_members} images or documents: the attack learns from at least "
+            f"{FOLDS} of each, and from hundreds before it says anything."
+        )
+
+    attack = sklearn.linear_model.LogisticRegression(class_weight="balanced")
+    entropies = torch.cat([found["retain"], found["held_out"]])[:, None].numpy()
+    is_member = [True] * members + [False] * non_members
+    folds = sklearn.model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    right = sklearn.model_selection.cross_val_score(attack, entropies, is_member, cv=folds, scoring="balanced_accuracy")
+    called = int(attack.fit(entropies, is_member).predict(found["forget"][:, None].numpy()).sum())
+    items = len(found["forget"])
+    interval = scipy.stats.binomtest(called, items).proportion_ci(0.95, method="wilson")
+    return MembershipInference(
+        share=called / items,
+        low=float(interval.low),
+        high=float(interval.high),
+        accuracy=float(right.mean()),
+        forget_items=items,
+        members=members,
+        non_members=non_members,
+    )
+
+
+def _entropies(
+    model: Any, corpora: Mapping[str, Any], seed: int, batch_tokens: int, progress: bool
+) -> dict[str, Float[torch.Tensor, " item"]]:
+    """By corpus, the mean entropy of the output for each item: an image, a document, or a row that is of none."""
+    found = {}
+    with inference(model), tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
+        for name, corpus in corpora.items():
+            items: dict[Any, int] = {}
+            nats: list[torch.Tensor] = []
+            owners: list[torch.Tensor] = []
+            for batch in batches(model, corpus, batch_tokens=batch_tokens):
+                logits, targets = predictions(model, batch, seed)
+                losses(logits, targets)  # refuses those that are NaN
+                nats.append(torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1).double().cpu())
+                own = torch.tensor([items.setdefault(key, len(items)) for key in _keys(batch, len(items))])
+                owners.append(own[_rows(model, batch, seed)])
+                bar.update(len(targets))
+            owner, nats_ = torch.cat(owners), torch.cat(nats)
+            if not len(owner):
+                raise nothing_to_predict()
+            count = torch.bincount(owner, minlength=len(items))
+            total = torch.zeros(len(items), dtype=torch.float64).index_add(0, owner, nats_)
+            found[name] = (total / count)[count > 0]  # a row of which nothing is asked is no item
+    return found
+
+
+def _keys(batch: Batch | ImageBatch, known: int) -> list[Any]:
+    """What each row of a batch belongs to."""
+    if isinstance(batch, ImageBatch):
+        return list(range(known, known + len(batch.labels)))
+    return [row.number if row.document is None else row.document for row in batch.rows]
+
+
+def _rows(model: Any, batch: Batch | ImageBatch, seed: int) -> Int[torch.Tensor, " prediction"]:
+    """The row of each of `predictions`."""
+    if isinstance(batch, ImageBatch):
+        return torch.arange(len(batch.labels))
+    asked = mask_tokens(model, batch, seed)[1] if task_of(model) == "masked" else batch.counted[:, 1:]
+    return asked.nonzero()[:, 0]
