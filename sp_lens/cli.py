@@ -10,6 +10,7 @@ from typing import Any
 
 from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive
 from sp_lens.cli_plot import add_plot
+from sp_lens.cli_reproduce import add_reproduce
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -165,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prune(commands)
 
     add_plot(commands, _command)
+    add_reproduce(commands, _command)
 
     report = _command(
         commands, "report", _report, "a run as one page to read: summary, figures, the neurons that went",

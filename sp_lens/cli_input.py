@@ -1,7 +1,6 @@
 """What the commands of `sp-lens` read: the options that name a model and data, and what they name."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 DEFAULT_TOKENS = 100_000  # of each corpus, as in the released experiments
@@ -24,6 +23,7 @@ def model_of(arguments: argparse.Namespace) -> Any:
 def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
     """Text, or for a classifier images: "digits", "digits:3,8" (these classes), "digits:-3,-8" (all but these)."""
     import sp_lens as sp
+    from sp_lens.images import split_classes
     from sp_lens.tasks import reads_images
 
     if not reads_images(model):
@@ -33,20 +33,8 @@ def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) 
         return sp.load_corpus(name, model, tokens=tokens, split=split, offline=arguments.offline)
     if arguments.tokens is not None:
         raise sp.SpLensError(f"--tokens is of text, and {arguments.model} reads images: say --images.")
-    source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    classes = [one.strip() for one in listed.split(",") if one.strip()]
-    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
-    if left_out and len(left_out) < len(classes):
-        raise sp.SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
-    return sp.load_images(
-        source,
-        model,
-        classes=classes if classes and not left_out else None,
-        without=left_out or None,
-        images=arguments.images,
-        split=split,
-        offline=arguments.offline,
-    )
+    source, classes = split_classes(name)
+    return sp.load_images(source, model, **classes, images=arguments.images, split=split, offline=arguments.offline)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -117,6 +117,26 @@ def load_images(
     return taken
 
 
+def split_classes(name: str) -> tuple[str, dict[str, Any]]:
+    """A set of images with classes, written as one word, as `load_images` takes it.
+
+    Raises:
+        SpLensError: where some classes are to be taken and others to be left out.
+
+    Example:
+        >>> split_classes("digits:3,8")
+        ('digits', {'classes': ['3', '8'], 'without': None})
+        >>> split_classes("cifar10:-cat")
+        ('cifar10', {'classes': None, 'without': ['cat']})
+    """
+    source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
+    classes = [one.strip() for one in listed.split(",") if one.strip()]
+    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
+    if left_out and len(left_out) < len(classes):
+        raise SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
+    return source, {"classes": classes if classes and not left_out else None, "without": left_out or None}
+
+
 def _name(source: str | Path | Dataset) -> str:
     return str(source) if isinstance(source, str | Path) else "dataset"
 

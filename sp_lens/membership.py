@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
-from sp_lens.evaluate import losses, nothing_to_predict, predictions, reusable
-from sp_lens.masking import mask_tokens
-from sp_lens.models import inference
+from sp_lens.evaluate import reusable
 from sp_lens.overlap import check_disjoint, content_of
+from sp_lens.per_item import sums_by_item
 from sp_lens.storage import read_json, write_json
-from sp_lens.tasks import require_task, task_of
+from sp_lens.tasks import require_task
 
 # Parts into which members and non-members are split to find how often the attack is right.
 FOLDS = 5
@@ -140,38 +138,13 @@ def _entropies(
     model: Any, corpora: Mapping[str, Any], seed: int, batch_tokens: int, progress: bool
 ) -> dict[str, Float[torch.Tensor, " item"]]:
     """By corpus, the mean entropy of the output for each item: an image, a document, or a row that is of none."""
+
+    def entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+
     found = {}
-    with inference(model), tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
+    with tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
         for name, corpus in corpora.items():
-            items: dict[Any, int] = {}
-            nats: list[torch.Tensor] = []
-            owners: list[torch.Tensor] = []
-            for batch in batches(model, corpus, batch_tokens=batch_tokens):
-                logits, targets = predictions(model, batch, seed)
-                losses(logits, targets)  # refuses those that are NaN
-                nats.append(torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1).double().cpu())
-                own = torch.tensor([items.setdefault(key, len(items)) for key in _keys(batch, len(items))])
-                owners.append(own[_rows(model, batch, seed)])
-                bar.update(len(targets))
-            owner, nats_ = torch.cat(owners), torch.cat(nats)
-            if not len(owner):
-                raise nothing_to_predict()
-            count = torch.bincount(owner, minlength=len(items))
-            total = torch.zeros(len(items), dtype=torch.float64).index_add(0, owner, nats_)
-            found[name] = (total / count)[count > 0]  # a row of which nothing is asked is no item
+            nats = sums_by_item(model, corpus, entropy, seed=seed, batch_tokens=batch_tokens, bar=bar)
+            found[name] = nats.sums / nats.counts
     return found
-
-
-def _keys(batch: Batch | ImageBatch, known: int) -> list[Any]:
-    """What each row of a batch belongs to."""
-    if isinstance(batch, ImageBatch):
-        return list(range(known, known + len(batch.labels)))
-    return [row.number if row.document is None else row.document for row in batch.rows]
-
-
-def _rows(model: Any, batch: Batch | ImageBatch, seed: int) -> Int[torch.Tensor, " prediction"]:
-    """The row of each of `predictions`."""
-    if isinstance(batch, ImageBatch):
-        return torch.arange(len(batch.labels))
-    asked = mask_tokens(model, batch, seed)[1] if task_of(model) == "masked" else batch.counted[:, 1:]
-    return asked.nonzero()[:, 0]

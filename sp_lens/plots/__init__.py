@@ -13,6 +13,7 @@ from sp_lens.plots.pruned_by_layer import pruned_by_layer
 from sp_lens.plots.ridgeline import ridgeline
 from sp_lens.plots.score_map import score_map
 from sp_lens.plots.selectivity import selectivity
+from sp_lens.plots.selectivity_by import selectivity_by
 from sp_lens.plots.specialisation_by_layer import specialisation_by_layer
 from sp_lens.plots.templates import TEMPLATES, for_paper
 from sp_lens.plots.tradeoff import tradeoff
@@ -33,6 +34,7 @@ __all__ = [
     "ridgeline",
     "score_map",
     "selectivity",
+    "selectivity_by",
     "specialisation_by_layer",
     "tradeoff",
 ]

@@ -1,0 +1,147 @@
+"""How sure a selectivity is: the same number over held-out documents drawn anew (bootstrap)."""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from sp_lens.collect import BATCH_TOKENS
+from sp_lens.per_item import sums_by_item
+from sp_lens.storage import load_tensors, save_tensors
+
+DRAWS = 2000
+# Documents of either side below which drawing them anew says nothing.
+FEWEST = 5
+SIDES = ("forget", "retain")
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % confidence interval; its ends are NaN where there were too few documents for one.
+
+    Example:
+        >>> str(Interval(0.1234, 0.1, 0.15))
+        '12.3 [10.0, 15.0]'
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In percentage points."""
+        if math.isnan(self.low):
+            return f"{100 * self.value:.1f} (too few documents for an interval)"
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentHits:
+    """Of each held-out document (or image), how much was asked and how much was right before and after a change.
+
+    Attributes:
+        tensors: `forget_counts`, `forget_before`, `forget_after` and the same of retain: [document].
+    """
+
+    tensors: Mapping[str, Float[torch.Tensor, " document"]]
+
+    @property
+    def selectivity(self) -> float:
+        """The drop in forget accuracy less the drop in retain accuracy, as a share."""
+        return float(self._selectivities({side: np.ones((1, len(self._of(side)[0]))) for side in SIDES})[0])
+
+    def draws(self, *, seed: int = 0) -> Float[np.ndarray, " draw"]:
+        """The selectivity of as many documents drawn with replacement, 2000 times; NaN where there are fewer than 5.
+
+        Two changes of the same model on the same documents are drawn alike, so that the difference of their draws is
+        that of a paired bootstrap.
+        """
+        generator = np.random.default_rng(seed)
+        if min(len(self._of(side)[0]) for side in SIDES) < FEWEST:
+            return np.full(DRAWS, np.nan)
+        weights = {}
+        for side in SIDES:
+            documents = len(self._of(side)[0])
+            weights[side] = generator.multinomial(documents, np.full(documents, 1 / documents), size=DRAWS)
+        return self._selectivities(weights)
+
+    def interval(self) -> Interval:
+        """The selectivity with the 2.5th and the 97.5th percentile of the draws."""
+        return interval(self.selectivity, self.draws())
+
+    def more_than(self, other: "DocumentHits") -> Interval:
+        """By how much this selectivity is above another, of the same documents."""
+        return interval(self.selectivity - other.selectivity, self.draws() - other.draws())
+
+    def _selectivities(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        drops = {}
+        for side in SIDES:
+            counts, before, after = self._of(side)
+            drops[side] = weights[side] @ (before - after) / (weights[side] @ counts)
+        return drops["forget"] - drops["retain"]
+
+    def _of(self, side: str) -> list[np.ndarray]:
+        return [self.tensors[f"{side}_{what}"].double().numpy() for what in ("counts", "before", "after")]
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, whole or not at all."""
+        save_tensors(path, "DocumentHits", self.tensors, {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DocumentHits":
+        """Read what `save` wrote.
+
+        Raises:
+            SpLensError: when the file is missing, cut short, or holds something else.
+        """
+        return cls(load_tensors(path, "DocumentHits")[0])
+
+
+def document_hits(
+    model: Any,
+    corpora: Mapping[str, Any],
+    changed: AbstractContextManager[Any],
+    *,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> DocumentHits:
+    """Evaluate both held-out corpora document by document: the model as it is, and within `changed`.
+
+    Args:
+        model: a bridge or a `HookedTransformer`.
+        corpora: `eval_forget` and `eval_retain` among them, as `load_corpora` returns them.
+        changed: `ablate(model, mask)`, or `run.applied(model)` of a baseline.
+        seed: of the tokens that a masked language model is asked for.
+        batch_tokens: tokens in a batch, padding included.
+        progress: show a bar.
+
+    Raises:
+        SpLensError: as `evaluate`.
+    """
+    tensors = {}
+    with tqdm(desc="by document", unit=" predictions", disable=not progress) as bar:
+        for when, change in (("before", nullcontext()), ("after", changed)):
+            with change:
+                for side in SIDES:
+                    hits = sums_by_item(
+                        model, corpora[f"eval_{side}"], _right, seed=seed, batch_tokens=batch_tokens, bar=bar
+                    )
+                    tensors[f"{side}_counts"], tensors[f"{side}_{when}"] = hits.counts, hits.sums
+    return DocumentHits(tensors)
+
+
+def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=1) == targets
+
+
+def interval(value: float, draws: Float[np.ndarray, " draw"]) -> Interval:
+    """A number between the 2.5th and the 97.5th percentile of its draws."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(value, float(low), float(high))

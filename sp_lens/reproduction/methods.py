@@ -1,0 +1,174 @@
+"""The experiment that sets selective pruning beside other methods of unlearning: one class of images forgotten."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sp_lens import baselines, plots
+from sp_lens.ablation import ablate
+from sp_lens.confidence import DocumentHits, Interval, document_hits
+from sp_lens.membership import membership_inference
+from sp_lens.paper import Pair
+from sp_lens.pruning import prune
+from sp_lens.relearning import relearning
+from sp_lens.reproduction.result import Finding
+from sp_lens.reproduction.setting import Setting, plain
+from sp_lens.reproduction.writing import Found, origins
+from sp_lens.runs import Run
+
+# Of the forget accuracy that there was, how much relearning has to bring back, and in how many updates at most.
+BACK = 0.8
+RELEARNING = {"updates": 20, "every": 4}
+# Updates of a method that trains, over all of its steps.
+UPDATES = 20
+TRAINED = {
+    "fine-tuning": baselines.fine_tune,
+    "gradient ascent": baselines.gradient_ascent,
+    "bad teacher": baselines.bad_teacher,
+    "amnesiac": baselines.amnesiac,
+}
+OTHERS = {"UNSIR": baselines.unsir, "selective synaptic dampening": baselines.selective_synaptic_dampening}
+
+
+def methods(setting: Setting) -> Found:
+    """Every method at its best step: accuracies, membership inference, relearning, and what it cost."""
+    found = Found()
+    for pair in setting.pairs:
+        corpora: Any = setting.corpora(pair)
+        # What the methods are given is what the model was trained on, as a request to forget it would be.
+        corpora |= {"forget": setting.images(pair.forget, "train"), "retain": setting.images(pair.retain, "train")}
+        # A run, the same again to its best step, and what is measured of the model then.
+        setting.tell_time(corpora, len(_methods(setting)) * (2 * (setting.scale.steps + 1) + 10))
+        found.corpora |= origins(corpora)
+        runs: dict[str, Run] = {}
+        hits: dict[str, DocumentHits] = {}
+        for label, method in _methods(setting).items():
+            run, changed, cost = _at_best(setting.model, method, corpora, setting.scale.steps)
+            runs[label] = run
+            hits[label] = document_hits(setting.model, corpora, changed(), progress=False)
+            found.table.append(
+                {"pair": str(pair), "method": label, **_measures(setting, corpora, run, changed), **cost}
+            )
+        found.table.insert(len(found.table) - len(runs), {"pair": str(pair), **_unchanged(setting, corpora, runs)})
+        found.findings.append(_finding(pair, hits))
+        name = plain(f"other-methods-{pair.forget}")
+        found.figures[name] = plots.tradeoff(runs)
+        found.data[name] = pd.concat([run.history.assign(method=label) for label, run in runs.items()])
+    return found
+
+
+def _methods(setting: Setting) -> dict[str, Callable[..., Run]]:
+    """How each is called with the model, the corpora and a number of steps."""
+    pruned: dict[str, Any] = {"site": "both", "fraction": setting.experiment.fraction}
+    updates = -(-UPDATES // setting.scale.steps)
+    called = {
+        "selective pruning": partial(prune, metric="abs", **pruned),
+        "random pruning": partial(prune, metric="random", **pruned),
+        **{label: partial(method, updates=updates) for label, method in TRAINED.items()},
+        **OTHERS,
+    }
+    return {label: partial(method, progress=False) for label, method in called.items()}
+
+
+def _at_best(
+    model: Any, method: Callable[..., Any], corpora: Any, steps: int
+) -> tuple[Run, Callable[[], AbstractContextManager[Any]], dict[str, Any]]:
+    """The run, a `with` in which the model is as after its best step, and what it read on the way there.
+
+    The best step is found on the held-out images, for every method alike.
+    """
+    run = method(model, **corpora, steps=steps)
+    best = max(run.best_step, 1)
+    with _counted(model) as images:
+        short = method(model, **corpora, steps=best)
+    evaluated = (best + 1) * (len(corpora["eval_forget"]) + len(corpora["eval_retain"]))
+    cost = {
+        "step": best,
+        "images read without a gradient": images["without"] - evaluated,
+        "with": images["with"],
+    }
+    if isinstance(short, baselines.BaselineRun):
+        return run, lambda: short.applied(model), cost
+    return run, lambda: ablate(model, short.mask), cost
+
+
+@contextmanager
+def _counted(model: Any) -> Iterator[dict[str, int]]:
+    """How many images go through the first block meanwhile, with and without a gradient."""
+    images = {"with": 0, "without": 0}
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        images["with" if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() else "without"] += len(
+            hidden
+        )
+
+    handle = model.blocks[0].register_forward_hook(count)
+    try:
+        yield images
+    finally:
+        handle.remove()
+
+
+def _measures(setting: Setting, corpora: Any, run: Run, changed: Callable[[], Any]) -> dict[str, Any]:
+    """Accuracies, membership inference and relearning of the model as a method left it."""
+    best = max(run.best_step, 1)
+    after = run.history.iloc[best]
+    return {
+        "forget top-1": round(float(after["forget_top1"]), 3),
+        "retain top-1": round(float(after["retain_top1"]), 3),
+        **_attacked(setting, corpora, changed, target=BACK * float(run.history["forget_top1"][0])),
+    }
+
+
+def _attacked(setting: Setting, corpora: Any, changed: Callable[[], Any], *, target: float) -> dict[str, Any]:
+    with changed():
+        attack = membership_inference(
+            setting.model, corpora["forget"], corpora["retain"], corpora["eval_retain"], progress=False
+        )
+        again = relearning(
+            setting.model, corpora["forget"], eval_forget=corpora["eval_forget"], **RELEARNING, progress=False
+        )
+    updates = again.updates_to(target)
+    return {
+        "called members": f"{attack.share:.2f} [{attack.low:.2f}, {attack.high:.2f}]",
+        "attack accuracy": round(attack.accuracy, 3),
+        "updates to relearn": "never" if updates is None else updates,
+    }
+
+
+def _unchanged(setting: Setting, corpora: Any, runs: dict[str, Run]) -> dict[str, Any]:
+    """The first row: the model as it is."""
+    before = next(iter(runs.values())).history.iloc[0]
+    attack = membership_inference(
+        setting.model, corpora["forget"], corpora["retain"], corpora["eval_retain"], progress=False
+    )
+    return {
+        "method": "no change",
+        "forget top-1": round(float(before["forget_top1"]), 3),
+        "retain top-1": round(float(before["retain_top1"]), 3),
+        "called members": f"{attack.share:.2f} [{attack.low:.2f}, {attack.high:.2f}]",
+        "attack accuracy": round(attack.accuracy, 3),
+        "updates to relearn": 0,
+        "step": 0,
+        "images read without a gradient": 0,
+        "with": 0,
+    }
+
+
+def _finding(pair: Pair, hits: dict[str, DocumentHits]) -> Finding:
+    """Pruning against the best of the others."""
+    ours = hits["selective pruning"]
+    others = {label: one for label, one in hits.items() if "pruning" not in label}
+    best = max(others, key=lambda label: others[label].selectivity)
+    difference: Interval = ours.more_than(others[best])
+    behind = sum(ours.selectivity > one.selectivity for one in others.values())
+    measured = (
+        f"selectivity {ours.interval()}; above {behind} of {len(others)} methods; the best of them, {best}: "
+        f"{others[best].interval()}; difference {difference} points"
+    )
+    return Finding(f"{pair}: pruning compares well with the other methods", measured, 2 * behind >= len(others))

@@ -1,0 +1,140 @@
+"""Where an experiment runs: a model, a scale, the corpora that it reads, and the folder of its runs."""
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sp_lens.ablation import ablate
+from sp_lens.confidence import DocumentHits, document_hits
+from sp_lens.corpus import Corpora, load_corpora
+from sp_lens.evaluate import evaluate
+from sp_lens.image_sets import LOCAL
+from sp_lens.images import load_images, split_classes
+from sp_lens.models import model_name
+from sp_lens.offline import Split
+from sp_lens.paper import Experiment, Pair, Scale
+from sp_lens.pruning import prune
+from sp_lens.runs import PruneRun
+
+logger = logging.getLogger(__name__)
+
+# Items that the speed is measured on before a run.
+TRIAL = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One experiment on one model.
+
+    Attributes:
+        experiment: which.
+        model: a bridge or a `HookedTransformer`.
+        scale: how much is read and pruned.
+        out: folder of all results.
+        offline: read what is on this machine.
+        progress: show bars.
+    """
+
+    experiment: Experiment
+    model: Any
+    scale: Scale
+    out: Path
+    offline: bool
+    progress: bool
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return model_name(self.model)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """What is forgotten and kept, of what can be read here."""
+        return (self.offline and self.experiment.offline_pairs) or self.experiment.pairs
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The fraction of a step and how many, as `prune` takes them."""
+        fraction = self.experiment.fraction or self.scale.share / self.scale.steps
+        # A step takes a whole number of neurons, rounded up: the last of all steps may have nothing left to take.
+        return {"fraction": fraction, "steps": self.scale.steps - (fraction * self.scale.steps >= 1)}
+
+    def corpora(self, pair: Pair) -> Corpora:
+        """The four corpora of a pair."""
+        if not self.experiment.images:
+            return load_corpora(*pair, self.model, tokens=self.scale.tokens, offline=self.offline)
+        return {
+            "forget": self.images(pair.forget, "collect"),
+            "retain": self.images(pair.retain, "collect"),
+            "eval_forget": self.images(pair.forget, "evaluate"),
+            "eval_retain": self.images(pair.retain, "evaluate"),
+        }
+
+    def images(self, name: str, split: Split) -> Any:
+        """Images by name and classes: as many as the scale says, or all that there are."""
+        source, classes = split_classes(name)
+        options: dict[str, Any] = {**classes, "split": split, "offline": self.offline}
+        if source not in LOCAL and not self.offline:
+            return load_images(source, self.model, **options, images=self.scale.images)
+        there = len(load_images(source, self.model, **options))
+        return load_images(source, self.model, **options, images=min(there, self.scale.images))
+
+    def run(self, pair: Pair, label: str, corpora: Corpora, **options: Any) -> PruneRun:
+        """A pruning run, which is resumed or read where it has been done, by this or another experiment."""
+        return prune(self.model, **corpora, out=self._run_folder(pair, label), progress=self.progress, **options)
+
+    def hits(self, pair: Pair, label: str, corpora: Corpora, run: PruneRun) -> DocumentHits:
+        """By document, what the model has right at the run's best step and before it."""
+        file = self._run_folder(pair, label) / "documents.safetensors"
+        if file.exists():
+            return DocumentHits.load(file)
+        pruned = ablate(self.model, run.mask_at(run.best_step))
+        hits = document_hits(self.model, corpora, pruned, progress=self.progress)
+        hits.save(file)
+        return hits
+
+    def _run_folder(self, pair: Pair, label: str) -> Path:
+        read = self.scale.images if self.experiment.images else self.scale.tokens
+        what = f"{read}-{self.steps['steps']}-steps" + ("-offline" if self.offline else "")
+        return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
+
+    def tell_time(self, corpora: Corpora, passes: float) -> None:
+        """Log how long so many passes over the four corpora will take, by the speed on a few rows."""
+        rows = corpora["eval_retain"].select(range(min(TRIAL, len(corpora["eval_retain"]))))
+        evaluate(self.model, rows, progress=False)  # the first is slower
+        started = time.perf_counter()
+        evaluate(self.model, rows, progress=False)
+        per_row = (time.perf_counter() - started) / len(rows)
+        total = sum(len(corpora[side]) for side in ("forget", "retain", "eval_forget", "eval_retain")) / 2
+        seconds = per_row * total * passes
+        logger.info(
+            "%s on %s: about %s, %d passes over %d rows; what is done already is not done again",
+            self.experiment.name, self.name, duration(seconds), round(passes), round(total),
+        )  # fmt: skip
+
+
+def passes_of(steps: int, options: Mapping[str, Any]) -> float:
+    """How often a run of so many steps reads two of its four corpora, evaluation by document included."""
+    collected = 0 if options.get("metric") == "random" else steps if options.get("recollect", True) else 1
+    return collected + (steps + 1) + 2
+
+
+def plain(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^\w.+-]+", "-", name)
+
+
+def duration(seconds: float) -> str:
+    """In words.
+
+    Example:
+        >>> duration(42), duration(600), duration(9000)
+        ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
