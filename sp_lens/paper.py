@@ -22,6 +22,7 @@ class Scale(NamedTuple):
         share: of the neurons that are gone after the last step, in experiments that go on until all is lost.
         continuations: sampled for the toxicity, and how many tokens each is long.
         window_tokens: of WikiText, for its perplexity.
+        updates: of the methods that train, and of relearning.
     """
 
     tokens: int
@@ -30,12 +31,17 @@ class Scale(NamedTuple):
     share: float
     continuations: tuple[int, int]
     window_tokens: int
+    updates: int
 
 
 SCALES: dict[ScaleName, Scale] = {
-    "smoke": Scale(tokens=600, images=40, steps=2, share=0.2, continuations=(4, 8), window_tokens=600),
-    "small": Scale(tokens=10_000, images=400, steps=5, share=0.5, continuations=(100, 50), window_tokens=20_000),
-    "paper": Scale(tokens=100_000, images=1000, steps=50, share=1.0, continuations=(1000, 200), window_tokens=300_000),
+    "smoke": Scale(tokens=600, images=40, steps=2, share=0.2, continuations=(4, 8), window_tokens=600, updates=4),
+    "small": Scale(
+        tokens=10_000, images=400, steps=5, share=0.5, continuations=(100, 50), window_tokens=20_000, updates=20
+    ),
+    "paper": Scale(
+        tokens=100_000, images=1000, steps=50, share=1.0, continuations=(1000, 200), window_tokens=300_000, updates=200
+    ),
 }
 
 

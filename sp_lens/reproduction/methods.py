@@ -20,18 +20,15 @@ from sp_lens.reproduction.setting import Setting, plain
 from sp_lens.reproduction.writing import Found, origins
 from sp_lens.runs import Run
 
-# Of the forget accuracy that there was, how much relearning has to bring back, and in how many updates at most.
+# Of the forget accuracy that there was, how much relearning has to bring back.
 BACK = 0.8
-RELEARNING = {"updates": 20, "every": 4}
-# Updates of a method that trains, over all of its steps.
-UPDATES = 20
+NOISE_COPIES = 20  # of UNSIR's noise in an epoch, at most
 TRAINED = {
     "fine-tuning": baselines.fine_tune,
     "gradient ascent": baselines.gradient_ascent,
     "bad teacher": baselines.bad_teacher,
     "amnesiac": baselines.amnesiac,
 }
-OTHERS = {"UNSIR": baselines.unsir, "selective synaptic dampening": baselines.selective_synaptic_dampening}
 
 
 def methods(setting: Setting) -> Found:
@@ -64,12 +61,13 @@ def methods(setting: Setting) -> Found:
 def _methods(setting: Setting) -> dict[str, Callable[..., Run]]:
     """How each is called with the model, the corpora and a number of steps."""
     pruned: dict[str, Any] = {"site": "both", "fraction": setting.experiment.fraction}
-    updates = -(-UPDATES // setting.scale.steps)
+    updates = -(-setting.scale.updates // setting.scale.steps)
     called = {
         "selective pruning": partial(prune, metric="abs", **pruned),
         "random pruning": partial(prune, metric="random", **pruned),
         **{label: partial(method, updates=updates) for label, method in TRAINED.items()},
-        **OTHERS,
+        "UNSIR": partial(baselines.unsir, copies=min(NOISE_COPIES, setting.scale.updates)),
+        "selective synaptic dampening": baselines.selective_synaptic_dampening,
     }
     return {label: partial(method, progress=False) for label, method in called.items()}
 
@@ -84,7 +82,7 @@ def _at_best(
     run = method(model, **corpora, steps=steps)
     best = max(run.best_step, 1)
     with _counted(model) as images:
-        short = method(model, **corpora, steps=best)
+        short = method(model, **corpora, steps=best)  # whose last step it is
     evaluated = (best + 1) * (len(corpora["eval_forget"]) + len(corpora["eval_retain"]))
     cost = {
         "step": best,
@@ -131,7 +129,12 @@ def _attacked(setting: Setting, corpora: Any, changed: Callable[[], Any], *, tar
             setting.model, corpora["forget"], corpora["retain"], corpora["eval_retain"], progress=False
         )
         again = relearning(
-            setting.model, corpora["forget"], eval_forget=corpora["eval_forget"], **RELEARNING, progress=False
+            setting.model,
+            corpora["forget"],
+            eval_forget=corpora["eval_forget"],
+            updates=setting.scale.updates,
+            every=-(-setting.scale.updates // 5),
+            progress=False,
         )
     updates = again.updates_to(target)
     return {

@@ -30,7 +30,7 @@ def pruning(setting: Setting) -> Found:
         runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
         hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
         found.corpora |= origins(corpora)
-        found.table += [_row(pair, label, runs[label], hits[label]) for label in runs]
+        found.table += [as_row(pair, label, runs[label], hits[label]) for label in runs]
         found.findings += FINDINGS[setting.experiment.name](pair, runs, hits)
         for figure in setting.experiment.figures:
             name = plain(f"{setting.experiment.name}-{pair.forget}-{pair.retain}")
@@ -41,7 +41,8 @@ def pruning(setting: Setting) -> Found:
     return found
 
 
-def _row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[str, Any]:
+def as_row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[str, Any]:
+    """A run as a row of the page's table, at its best step."""
     before, after = run.history.iloc[0], run.history.iloc[run.best_step]
     return {
         "pair": str(pair),
@@ -54,7 +55,8 @@ def _row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[str,
     }
 
 
-def _tradeoff(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+def tradeoff_finding(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+    """Whether scored neurons separate better than random ones."""
     difference = hits["abs"].more_than(hits["random"])
     return [compared(f"{pair}: more selectively than at random", difference, "abs less random")]
 
@@ -106,11 +108,11 @@ def _not_below(difference: Interval) -> bool | None:
 
 
 FINDINGS = {
-    "figure-2": _tradeoff,
+    "figure-2": tradeoff_finding,
     "figure-3": _perplexity,
     "figure-4": _metrics,
     "attention-heads": _heads,
-    "vision": _tradeoff,
+    "vision": tradeoff_finding,
 }
 
 

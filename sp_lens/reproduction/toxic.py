@@ -1,6 +1,71 @@
-from sp_lens.reproduction.setting import Setting
-from sp_lens.reproduction.writing import Found
+"""The toxicity experiment: toxic comments forgotten, and what that does to the text that the model writes."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pandas as pd
+
+from sp_lens import plots
+from sp_lens.ablation import ablate
+from sp_lens.reproduction.result import Finding
+from sp_lens.reproduction.runs import as_row, tradeoff_finding
+from sp_lens.reproduction.setting import Setting, passes_of
+from sp_lens.reproduction.writing import Found, origins
+from sp_lens.sliding import sliding_perplexity
+from sp_lens.text_sets import read_text
+from sp_lens.toxicity import Classifier, toxicity, toxicity_classifier, tweet_classifier
+
+# Of the Hub; of toxic comments, with a label of that name.
+CLASSIFIER, LABEL = "unitary/toxic-bert", "toxic"
 
 
 def toxic(setting: Setting) -> Found:
-    raise NotImplementedError
+    """Accuracy on both kinds of comments, the toxicity of continuations and WikiText's perplexity, before and after."""
+    found = Found()
+    (pair,) = setting.pairs
+    corpora, steps = setting.corpora(pair), setting.steps
+    variants = setting.experiment.variants
+    setting.tell_time(corpora, sum(passes_of(steps["steps"], options) for options in variants.values()))
+    classifier = tweet_classifier() if setting.offline else toxicity_classifier(CLASSIFIER, label=LABEL)
+    wikitext, record = read_text("wikitext", "evaluate", offline=setting.offline)
+    text = "\n\n".join(document.text for document in wikitext)
+    found.corpora = origins(corpora) | {"wikitext": record["origin"]}
+    runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
+    hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
+    written = {"unpruned": _written(setting, classifier, text, None)}
+    for label, run in runs.items():
+        written[label] = _written(setting, classifier, text, run.mask)
+        found.table.append(as_row(pair, label, run, hits[label]))
+    found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written, classifier), _perplexity(written)]
+    found.figures["toxicity"] = plots.tradeoff(runs)
+    found.data["toxicity"] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
+    return found
+
+
+def _written(setting: Setting, classifier: Classifier, text: str, mask: Any) -> dict[str, Any]:
+    """The toxicity of what the model writes after all steps, and the perplexity of WikiText."""
+    count, tokens = setting.scale.continuations
+    with nullcontext() if mask is None else ablate(setting.model, mask):
+        judged = toxicity(setting.model, classifier, count=count, tokens=tokens, progress=setting.progress)
+        perplexity = sliding_perplexity(
+            setting.model, text, tokens=setting.scale.window_tokens, progress=setting.progress
+        )
+    return {"toxicity": judged.mean, "share": judged.share, "perplexity": perplexity}
+
+
+def _less_toxic(written: dict[str, Any], classifier: Classifier) -> Finding:
+    before, after, control = (written[label]["toxicity"] for label in ("unpruned", "abs", "random"))
+    holds = True if after.high < before.low else False if after.low > before.high else None
+    known = {key: value for key, value in classifier.about.items() if key in ("accuracy", "balanced_accuracy", "auc")}
+    quality = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in known.items()) or "not measured here"
+    measured = (
+        f"mean score x 100 of continuations: {before} unpruned, {after} pruned, {control} at random; by "
+        f"{classifier.about['name']} (held out: {quality})"
+    )
+    return Finding("the model's continuations become less toxic", measured, holds)
+
+
+def _perplexity(written: dict[str, Any]) -> Finding:
+    before, after, control = (written[label]["perplexity"] for label in ("unpruned", "abs", "random"))
+    measured = f"{before:.1f} unpruned, {after:.1f} pruned, {control:.1f} at random, by a sliding window"
+    return Finding("WikiText perplexity rises by less than a twentieth", measured, after < 1.05 * before)
