@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = sorted((ROOT / "figures").glob("*.png"))
+REPRODUCED = sorted((ROOT / "figures" / "reproduction").glob("*/*/*.png"))
 PLOTLY = "assets/plotly.min.js"
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -41,8 +42,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The repository's figures as they are, and each notebook as a page."""
-    for figure in FIGURES:
-        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+    for figure in [*FIGURES, *REPRODUCED]:
+        place = figure.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, place, abs_src_path=str(figure)))
     pages = {notebook.stem: _notebook(notebook) for notebook in NOTEBOOKS}
     for name, page in pages.items():
         files.append(File.generated(config, f"notebooks/{name}.md", content=page))
@@ -56,6 +58,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The help of every command, and the figures that the gallery does not yet name, where a page asks for them."""
     markdown = markdown.replace("<!-- commands -->", _commands() if "<!-- commands -->" in markdown else "")
+    # The page that `sp-lens reproduce` writes links to the repository's own folder.
+    markdown = markdown.replace("](../../figures/", "](figures/")
     unnamed = [figure.name for figure in FIGURES if f"figures/{figure.name}" not in markdown]
     return markdown.replace(
         "<!-- other figures -->", "\n\n".join(f"## `{name}`\n\n![](figures/{name})" for name in unnamed)

@@ -29,10 +29,13 @@ from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.pruning import prune
 from sp_lens.relearning import Relearning, relearning
 from sp_lens.report import report
+from sp_lens.reproduction import reproduce
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
+from sp_lens.sliding import sliding_perplexity
 from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
+from sp_lens.toxicity import Toxicity, toxicity, toxicity_classifier, tweet_classifier
 
 __version__ = _version("sp_lens")
 
@@ -51,6 +54,7 @@ __all__ = [
     "SpLensError",
     "Specialisation",
     "TopExamples",
+    "Toxicity",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -71,8 +75,13 @@ __all__ = [
     "prune",
     "relearning",
     "report",
+    "reproduce",
     "sample_activations",
     "score",
+    "sliding_perplexity",
     "specialisation",
     "top_examples",
+    "toxicity",
+    "toxicity_classifier",
+    "tweet_classifier",
 ]

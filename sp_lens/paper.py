@@ -16,6 +16,7 @@ class Scale(NamedTuple):
     """How much an experiment reads and prunes.
 
     Attributes:
+        name: "smoke", "small" or "paper".
         tokens: of each of the four corpora of text.
         images: of each corpus of images, at most.
         steps: how many.
@@ -23,8 +24,10 @@ class Scale(NamedTuple):
         continuations: sampled for the toxicity, and how many tokens each is long.
         window_tokens: of WikiText, for its perplexity.
         updates: of the methods that train, and of relearning.
+        pairs: of what is forgotten and kept, the first so many; None is all.
     """
 
+    name: ScaleName
     tokens: int
     images: int
     steps: int
@@ -32,15 +35,32 @@ class Scale(NamedTuple):
     continuations: tuple[int, int]
     window_tokens: int
     updates: int
+    pairs: int | None = None
 
 
 SCALES: dict[ScaleName, Scale] = {
-    "smoke": Scale(tokens=600, images=40, steps=2, share=0.2, continuations=(4, 8), window_tokens=600, updates=4),
+    "smoke": Scale(
+        "smoke", tokens=600, images=24, steps=2, share=0.2, continuations=(4, 8), window_tokens=600, updates=4, pairs=1
+    ),
     "small": Scale(
-        tokens=10_000, images=400, steps=5, share=0.5, continuations=(100, 50), window_tokens=20_000, updates=20
+        "small",
+        tokens=10_000,
+        images=400,
+        steps=5,
+        share=0.5,
+        continuations=(100, 50),
+        window_tokens=20_000,
+        updates=20,
     ),
     "paper": Scale(
-        tokens=100_000, images=1000, steps=50, share=1.0, continuations=(1000, 200), window_tokens=300_000, updates=200
+        "paper",
+        tokens=100_000,
+        images=1000,
+        steps=50,
+        share=1.0,
+        continuations=(1000, 200),
+        window_tokens=300_000,
+        updates=200,
     ),
 }
 
@@ -68,7 +88,7 @@ class Experiment:
         pairs: what is forgotten and kept.
         variants: options of `prune`, by the label of the curve or bar.
         figures: functions of `sp_lens.plots` that draw the runs, where kind is "pruning".
-        fraction: share of a step where the scale does not say it (toxicity, other methods).
+        released: fraction and steps of the released script, where they are not those of the scale "paper".
         images: it is of classifiers of images.
         offline_pairs: instead of `pairs` with the images that are here, where the classes are others.
         choices: what is ours.
@@ -82,7 +102,7 @@ class Experiment:
     pairs: tuple[Pair, ...]
     variants: Mapping[str, Mapping[str, Any]]
     figures: tuple[str, ...] = ()
-    fraction: float | None = None
+    released: tuple[float, int] | None = None
     images: bool = False
     offline_pairs: tuple[Pair, ...] = ()
     choices: str = ""
@@ -231,7 +251,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("openai-community/gpt2-large", "meta-llama/Llama-2-7b-hf"),
             (Pair("toxic", "civil"),),
             {"abs": {"site": "attn", "metric": "abs"}, "random": {"site": "attn", "metric": "random"}},
-            fraction=0.005,
+            released=(0.005, 10),
             choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours.",
         ),
         Experiment(
@@ -242,7 +262,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("Ahmed9275/Vit-Cifar100",),
             (Pair("cifar100:rocket", "cifar100:-rocket"), Pair("cifar100:mushroom", "cifar100:-mushroom")),
             {},
-            fraction=0.03,
+            released=(0.03, 1),
             images=True,
             offline_pairs=(Pair("cifar10:ship", "cifar10:-ship"), Pair("cifar10:cat", "cifar10:-cat")),
             choices="Each other method has its defaults; nothing was searched.",

@@ -47,11 +47,11 @@ def sliding_perplexity(
     """
     if task_of(model) != "causal":
         raise SpLensError("perplexity by a sliding window is of causal language models: load one, such as 'demo'.")
-    longest = model.cfg.n_ctx
-    window = longest if window is None else window
+    longest = int(model.cfg.n_ctx)
+    window = window or longest
     head = frame_of(model)[0]
     room = window - len(head)
-    stride = max(1, room // 2) if stride is None else stride
+    stride = stride or max(1, room // 2)
     if not 1 <= stride <= room or window > longest or room < 2:
         raise SpLensError(
             f"window={window}, stride={stride}: expected a window of at most the model's context, {longest}, and a "

@@ -35,16 +35,16 @@ def methods(setting: Setting) -> Found:
     """Every method at its best step: accuracies, membership inference, relearning, and what it cost."""
     found = Found()
     for pair in setting.pairs:
-        corpora: Any = setting.corpora(pair)
+        corpora = setting.corpora(pair)
         # What the methods are given is what the model was trained on, as a request to forget it would be.
         corpora |= {"forget": setting.images(pair.forget, "train"), "retain": setting.images(pair.retain, "train")}
         # A run, the same again to its best step, and what is measured of the model then.
-        setting.tell_time(corpora, len(_methods(setting)) * (2 * (setting.scale.steps + 1) + 10))
+        setting.tell_time(corpora, len(_methods(setting)) * (2 * (setting.steps["steps"] + 1) + 10))
         found.corpora |= origins(corpora)
         runs: dict[str, Run] = {}
         hits: dict[str, DocumentHits] = {}
         for label, method in _methods(setting).items():
-            run, changed, cost = _at_best(setting.model, method, corpora, setting.scale.steps)
+            run, changed, cost = _at_best(setting.model, method, corpora, setting.steps["steps"])
             runs[label] = run
             hits[label] = document_hits(setting.model, corpora, changed(), progress=False)
             found.table.append(
@@ -60,8 +60,8 @@ def methods(setting: Setting) -> Found:
 
 def _methods(setting: Setting) -> dict[str, Callable[..., Run]]:
     """How each is called with the model, the corpora and a number of steps."""
-    pruned: dict[str, Any] = {"site": "both", "fraction": setting.experiment.fraction}
-    updates = -(-setting.scale.updates // setting.scale.steps)
+    pruned: dict[str, Any] = {"site": "both", "fraction": setting.steps["fraction"]}
+    updates = -(-setting.scale.updates // setting.steps["steps"])
     called = {
         "selective pruning": partial(prune, metric="abs", **pruned),
         "random pruning": partial(prune, metric="random", **pruned),
@@ -119,7 +119,7 @@ def _measures(setting: Setting, corpora: Any, run: Run, changed: Callable[[], An
     return {
         "forget top-1": round(float(after["forget_top1"]), 3),
         "retain top-1": round(float(after["retain_top1"]), 3),
-        **_attacked(setting, corpora, changed, target=BACK * float(run.history["forget_top1"][0])),
+        **_attacked(setting, corpora, changed, target=BACK * run.records[0]["forget_top1"]),
     }
 
 

@@ -72,8 +72,9 @@ class Reproduction:
         Raises:
             SpLensError: when the file is missing or is no reproduction.
         """
-        values = read_json(path)
+        values: Any = read_json(path)
         kind = values.pop("kind", None) if isinstance(values, dict) else None
         if kind != "Reproduction" or set(values) != {field.name for field in fields(cls)}:
             raise SpLensError(f"{path} is not a Reproduction that sp_lens saved.")
-        return cls(**values | {"findings": [Finding(**finding) for finding in values["findings"]]})
+        values["findings"] = [Finding(**finding) for finding in values["findings"]]
+        return cls(**values)

@@ -74,11 +74,10 @@ def reproduce(
     chosen = _scale(SCALES[scale], tokens, steps)
     names = list(models or (_stand_ins(experiment) if offline else experiment.models))
     options: dict[str, Any] = {"scale": chosen, "out": Path(out), "offline": offline, "progress": progress}
-    how: dict[str, Any] = {"scale": scale, "image_format": image_format}
     done: list[Reproduction] = []
     parts: list[Found] = []
     labels: list[str] = []
-    largest, started = 0, time.monotonic()
+    largest, started, setting = 0, time.monotonic(), None
     for one in names:
         model = load_model(one) if isinstance(one, str | Path) else one
         _check_reads(experiment, model)
@@ -89,11 +88,15 @@ def reproduce(
             parts.append(one_size(setting))
             continue
         found, size = KINDS[experiment.kind](setting), parameters_of(model)
-        done.append(_written(setting, found, model=labels[-1], parameters=size, started=started, **how))
+        done.append(
+            _written(setting, found, model=labels[-1], parameters=size, started=started, image_format=image_format)
+        )
         started = time.monotonic()
-    if parts:
+    if setting and parts:
         found, name_of_all = compare_sizes(parts), " + ".join(labels)
-        done.append(_written(setting, found, model=name_of_all, parameters=largest, started=started, **how))
+        done.append(
+            _written(setting, found, model=name_of_all, parameters=largest, started=started, image_format=image_format)
+        )
     write_page(out, Path(out) / PAGE)
     return done
 
@@ -104,7 +107,6 @@ def _written(
     *,
     model: str,
     parameters: int,
-    scale: ScaleName,
     started: float,
     image_format: str,
 ) -> Reproduction:
@@ -118,7 +120,7 @@ def _written(
         experiment=setting.experiment.name,
         model=model,
         parameters=parameters,
-        scale={"name": scale, "offline": setting.offline, **setting.scale._asdict()},
+        scale={"offline": setting.offline, **setting.scale._asdict()},
         corpora=found.corpora,
         findings=found.findings,
         table=found.table,

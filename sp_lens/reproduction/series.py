@@ -39,8 +39,8 @@ def one_size(setting: Setting) -> Found:
                 "model": setting.name,
                 "parameters": parameters_of(setting.model),
                 "pair": str(pair),
-                "forget top-1": round(float(run.history["forget_top1"][0]), 3),
-                "retain top-1": round(float(run.history["retain_top1"][0]), 3),
+                "forget top-1": round(run.records[0]["forget_top1"], 3),
+                "retain top-1": round(run.records[0]["retain_top1"], 3),
                 **_numbers(hits),
             }
         )
@@ -81,7 +81,7 @@ def data_efficiency(setting: Setting) -> Found:
     found.corpora = origins(corpora)
     hits: dict[int, DocumentHits] = {}
     for tokens in counts:
-        few = load_corpora(*pair, setting.model, tokens=tokens, offline=setting.offline)
+        few = dict(load_corpora(*pair, setting.model, tokens=tokens, offline=setting.offline))
         few |= {"eval_forget": corpora["eval_forget"], "eval_retain": corpora["eval_retain"]}
         label = f"abs-once-{tokens}-tokens"
         run = setting.run(pair, label, few, **steps, **setting.experiment.variants["abs"], recollect=False)

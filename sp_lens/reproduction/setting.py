@@ -10,7 +10,7 @@ from typing import Any
 
 from sp_lens.ablation import ablate
 from sp_lens.confidence import DocumentHits, document_hits
-from sp_lens.corpus import Corpora, load_corpora
+from sp_lens.corpus import load_corpora
 from sp_lens.evaluate import evaluate
 from sp_lens.image_sets import LOCAL
 from sp_lens.images import load_images, split_classes
@@ -54,19 +54,21 @@ class Setting:
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """What is forgotten and kept, of what can be read here."""
-        return (self.offline and self.experiment.offline_pairs) or self.experiment.pairs
+        pairs = (self.offline and self.experiment.offline_pairs) or self.experiment.pairs
+        return pairs[: self.scale.pairs]
 
     @property
     def steps(self) -> dict[str, Any]:
         """The fraction of a step and how many, as `prune` takes them."""
-        fraction = self.experiment.fraction or self.scale.share / self.scale.steps
-        # A step takes a whole number of neurons, rounded up: the last of all steps may have nothing left to take.
-        return {"fraction": fraction, "steps": self.scale.steps - (fraction * self.scale.steps >= 1)}
+        if self.scale.name == "paper" and self.experiment.released:
+            fraction, steps = self.experiment.released
+            return {"fraction": fraction, "steps": min(steps, self.scale.steps)}
+        return {"fraction": self.scale.share / self.scale.steps, "steps": self.scale.steps}
 
-    def corpora(self, pair: Pair) -> Corpora:
-        """The four corpora of a pair."""
+    def corpora(self, pair: Pair) -> dict[str, Any]:
+        """The four corpora of a pair, as `prune` names them."""
         if not self.experiment.images:
-            return load_corpora(*pair, self.model, tokens=self.scale.tokens, offline=self.offline)
+            return dict(load_corpora(*pair, self.model, tokens=self.scale.tokens, offline=self.offline))
         return {
             "forget": self.images(pair.forget, "collect"),
             "retain": self.images(pair.retain, "collect"),
@@ -83,11 +85,11 @@ class Setting:
         there = len(load_images(source, self.model, **options))
         return load_images(source, self.model, **options, images=min(there, self.scale.images))
 
-    def run(self, pair: Pair, label: str, corpora: Corpora, **options: Any) -> PruneRun:
+    def run(self, pair: Pair, label: str, corpora: Mapping[str, Any], **options: Any) -> PruneRun:
         """A pruning run, which is resumed or read where it has been done, by this or another experiment."""
         return prune(self.model, **corpora, out=self._run_folder(pair, label), progress=self.progress, **options)
 
-    def hits(self, pair: Pair, label: str, corpora: Corpora, run: PruneRun) -> DocumentHits:
+    def hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
         """By document, what the model has right at the run's best step and before it."""
         file = self._run_folder(pair, label) / "documents.safetensors"
         if file.exists():
@@ -102,7 +104,7 @@ class Setting:
         what = f"{read}-{self.steps['steps']}-steps" + ("-offline" if self.offline else "")
         return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
 
-    def tell_time(self, corpora: Corpora, passes: float) -> None:
+    def tell_time(self, corpora: Mapping[str, Any], passes: float) -> None:
         """Log how long so many passes over the four corpora will take, by the speed on a few rows."""
         rows = corpora["eval_retain"].select(range(min(TRIAL, len(corpora["eval_retain"]))))
         evaluate(self.model, rows, progress=False)  # the first is slower

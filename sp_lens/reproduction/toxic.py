@@ -34,7 +34,7 @@ def toxic(setting: Setting) -> Found:
     hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
     written = {"unpruned": _written(setting, classifier, text, None)}
     for label, run in runs.items():
-        written[label] = _written(setting, classifier, text, run.mask)
+        written[label] = _written(setting, classifier, text, run.mask_at(run.best_step))
         found.table.append(as_row(pair, label, run, hits[label]))
     found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written, classifier), _perplexity(written)]
     found.figures["toxicity"] = plots.tradeoff(runs)
@@ -43,7 +43,7 @@ def toxic(setting: Setting) -> Found:
 
 
 def _written(setting: Setting, classifier: Classifier, text: str, mask: Any) -> dict[str, Any]:
-    """The toxicity of what the model writes after all steps, and the perplexity of WikiText."""
+    """The toxicity of what the model writes after the best step, and the perplexity of WikiText."""
     count, tokens = setting.scale.continuations
     with nullcontext() if mask is None else ablate(setting.model, mask):
         judged = toxicity(setting.model, classifier, count=count, tokens=tokens, progress=setting.progress)
