@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models import load_model, model_name
 from sp_lens.paper import EXPERIMENTS, SCALES, Experiment, Scale, ScaleName
@@ -70,6 +72,9 @@ def reproduce(
     """
     check_choice("experiment", name, EXPERIMENTS)
     check_choice("scale", scale, SCALES)
+    if image_format != "html":  # that figures can be drawn is found out first
+        write_figure(go.Figure(), Path(out) / f".can-draw.{image_format}")
+        (Path(out) / f".can-draw.{image_format}").unlink()
     experiment = EXPERIMENTS[name]
     chosen = _scale(SCALES[scale], tokens, steps)
     names = list(models or (_stand_ins(experiment) if offline else experiment.models))
