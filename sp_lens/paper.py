@@ -45,7 +45,7 @@ SCALES: dict[ScaleName, Scale] = {
     "small": Scale(
         "small",
         tokens=10_000,
-        images=400,
+        images=200,
         steps=5,
         share=0.5,
         continuations=(100, 50),

@@ -111,8 +111,9 @@ def relearning(
     given = {"forget": forget, "eval_forget": eval_forget, "eval_retain": eval_retain}
     corpora = {name: reusable(corpus) for name, corpus in given.items() if corpus is not None}
     content = {name: content_of(model, corpus) for name, corpus in corpora.items()}
-    for name in corpora.keys() - {"forget"}:
-        check_disjoint(content["forget"], content[name], ("forget", name))
+    for name in corpora:
+        if name != "forget":
+            check_disjoint(content["forget"], content[name], ("forget", name))
     settings = {
         "model": model_name(model),
         "updates": updates,

@@ -129,6 +129,29 @@ def test_a_classifier_forgets_cats_and_keeps_the_other_classes(vision: Any, site
     assert kept < 0.12
 
 
+@pytest.mark.parametrize("name", ["amnesiac", "bad_teacher"])
+def test_a_classifier_forgets_ships_by_other_methods(vision: Any, name: str) -> None:
+    """With the learning rate of the defaults, in eight updates of 31 images."""
+
+    def read(split: Any, images: int, **which: Any) -> Any:
+        return sp.load_images("cifar10", vision, images=images, split=split, **which)
+
+    run = getattr(sp.baselines, name)(
+        vision,
+        read("collect", 60, classes=["ship"]),
+        read("collect", 120, without=["ship"]),
+        eval_forget=read("evaluate", 60, classes=["ship"]),
+        eval_retain=read("evaluate", 120, without=["ship"]),
+        steps=1,
+        updates=8,
+        batch_tokens=2048,
+        progress=False,
+    )
+    drops = run.history.iloc[-1]
+    assert drops["forget_drop"] > 0.25
+    assert drops["retain_drop"] < 0.1
+
+
 def test_ablation_effect_of_heads_agrees_with_evaluating(demo: Any) -> None:
     held_out = sp.load_corpus("code", demo, tokens=1_000, split="evaluate", offline=True)
     effects = sp.ablation_effect(demo, held_out, progress=False)

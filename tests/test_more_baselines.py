@@ -127,6 +127,21 @@ def test_the_bad_teacher_knows_nothing(family: str) -> None:
     assert any(not torch.equal(value, _untrained(weights, 1)[name]) for name, value in values.items())
 
 
+def test_matrices_are_drawn_gains_are_1_and_biases_0() -> None:
+    """By the names of transformers and of a `HookedTransformer`."""
+    shapes = {
+        "fc1.weight": (300, 300), "fc1.bias": (9,), "in_proj_bias": (9,), "norm.weight": (9,),
+        "blocks.0.attn.W_Q": (3, 100, 300), "blocks.0.attn.b_Q": (2, 9), "blocks.0.mlp.b_in": (9,),
+        "blocks.0.ln1.w": (9,), "blocks.0.ln1.b": (9,),
+    }  # fmt: skip
+    values = _untrained({name: torch.nn.Parameter(torch.rand(shape)) for name, shape in shapes.items()}, 0)
+    for name in ("fc1.weight", "blocks.0.attn.W_Q"):
+        assert values[name].std().item() == pytest.approx(0.02, rel=0.02)
+        assert values[name].mean().abs() < 3e-4
+    assert {name for name, value in values.items() if (value == 1).all()} == {"norm.weight", "blocks.0.ln1.w"}
+    assert sum(bool((value == 0).all()) for value in values.values()) == 5
+
+
 def test_an_update_sees_both_corpora_in_proportion() -> None:
     model = tiny_bridge("vit")
     corpora: dict[str, Any] = {side: images(4 + 4 * n, seed=n, labels=1) for n, side in enumerate(SIDES)}

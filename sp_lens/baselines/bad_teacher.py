@@ -94,10 +94,13 @@ def _untrained(weights: Weights, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for name, weight in weights.items():
-        if weight.ndim > 1:
+        own = name.rpartition(".")[2]  # of a bias: "bias", and in a HookedTransformer "b" or "b_Q"
+        if own.endswith("bias") or own.partition("_")[0] == "b":
+            value = torch.zeros(weight.shape)
+        elif weight.ndim > 1:
             value = torch.randn(weight.shape, generator=generator) * INITIAL_SPREAD
         else:
-            value = torch.zeros(weight.shape) if name.endswith("bias") else torch.ones(weight.shape)
+            value = torch.ones(weight.shape)
         values[name] = value.to(weight)
     return values
 
