@@ -40,7 +40,7 @@ class Scale(NamedTuple):
 
 SCALES: dict[ScaleName, Scale] = {
     "smoke": Scale(
-        "smoke", tokens=600, images=24, steps=2, share=0.2, continuations=(4, 8), window_tokens=600, updates=4, pairs=1
+        "smoke", tokens=600, images=16, steps=2, share=0.2, continuations=(4, 8), window_tokens=600, updates=4, pairs=1
     ),
     "small": Scale(
         "small",

@@ -79,10 +79,12 @@ def _at_best(
 
     The best step is found on the held-out images, for every method alike.
     """
-    run = method(model, **corpora, steps=steps)
-    best = max(run.best_step, 1)
     with _counted(model) as images:
-        short = method(model, **corpora, steps=best)  # whose last step it is
+        run = short = method(model, **corpora, steps=steps)
+    best = max(run.best_step, 1)
+    if best < steps:  # the weights of a step are those after a run that ends there
+        with _counted(model) as images:
+            short = method(model, **corpora, steps=best)
     evaluated = (best + 1) * (len(corpora["eval_forget"]) + len(corpora["eval_retain"]))
     cost = {
         "step": best,

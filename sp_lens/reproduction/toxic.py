@@ -28,7 +28,8 @@ def toxic(setting: Setting) -> Found:
     setting.tell_time(corpora, sum(passes_of(steps["steps"], options) for options in variants.values()))
     classifier = tweet_classifier() if setting.offline else toxicity_classifier(CLASSIFIER, label=LABEL)
     wikitext, record = read_text("wikitext", "evaluate", offline=setting.offline)
-    text = "\n\n".join(document.text for document in wikitext)
+    # No more than is read: tokens have fewer than ten characters on average.
+    text = "\n\n".join(document.text for document in wikitext)[: 10 * setting.scale.window_tokens]
     found.corpora = origins(corpora) | {"wikitext": record["origin"]}
     runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
     hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
