@@ -9,7 +9,7 @@ TL3 = .venv-tl3
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures clean
+.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures reproduction clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -58,6 +58,11 @@ wheel-test:
 # The pictures of the README; needs a Chrome, and SP_LENS_DATA for the novels.
 figures: $(VENV)/installed-smollm
 	$(BIN)/python figures/make.py
+
+# The paper's experiments on the bundled models, and the page of what came of them; needs a Chrome, and SP_LENS_DATA for
+# images and comments. An hour on two cores.
+reproduction: $(VENV)/installed-smollm
+	$(BIN)/sp-lens reproduce all --offline --format png --out figures/reproduction --page docs/pages/reproduction.md
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

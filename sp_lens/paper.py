@@ -220,7 +220,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             _TEXT_MODELS,
             (_CODE, _PILE),
             {"abs": {"site": "mlp", "metric": "abs"}},
-            choices="The paper says it of Figure 2; here it is a number for each model, with its interval.",
+            choices="The paper says it of Figure 2; here it is a number for each model, with its interval. A "
+            "larger model also has more accuracy to lose.",
         ),
         Experiment(
             "data-efficiency",
@@ -252,7 +253,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (Pair("toxic", "civil"),),
             {"abs": {"site": "attn", "metric": "abs"}, "random": {"site": "attn", "metric": "random"}},
             released=(0.005, 10),
-            choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours.",
+            choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours. A "
+            "model that hardly predicts such comments (see its top-1) has little to forget.",
         ),
         Experiment(
             "other-methods",

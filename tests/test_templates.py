@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_density import stats_of as stats_with_histograms
@@ -51,6 +52,11 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+SIZES = pd.DataFrame(
+    {"parameters": [1e6, 4e6], "selectivity": [5.0, 9.0], "low": [4.0, 7.0], "high": [6.0, 12.0], "pair": ["a", "a"]}
+)
+
+
 def figures() -> dict[str, Any]:
     """One of each."""
     z = {"code": torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) / 3}
@@ -67,6 +73,7 @@ def figures() -> dict[str, Any]:
         "tradeoff": sp.plots.tradeoff({"ours": run, "random": run}),
         "perplexity": sp.plots.perplexity(run),
         "selectivity": sp.plots.selectivity([run, run_of(site="attn")]),
+        "selectivity_by": sp.plots.selectivity_by(SIZES, x="parameters", series="pair"),
         "pruned_by_layer": sp.plots.pruned_by_layer(run),
         "score_map": sp.plots.score_map(sp.score(forget, retain)),
         "head_map": sp.plots.head_map(heads_of([1, 2], [3, 4])),

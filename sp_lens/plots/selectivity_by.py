@@ -7,7 +7,8 @@ from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import log_ticks, set_title
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
-NAMES = {"parameters": "parameters of the model", "tokens": "tokens collected of each corpus"}
+# What is on the axis, and its unit.
+NAMES = {"parameters": ("parameters of the model (millions)", 1e6), "tokens": ("tokens collected of each corpus", 1)}
 
 
 def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
@@ -26,6 +27,8 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
     """
     if missing := [column for column in ("selectivity", "low", "high", x, series) if column not in data]:
         raise SpLensError(f"the data has the columns {list(data.columns)} and no {missing[0]!r}.")
+    name_of_x, unit = NAMES[x]
+    data = data.assign(**{x: data[x] / unit})
     figure = go.Figure()
     for place, (name, rows) in enumerate(data.sort_values(x).groupby(series, sort=False)):
         figure.add_scatter(
@@ -41,14 +44,14 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
             name=str(name),
             line_color=PALETTE[place % len(PALETTE)],
             marker_size=8,
-            hovertemplate=f"<b>{name}</b><br>{NAMES[x]}: %{{x:,}}<br>%{{y:.1f}} points<extra></extra>",
+            hovertemplate=f"<b>{name}</b><br>{name_of_x}: %{{x:,}}<br>%{{y:.1f}} points<extra></extra>",
         )
     figure.update_layout(template=TEMPLATES["notebook"], height=560, showlegend=True)
-    figure.update_xaxes(type="log", title_text=f"{NAMES[x]} (log)", **log_ticks(data[x].min(), data[x].max()))
+    figure.update_xaxes(type="log", title_text=f"{name_of_x}, log", **log_ticks(data[x].min(), data[x].max()))
     figure.update_yaxes(rangemode="tozero", title_text="selectivity (percentage points)")
     set_title(
         figure,
-        f"Selectivity by the number of {NAMES[x]}",
+        f"Selectivity by {name_of_x.partition(' (')[0]}",
         "forget drop less retain drop in top-1 accuracy at the best step; bars: 95 % intervals over held-out documents",
     )
     return figure

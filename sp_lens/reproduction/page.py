@@ -75,8 +75,7 @@ def _section(experiment: Experiment, results: dict[Path, Reproduction], beside: 
     lines = [f"## {experiment.name}", f"{experiment.title}. The paper: *{experiment.claim}*"]
     if experiment.choices:
         lines.append(f"Ours: {experiment.choices}")
-    if not results:
-        lines.append("Not run here.")
+    lines.append(_models(experiment, results))
     for folder, one in results.items():
         lines += [f"### {experiment.name}: {one.model}", _about(experiment, one)]
         lines.append(_table([_finding(finding) for finding in one.findings]))
@@ -87,6 +86,16 @@ def _section(experiment: Experiment, results: dict[Path, Reproduction], beside: 
         ]
         lines.append(_table(one.table))
     return "\n\n".join(line for line in lines if line)
+
+
+def _models(experiment: Experiment, results: dict[Path, Reproduction]) -> str:
+    """The paper's models, and which of them are not among the results."""
+    run = {name for one in results.values() for name in one.model.split(" + ")}
+    missing = [name for name in experiment.models if name.rpartition("/")[2] not in run]
+    said = f"The paper's models: {', '.join(experiment.models)}."
+    if len(missing) == len(experiment.models):
+        return f"{said} None of them was run here" + (": what was, is below." if results else ", and no other.")
+    return said + (f" Not run here: {', '.join(missing)}." if missing else "")
 
 
 def _about(experiment: Experiment, one: Reproduction) -> str:
