@@ -253,8 +253,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (Pair("toxic", "civil"),),
             {"abs": {"site": "attn", "metric": "abs"}, "random": {"site": "attn", "metric": "random"}},
             released=(0.005, 10),
-            choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours. A "
-            "model that hardly predicts such comments (see its top-1) has little to forget.",
+            choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours. "
+            "A model that hardly predicts such comments (see its top-1) has little to forget.",
         ),
         Experiment(
             "other-methods",
