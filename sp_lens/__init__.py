@@ -29,6 +29,7 @@ from sp_lens.pruning import prune
 from sp_lens.report import report
 from sp_lens.runs import PruneRun
 from sp_lens.sites import Layout, NeuronGroup, layout_of
+from sp_lens.sliding import sliding_perplexity
 from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
 
@@ -67,6 +68,7 @@ __all__ = [
     "report",
     "sample_activations",
     "score",
+    "sliding_perplexity",
     "specialisation",
     "top_examples",
 ]
