@@ -132,6 +132,14 @@ def nothing_to_predict() -> SpLensError:
     )
 
 
+def nan_logits() -> SpLensError:
+    """The error of a model that computes no numbers."""
+    return SpLensError(
+        "the model's logits are NaN: load it in float32 or bfloat16, find the broken weight, or, where it was "
+        "trained, take smaller steps."
+    )
+
+
 def losses(
     logits: Float[torch.Tensor, "token d_vocab"], targets: Int[torch.Tensor, " token"]
 ) -> Float[torch.Tensor, " token"]:
@@ -142,10 +150,7 @@ def losses(
     """
     nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if nats.isnan().any():
-        raise SpLensError(
-            "the model's logits are NaN: load it in float32 or bfloat16, find the broken weight, or, where it was "
-            "trained, take smaller steps."
-        )
+        raise nan_logits()
     return nats
 
 
