@@ -14,6 +14,7 @@ from importlib.metadata import version as _version
 
 from sp_lens import baselines, plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
+from sp_lens.classifiers import TweetClassifier, tweet_classifier
 from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
@@ -32,6 +33,7 @@ from sp_lens.sites import Layout, NeuronGroup, layout_of
 from sp_lens.sliding import sliding_perplexity
 from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
+from sp_lens.toxicity import Toxicity, toxicity
 
 __version__ = _version("sp_lens")
 
@@ -48,6 +50,8 @@ __all__ = [
     "SpLensError",
     "Specialisation",
     "TopExamples",
+    "Toxicity",
+    "TweetClassifier",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -71,4 +75,6 @@ __all__ = [
     "sliding_perplexity",
     "specialisation",
     "top_examples",
+    "toxicity",
+    "tweet_classifier",
 ]
