@@ -22,6 +22,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
+from sp_lens.harness import lm_eval
 from sp_lens.images import load_images
 from sp_lens.importance import head_mask, score
 from sp_lens.models import load_model
@@ -63,6 +64,7 @@ __all__ = [
     "fold_mask",
     "head_mask",
     "layout_of",
+    "lm_eval",
     "load_corpora",
     "load_corpus",
     "load_images",
