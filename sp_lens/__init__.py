@@ -14,6 +14,7 @@ from importlib.metadata import version as _version
 
 from sp_lens import baselines, plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
+from sp_lens.classifiers import TweetClassifier, tweet_classifier
 from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
@@ -21,6 +22,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
+from sp_lens.harness import lm_eval
 from sp_lens.images import load_images
 from sp_lens.importance import head_mask, score
 from sp_lens.membership import MembershipInference, membership_inference
@@ -35,7 +37,7 @@ from sp_lens.sites import Layout, NeuronGroup, layout_of
 from sp_lens.sliding import sliding_perplexity
 from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
-from sp_lens.toxicity import Toxicity, toxicity, toxicity_classifier, tweet_classifier
+from sp_lens.toxicity import Toxicity, toxicity
 
 __version__ = _version("sp_lens")
 
@@ -55,6 +57,7 @@ __all__ = [
     "Specialisation",
     "TopExamples",
     "Toxicity",
+    "TweetClassifier",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -66,6 +69,7 @@ __all__ = [
     "fold_mask",
     "head_mask",
     "layout_of",
+    "lm_eval",
     "load_corpora",
     "load_corpus",
     "load_images",
@@ -82,6 +86,5 @@ __all__ = [
     "specialisation",
     "top_examples",
     "toxicity",
-    "toxicity_classifier",
     "tweet_classifier",
 ]

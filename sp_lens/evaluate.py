@@ -88,7 +88,7 @@ def evaluate(
     require_task(model)
     corpus = reusable(corpus)
     common = _common_tokens(model, corpus)
-    tally = _Tally()
+    tally = Tally()
     with inference(model), tqdm(desc="evaluate", unit=" predictions", disable=not progress) as bar:
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
             before = tally.tokens
@@ -132,6 +132,14 @@ def nothing_to_predict() -> SpLensError:
     )
 
 
+def nan_logits() -> SpLensError:
+    """The error of a model that computes no numbers."""
+    return SpLensError(
+        "the model's logits are NaN: load it in float32 or bfloat16, find the broken weight, or, where it was "
+        "trained, take smaller steps."
+    )
+
+
 def losses(
     logits: Float[torch.Tensor, "token d_vocab"], targets: Int[torch.Tensor, " token"]
 ) -> Float[torch.Tensor, " token"]:
@@ -142,15 +150,14 @@ def losses(
     """
     nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if nats.isnan().any():
-        raise SpLensError(
-            "the model's logits are NaN: load it in float32 or bfloat16, find the broken weight, or, where it was "
-            "trained, take smaller steps."
-        )
+        raise nan_logits()
     return nats
 
 
 @dataclass
-class _Tally:
+class Tally:
+    """The running sums that an `Evaluation` is divided out of."""
+
     tokens: int = 0
     nats: float = 0.0
     top1: int = 0
@@ -164,6 +171,7 @@ class _Tally:
         targets: Int[torch.Tensor, " token"],
         common: Int[torch.Tensor, " common"],
     ) -> None:
+        """Judge the predictions of a batch; `common` are the tokens that skip-50 leaves out."""
         ranks = _ranks(logits, targets)
         uncommon = ~torch.isin(targets, common.to(targets.device))
         self.tokens += len(targets)
@@ -174,6 +182,7 @@ class _Tally:
         self.uncommon_top1 += int((uncommon & (ranks == 0)).sum())
 
     def result(self) -> Evaluation:
+        """What all batches together came to."""
         if not self.tokens:
             raise nothing_to_predict()
         loss = self.nats / self.tokens
@@ -203,5 +212,10 @@ def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:
         return torch.arange(model.original_model.config.num_labels)
     for row in rows(model, corpus):
         counts.update(row.tokens[row.counted].tolist())
+    return most_common(counts)
+
+
+def most_common(counts: Mapping[int, int]) -> Int[torch.Tensor, " common"]:
+    """The 50 most common tokens; equal counts rank by token id."""
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
     return torch.tensor(ranked[:SKIPPED_TOKENS], dtype=torch.long)

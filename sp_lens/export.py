@@ -50,7 +50,7 @@ def export(model: Any, mask: NeuronMask, folder: str | Path, *, hf_model: Any = 
             f"{model_name(model)!r} is quantised: rows of packed integers can't be zeroed. Ablation by hooks works "
             "on it (ablate, prune); to export, load the model in float16 or bfloat16, and apply the mask to that."
         )
-    reader = processor_of(model) if reads_images(model) else _as_it_came(tokenizer_of(model))
+    reader = processor_of(model) if reads_images(model) else tokenizer_as_it_came(tokenizer_of(model))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with folded(bridge, NeuronMask(mask.layout, mask.tensors)):
@@ -83,7 +83,7 @@ def _save(bridged: Any, folder: Path) -> None:
     shell.save_pretrained(folder, state_dict=plain_state(bridged))
 
 
-def _as_it_came(tokenizer: Any) -> Any:
+def tokenizer_as_it_came(tokenizer: Any) -> Any:
     """The tokenizer without what TransformerLens changed: its copy puts BOS before every text and has a pad token."""
     from transformers import AutoTokenizer
 

@@ -1,87 +1,140 @@
-"""Continuations of a prompt, sampled from a model with whatever ablations are in force."""
+"""Continuations of a prompt, sampled from a hooked model."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch
 from sp_lens.errors import SpLensError
-from sp_lens.models import forward, inference
+from sp_lens.evaluate import nan_logits
+from sp_lens.models import inference, input_device
 from sp_lens.rows import frame_of, tokenizer_of
-from sp_lens.tasks import task_of
+from sp_lens.tasks import require_causal
 
 
-def continuations(
+def prompt_tokens(model: Any, prompt: str, *, tokens: int) -> list[int]:
+    """The prompt as the model reads it, BOS before it where TransformerLens puts one.
+
+    Raises:
+        SpLensError: for a model that continues no text, and a prompt without tokens or without room for `tokens` more.
+    """
+    require_causal(model, "continuing a text")
+    text = tokenizer_of(model)(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    found = [*frame_of(model)[0], *text]
+    if not text:
+        raise SpLensError(f"the prompt {prompt!r} has no tokens: give one that has.")
+    if tokens < 1 or len(found) + tokens > model.cfg.n_ctx:
+        raise SpLensError(
+            f"tokens={tokens}: expected at least 1, and at most {model.cfg.n_ctx - len(found)}, as the model reads "
+            f"{model.cfg.n_ctx} at once and the prompt has {len(found)}."
+        )
+    return found
+
+
+def continuations_of(
     model: Any,
     prompt: str,
     *,
-    count: int,
+    continuations: int,
     tokens: int,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch: int = 50,
-    progress: bool = True,
+    temperature: float,
+    seed: int,
+    batch: int,
+    progress: bool,
 ) -> list[str]:
-    """Sample texts that go on from a prompt.
+    """Texts that the model goes on with, each sampled token by token, ablations in force included.
 
-    Each has random numbers of its own, drawn from the seed and its place, so that the size of a batch changes no text.
-    Every token is one forward pass over all that is there so far, without a cache of keys and values: a cache made
-    before an ablation would outlive it.
+    A token is the largest of logits / temperature + Gumbel noise, which is a sample of the softmax. The noise of a
+    continuation comes from a generator of its own, seeded by (seed, number of the continuation): neither the batch
+    nor how many continuations are asked for changes it. The logits themselves differ in the last bits from one size
+    of batch to another, so that two tokens that are level to within that may change places. (One uniform number a
+    token, put through the cumulative probabilities, would be cheaper; but there all the boundaries between tokens
+    move a little, and 50,000 of them move often enough.)
 
-    Args:
-        model: a causal language model, a bridge or a `HookedTransformer`.
-        prompt: what they begin with; it is not in what is returned.
-        count: how many.
-        tokens: how long each is; one that ends earlier, with the model's end of text, is cut there.
-        temperature: logits are divided by it; above 0.
-        seed: of the sampling.
-        batch: how many at once.
-        progress: show a bar.
+    All rows of a batch start from the same prompt and grow together, so there is no padding that a hook could see.
+    One that has ended (EOS) runs on until all have, and its text is cut at the end.
 
-    Raises:
-        SpLensError: for a model that predicts no next token, an empty prompt, numbers below 1, and a prompt that
-            leaves too little of the model's context.
+    The keys and values of what has been read are kept, so that a step reads one token: `tokens` passes a batch, all
+    but the first over one position. Where a model keeps none, each step reads the whole text.
     """
-    if task_of(model) != "causal":
-        raise SpLensError("only a causal language model goes on from a prompt: load one, such as 'demo'.")
-    if min(count, tokens, batch) < 1 or not 0 < temperature < float("inf"):
-        raise SpLensError(
-            f"count={count}, tokens={tokens}, batch={batch}, temperature={temperature}: expected numbers above 0."
-        )
-    tokenizer = tokenizer_of(model)
-    start = [*frame_of(model)[0], *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    if not start or len(start) + tokens > model.cfg.n_ctx:
-        raise SpLensError(
-            f"the prompt has {len(start)} tokens, {tokens} are to follow, and the model's context is "
-            f"{model.cfg.n_ctx}: give a prompt of one token or more, and ask for fewer tokens."
-        )
-    texts: list[str] = []
-    with inference(model), tqdm(total=count * tokens, desc="continue", unit=" tokens", disable=not progress) as bar:
-        for first in range(0, count, batch):
-            places = range(first, min(first + batch, count))
-            rows = _sampled(model, start, places, tokens, temperature, seed, bar)
-            texts += [tokenizer.decode(_until_end(row, tokenizer.eos_token_id)) for row in rows]
+    if continuations < 1 or batch < 1:
+        raise SpLensError(f"continuations={continuations}, batch={batch}: expected at least one.")
+    if not 0 < temperature < math.inf:
+        raise SpLensError(f"temperature={temperature}: expected a number above 0; 1 samples what the model believes.")
+    if seed < 0:
+        raise SpLensError(f"seed={seed}: expected 0 or more.")
+    start = torch.tensor(prompt_tokens(model, prompt, tokens=tokens), device=input_device(model))
+    texts = []
+    with inference(model), tqdm(total=continuations * tokens, unit=" tokens", disable=not progress) as bar:
+        for first in range(0, continuations, batch):
+            places = range(first, min(first + batch, continuations))
+            generators = [np.random.default_rng([seed, place]) for place in places]
+            prompts = start.expand(len(places), -1)
+            new = _sample(model, prompts, generators, tokens=tokens, temperature=temperature, bar=bar)
+            texts += [_text(model.tokenizer, row) for row in new.tolist()]
     return texts
 
 
-def _sampled(  # noqa: PLR0917
-    model: Any, start: list[int], places: range, tokens: int, temperature: float, seed: int, bar: tqdm
-) -> list[list[int]]:
-    """The tokens after the start, row by row."""
-    generators = [torch.Generator().manual_seed(seed * 1_000_003 + place) for place in places]
-    rows = torch.tensor([start] * len(places))
+def _sample(
+    model: Any,
+    text: Int[torch.Tensor, "row pos"],
+    generators: Sequence[np.random.Generator],
+    *,
+    tokens: int,
+    temperature: float,
+    bar: Any,
+) -> Int[torch.Tensor, "row new"]:
+    """The tokens that follow; fewer than asked for where all rows have ended."""
+    read, cache = text.shape[1], None
+    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     for _ in range(tokens):
-        ones = torch.ones_like(rows)
-        logits = forward(model, Batch(rows, ones, ones.bool(), ())).float()[:, -1].cpu()
-        if logits.isnan().any():
-            raise SpLensError("the model's logits are NaN: load it in float32 or bfloat16.")
-        # The largest of logits with Gumbel noise is a sample of the softmax.
-        noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=one) for one in generators])
-        rows = torch.cat([rows, (logits / temperature - noise.log()).argmax(dim=1, keepdim=True)], dim=1)
-        bar.update(len(places))
-    return rows[:, len(start) :].tolist()
+        logits, cache = _next_logits(model, text, cache)
+        drawn = _draw(logits, generators, temperature)
+        text = torch.cat([text, drawn[:, None].to(text.device)], dim=1)
+        bar.update(len(text))
+        ended |= text[:, -1] == model.tokenizer.eos_token_id
+        if ended.all():
+            break
+    return text[:, read:]
 
 
-def _until_end(row: list[int], end: int | None) -> list[int]:
-    return row[: row.index(end)] if end in row else row
+def _next_logits(
+    model: Any, text: Int[torch.Tensor, "row pos"], cache: Any
+) -> tuple[Float[torch.Tensor, "row d_vocab"], Any]:
+    """The logits of the token after the text, of which all but the last token is in the cache, if there is one."""
+    mask = torch.ones_like(text)  # said, as either class may take an id for padding that stands in the text
+    if hasattr(model, "original_model"):
+        new = text if cache is None else text[:, -1:]
+        kept = {} if cache is None else {"past_key_values": cache}
+        logits, cache = model(new, attention_mask=mask, return_type="logits_and_cache", use_cache=True, **kept)
+        return logits[:, -1], cache
+    import transformer_lens
+
+    if cache is None:  # by name, as TransformerLens 4 has no such class, and no HookedTransformer
+        kind = getattr(transformer_lens, "TransformerLensKeyValueCache")  # noqa: B009
+        cache, new = kind.init_cache(model.cfg, text.device, len(text)), text
+    else:
+        new = text[:, -1:]
+    logits = model(new, attention_mask=mask[:, : new.shape[1]], past_kv_cache=cache, return_type="logits")
+    return logits[:, -1], cache
+
+
+def _draw(
+    logits: Float[torch.Tensor, "row d_vocab"], generators: Sequence[np.random.Generator], temperature: float
+) -> Int[torch.Tensor, " row"]:
+    """A token of each row: the largest of logits and noise, -log of a standard exponential being Gumbel's."""
+    if logits.isnan().any():
+        raise nan_logits()
+    noise = -np.log(np.stack([generator.standard_exponential(logits.shape[1]) for generator in generators]))
+    return (logits.float() / temperature + torch.from_numpy(noise).float().to(logits.device)).argmax(dim=-1)
+
+
+def _text(tokenizer: Any, new: list[int]) -> str:
+    """The continuation alone, up to where it ended."""
+    if tokenizer.eos_token_id in new:
+        new = new[: new.index(tokenizer.eos_token_id)]
+    return tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,96 +1,118 @@
-"""The perplexity of long text by a sliding window, as WikiText's is reported."""
+"""Perplexity of one long text, read through a window that slides over it."""
 
-import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from sp_lens.batches import Batch
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
-from sp_lens.evaluate import losses, nothing_to_predict
-from sp_lens.models import forward, inference
+from sp_lens.evaluate import Evaluation, Tally, most_common, predictions
+from sp_lens.models import inference
 from sp_lens.rows import frame_of, tokenizer_of
-from sp_lens.tasks import task_of
+from sp_lens.tasks import require_causal
+
+# Between the documents of a text, as in WikiText's perplexity wherever it is published.
+JOINT = "\n\n"
 
 
 def sliding_perplexity(
     model: Any,
-    texts: str | Iterable[str],
+    text: str | Iterable[str],
     *,
     window: int | None = None,
     stride: int | None = None,
-    tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
-) -> float:
-    """exp(mean nats per token) of texts read as one, each token with at least `window - stride` tokens before it.
+) -> Evaluation:
+    """Perplexity of one long text by a sliding window, ablations in force included: WikiText's, as it is published.
 
-    As Hugging Face's guide on the perplexity of fixed-length models has it: texts are joined by an empty line, and
-    the window moves on by `stride`; what was judged in an earlier window is context alone. The first token of all
-    has nothing before it but BOS, where the model has one, and else is not judged. Ablations in force count.
+    The procedure of Hugging Face's guide "Perplexity of fixed-length models". A window is read, moved on by
+    `stride`, and read again; of each window only the tokens that no window before it has scored are scored. So every
+    token of the text is scored once, with at least `window - stride` tokens before it. `evaluate` cuts the text into
+    rows instead, where a token may have one: its perplexity is higher.
+
+    Three things to know beside the guide's loop. What TransformerLens puts before a text (BOS) is put before this one,
+    once, and is not scored. A "<unk>" in the text is text, and scored. And the guide weighs the mean of a window by
+    one token too few; here nats are summed and divided once. With `stride=window` the windows are disjoint, and the
+    first token of each, which has no context, is not scored.
+
+    Costs a pass over each window, some `window / stride` passes over the text.
 
     Args:
-        model: a causal language model.
-        texts: one, or several in their order.
-        window: tokens that the model sees at once, BOS included; by default its context.
-        stride: by default half the window.
-        tokens: read no more than so many; None reads all.
-        batch_tokens: tokens in a batch of windows.
+        model: a bridge or a `HookedTransformer` that predicts the next token.
+        text: one text, or documents, joined by two line breaks.
+        window: tokens that the model reads at once; None is its context.
+        stride: by how many tokens the window moves; None is half of it.
+        batch_tokens: tokens in a batch; one window at least.
         progress: show a bar.
 
+    Returns:
+        `Evaluation`: beside the perplexity, how many tokens were scored, the loss, and the accuracies.
+
     Raises:
-        SpLensError: for a model that predicts no next token, a window beyond its context, a stride that is not below
-            the window, and text of less than two tokens.
+        SpLensError: for a masked language model or a model of images, a window that the model has no room for, a
+            stride longer than the window, something that is no text, and logits that are NaN.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> sliding_perplexity(model, ["One thing.", "Another thing."], window=8, progress=False).tokens
+        9
     """
-    if task_of(model) != "causal":
-        raise SpLensError("perplexity by a sliding window is of causal language models: load one, such as 'demo'.")
-    longest = int(model.cfg.n_ctx)
-    window = window or longest
+    require_causal(model, "the perplexity of a text")
+    if window is None:
+        window = int(model.cfg.n_ctx)
+    if stride is None:
+        stride = max(1, window // 2)
+    if not 2 <= window <= model.cfg.n_ctx:
+        raise SpLensError(f"window={window}: expected 2 to {model.cfg.n_ctx} tokens, which the model reads at once.")
+    if not 1 <= stride <= window:
+        raise SpLensError(f"stride={stride}: expected 1 to {window}, or tokens between two windows would be left out.")
     head = frame_of(model)[0]
-    room = window - len(head)
-    stride = stride or max(1, room // 2)
-    if not 1 <= stride <= room or window > longest or room < 2:
+    tokens = torch.tensor([*head, *_tokens(model, text)])
+    common = most_common(Counter(tokens[len(head) :].tolist()))
+    tally = Tally()
+    with inference(model), tqdm(desc="perplexity", unit=" predictions", disable=not progress) as bar:
+        for batch in _batches(tokens, window, stride, at_once=max(1, batch_tokens // window)):
+            before = tally.tokens
+            tally.add(*predictions(model, batch, seed=0), common)
+            bar.update(tally.tokens - before)
+    return tally.result()
+
+
+def _tokens(model: Any, text: str | Iterable[str]) -> list[int]:
+    """The tokens of the whole text, without special ones around it."""
+    documents = [text] if isinstance(text, str) else list(text)
+    if stranger := next((item for item in documents if not isinstance(item, str)), None):
         raise SpLensError(
-            f"window={window}, stride={stride}: expected a window of at most the model's context, {longest}, and a "
-            f"stride of 1 to {max(room, 1)}, which is the window without BOS."
+            f"expected a text or a list of texts, got one of {type(stranger).__name__}: rows of tokens have lost the "
+            "text that they were cut from; give the column with the text, dataset['text']."
         )
-    text = texts if isinstance(texts, str) else "\n\n".join(texts)
-    ids = tokenizer_of(model)(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens]
-    if len(ids) + len(head) < 2:
-        raise nothing_to_predict()
-    nats, judged = 0.0, 0
-    windows = list(_windows(len(ids), room, stride))
-    size = max(1, batch_tokens // window)
-    with inference(model), tqdm(total=len(ids), desc="slide", unit=" tokens", disable=not progress) as bar:
-        for first in range(0, len(windows), size):
-            for row, new in _losses(model, ids, head, windows[first : first + size]):
-                nats += float(row[-new:].double().sum())
-                judged += min(new, len(row))
-                bar.update(new)
-    return math.exp(nats / judged)
+    return tokenizer_of(model)(JOINT.join(documents), add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _windows(length: int, room: int, stride: int) -> Iterable[tuple[int, int, int]]:
-    """Where each window begins and ends, and how many of its tokens no window had before."""
-    end = 0
-    for begin in range(0, length, stride):
-        before, end = end, min(begin + room, length)
-        yield begin, end, end - before
-        if end == length:
-            return
+def _batches(tokens: Int[torch.Tensor, " pos"], window: int, stride: int, at_once: int) -> Iterator[Batch]:
+    """The windows in batches without padding: what `counted` marks is scored."""
+    windows: list[tuple[torch.Tensor, torch.Tensor]] = []
+    scored = end = 0
+    for start in range(0, len(tokens), stride):
+        end = min(start + window, len(tokens))
+        if windows and (len(windows) == at_once or end - start < window):  # the last window may be shorter
+            yield _batch(windows)
+            windows = []
+        windows.append((tokens[start:end], torch.arange(start, end) >= scored))
+        scored = end
+        if end == len(tokens):
+            break
+    if windows:
+        yield _batch(windows)
 
 
-def _losses(
-    model: Any, ids: list[int], head: list[int], windows: list[tuple[int, int, int]]
-) -> Iterable[tuple[torch.Tensor, int]]:
-    """The nats of each token of each window but its first, and how many of them, the last, are to be counted."""
-    rows = [torch.tensor([*head, *ids[begin:end]]) for begin, end, _ in windows]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    logits = forward(model, Batch(tokens, real, real.bool(), ()))
-    for row, row_logits, (_, _, new) in zip(rows, logits, windows, strict=True):
-        targets = row[1:].to(row_logits.device)
-        yield losses(row_logits[: len(targets)].float(), targets), new
+def _batch(windows: list[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+    tokens, counted = (torch.stack(part) for part in zip(*windows, strict=True))
+    return Batch(tokens, torch.ones_like(tokens), counted, rows=())

@@ -84,6 +84,16 @@ def require_task(model: Any) -> Task:
     return task
 
 
+def require_causal(model: Any, purpose: str) -> None:
+    """Refuse, with a `SpLensError`, whatever does not predict the next token, which `purpose` needs."""
+    if (task := require_task(model)) != "causal":
+        predicts = {"masked": "tokens that are masked", "image": "the class of an image"}[task]
+        raise SpLensError(
+            f"{kind_of(model)} predicts {predicts}, and {purpose} needs a model that predicts the next token: bring a "
+            "causal language model (ForCausalLM)."
+        )
+
+
 def patches_of(model: Any) -> tuple[int, int]:
     """Of a model of images: how many positions stand before the patches (the class token), and how many patches."""
     config = model.original_model.config

@@ -7,16 +7,19 @@ import pandas as pd
 
 from sp_lens import plots
 from sp_lens.ablation import ablate
+from sp_lens.classifiers import tweet_classifier
+from sp_lens.confidence import Interval
 from sp_lens.reproduction.result import Finding
 from sp_lens.reproduction.runs import as_row, tradeoff_finding
 from sp_lens.reproduction.setting import Setting, passes_of
 from sp_lens.reproduction.writing import Found, origins
+from sp_lens.rows import tokenizer_of
 from sp_lens.sliding import sliding_perplexity
 from sp_lens.text_sets import read_text
-from sp_lens.toxicity import Classifier, toxicity, toxicity_classifier, tweet_classifier
+from sp_lens.toxicity import Toxicity, toxicity
 
-# Of the Hub; of toxic comments, with a label of that name.
-CLASSIFIER, LABEL = "unitary/toxic-bert", "toxic"
+# Of the Hub; its label of toxic comments has the name that `toxicity` looks for.
+CLASSIFIER = "unitary/toxic-bert"
 
 
 def toxic(setting: Setting) -> Found:
@@ -26,10 +29,12 @@ def toxic(setting: Setting) -> Found:
     corpora, steps = setting.corpora(pair), setting.steps
     variants = setting.experiment.variants
     setting.tell_time(corpora, sum(passes_of(steps["steps"], options) for options in variants.values()))
-    classifier = tweet_classifier() if setting.offline else toxicity_classifier(CLASSIFIER, label=LABEL)
+    classifier = tweet_classifier() if setting.offline else CLASSIFIER
     wikitext, record = read_text("wikitext", "evaluate", offline=setting.offline)
-    # No more than is read: tokens have fewer than ten characters on average.
+    tokenizer = tokenizer_of(setting.model)
     text = "\n\n".join(document.text for document in wikitext)[: 10 * setting.scale.window_tokens]
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    text = tokenizer.decode(ids[: setting.scale.window_tokens])
     found.corpora = origins(corpora) | {"wikitext": record["origin"]}
     runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
     hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
@@ -37,31 +42,33 @@ def toxic(setting: Setting) -> Found:
     for label, run in runs.items():
         written[label] = _written(setting, classifier, text, run.mask_at(run.best_step))
         found.table.append(as_row(pair, label, run, hits[label]))
-    found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written, classifier), _perplexity(written)]
+    found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written), _perplexity(written)]
     found.figures["toxicity"] = plots.tradeoff(runs)
     found.data["toxicity"] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return found
 
 
-def _written(setting: Setting, classifier: Classifier, text: str, mask: Any) -> dict[str, Any]:
+def _written(setting: Setting, classifier: Any, text: str, mask: Any) -> dict[str, Any]:
     """The toxicity of what the model writes after the best step, and the perplexity of WikiText."""
     count, tokens = setting.scale.continuations
     with nullcontext() if mask is None else ablate(setting.model, mask):
-        judged = toxicity(setting.model, classifier, count=count, tokens=tokens, progress=setting.progress)
-        perplexity = sliding_perplexity(
-            setting.model, text, tokens=setting.scale.window_tokens, progress=setting.progress
+        judged = toxicity(
+            setting.model, classifier=classifier, continuations=count, tokens=tokens, progress=setting.progress
         )
-    return {"toxicity": judged.mean, "share": judged.share, "perplexity": perplexity}
+        perplexity = sliding_perplexity(setting.model, text, progress=setting.progress).perplexity
+    return {"toxicity": judged, "perplexity": perplexity}
 
 
-def _less_toxic(written: dict[str, Any], classifier: Classifier) -> Finding:
-    before, after, control = (written[label]["toxicity"] for label in ("unpruned", "abs", "random"))
+def _less_toxic(written: dict[str, Any]) -> Finding:
+    judged: list[Toxicity] = [written[label]["toxicity"] for label in ("unpruned", "abs", "random")]
+    before, after, control = (Interval(one.mean, *one.mean_interval) for one in judged)
     holds = True if after.high < before.low else False if after.low > before.high else None
-    known = {key: value for key, value in classifier.about.items() if key in ("accuracy", "balanced_accuracy", "auc")}
+    about = judged[0].classifier
+    known = {key: about[key] for key in ("accuracy", "balanced_accuracy", "auc", "civil_recall") if key in about}
     quality = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in known.items()) or "not measured here"
     measured = (
         f"mean score x 100 of continuations: {before} unpruned, {after} pruned, {control} at random; by "
-        f"{classifier.about['name']} (held out: {quality})"
+        f"{about['classifier']} (held out: {quality})"
     )
     return Finding("the model's continuations become less toxic", measured, holds)
 
