@@ -59,7 +59,8 @@ def continuations_of(
     One that has ended (EOS) runs on until all have, and its text is cut at the end.
 
     The keys and values of what has been read are kept, so that a step reads one token: `tokens` passes a batch, all
-    but the first over one position. Where a model keeps none, each step reads the whole text.
+    but the first over one position. Where a model keeps none, each step reads the whole text; so does a bridge of
+    TransformerLens 3, which with them in hand gives other logits (GPT-2, Llama, Gemma, ...; measured on 3.9 with transformers 5.24).
     """
     if continuations < 1 or batch < 1:
         raise SpLensError(f"continuations={continuations}, batch={batch}: expected at least one.")
@@ -106,14 +107,16 @@ def _next_logits(
     model: Any, text: Int[torch.Tensor, "row pos"], cache: Any
 ) -> tuple[Float[torch.Tensor, "row d_vocab"], Any]:
     """The logits of the token after the text, of which all but the last token is in the cache, if there is one."""
+    import transformer_lens
+
     mask = torch.ones_like(text)  # said, as either class may take an id for padding that stands in the text
     if hasattr(model, "original_model"):
+        if hasattr(transformer_lens, "TransformerLensKeyValueCache"):  # TransformerLens 3
+            return model(text, attention_mask=mask, return_type="logits")[:, -1], None
         new = text if cache is None else text[:, -1:]
         kept = {} if cache is None else {"past_key_values": cache}
         logits, cache = model(new, attention_mask=mask, return_type="logits_and_cache", use_cache=True, **kept)
         return logits[:, -1], cache
-    import transformer_lens
-
     if cache is None:  # by name, as TransformerLens 4 has no such class, and no HookedTransformer
         kind = getattr(transformer_lens, "TransformerLensKeyValueCache")  # noqa: B009
         cache, new = kind.init_cache(model.cfg, text.device, len(text)), text
