@@ -149,12 +149,12 @@ def test_what_it_refuses(demo: Any, tmp_path: Path) -> None:
 def test_the_classifier_of_tweets() -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
     classifier = sp.tweet_classifier()
-    assert classifier.accuracy > 0.94
-    assert classifier.balanced_accuracy > 0.93
+    assert classifier.accuracy > 0.93
+    assert classifier.balanced_accuracy > 0.94
     assert classifier.auc > 0.97
     assert 4500 < classifier.held_out < 5500
-    assert classifier.civil_recall > 0.3
-    assert classifier.wikitext_alarms < 0.05
+    assert classifier.civil_recall > 0.15
+    assert classifier.novel_alarms < 0.05
     nice, rude = classifier.scores(["Have a nice day.", "You stupid bitch."])
     assert nice < 0.2
     assert rude > 0.8
