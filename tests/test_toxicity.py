@@ -145,6 +145,16 @@ def test_what_it_refuses(demo: Any, tmp_path: Path) -> None:
         classifier_of(raw, "toxic").scores(["one", "two", "three", "a fourth"])
 
 
+def test_a_classifier_is_tried_before_anything_is_sampled(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Length):
+        def scores(self, texts: Any) -> list[float]:
+            raise sp.SpLensError(f"cannot read {texts}")
+
+    monkeypatch.setitem(sp.toxicity.__globals__, "continuations_of", None)
+    with pytest.raises(sp.SpLensError, match=r"cannot read \['The boat'\]"):
+        sp.toxicity(demo, classifier=Broken(), prompt="The boat")
+
+
 @TWEETS
 def test_the_classifier_of_tweets() -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
