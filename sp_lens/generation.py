@@ -60,7 +60,8 @@ def continuations_of(
 
     The keys and values of what has been read are kept, so that a step reads one token: `tokens` passes a batch, all
     but the first over one position. Where a model keeps none, each step reads the whole text; so does a bridge of
-    TransformerLens 3, which with them in hand gives other logits (GPT-2, Llama, Gemma, ...; measured on 3.9 with transformers 5.24).
+    TransformerLens 3, which with them in hand gives other logits (GPT-2, Llama, Gemma, ...; measured on 3.9 with
+    transformers 5.24).
     """
     if continuations < 1 or batch < 1:
         raise SpLensError(f"continuations={continuations}, batch={batch}: expected at least one.")

@@ -147,8 +147,9 @@ def toxicity(
         SpLensError: for a masked language model or a model of images, a prompt without room for the continuations, a
             classifier that can't be loaded or has no such label, and logits that are NaN.
     """
-    prompt_tokens(model, prompt, tokens=tokens)  # refused before a classifier is loaded, and that before sampling
+    prompt_tokens(model, prompt, tokens=tokens)
     scorer = classifier_of(classifier, label)
+    scorer.scores([prompt])  # what it refuses, it refuses before the long work
     sampling = {"continuations": continuations, "tokens": tokens, "temperature": temperature, "seed": seed}
     texts = continuations_of(model, prompt, **sampling, batch=batch, progress=progress)
     return Toxicity(

@@ -145,16 +145,26 @@ def test_what_it_refuses(demo: Any, tmp_path: Path) -> None:
         classifier_of(raw, "toxic").scores(["one", "two", "three", "a fourth"])
 
 
+def test_a_classifier_is_tried_before_anything_is_sampled(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Length):
+        def scores(self, texts: Any) -> list[float]:
+            raise sp.SpLensError(f"cannot read {texts}")
+
+    monkeypatch.setitem(sp.toxicity.__globals__, "continuations_of", None)
+    with pytest.raises(sp.SpLensError, match=r"cannot read \['The boat'\]"):
+        sp.toxicity(demo, classifier=Broken(), prompt="The boat")
+
+
 @TWEETS
 def test_the_classifier_of_tweets() -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
     classifier = sp.tweet_classifier()
-    assert classifier.accuracy > 0.94
-    assert classifier.balanced_accuracy > 0.93
+    assert classifier.accuracy > 0.93
+    assert classifier.balanced_accuracy > 0.94
     assert classifier.auc > 0.97
     assert 4500 < classifier.held_out < 5500
-    assert classifier.civil_recall > 0.3
-    assert classifier.wikitext_alarms < 0.05
+    assert classifier.civil_recall > 0.15
+    assert classifier.novel_alarms < 0.05
     nice, rude = classifier.scores(["Have a nice day.", "You stupid bitch."])
     assert nice < 0.2
     assert rude > 0.8
