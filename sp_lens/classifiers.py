@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sp_lens.errors import SpLensError
-from sp_lens.offline import data_folder, read_offline, split_of
+from sp_lens.offline import read_offline, split_of, table
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -93,7 +93,7 @@ def tweet_classifier() -> TweetClassifier:
         from sklearn.pipeline import make_pipeline
     except ImportError as error:
         raise SpLensError(f"this needs scikit-learn: pip install 'sp-lens[toxicity]' ({error}).") from error
-    tweets, comments = _read("tweets-offensive"), _read("civil-comments-toxic")
+    tweets, comments = table("tweets-offensive.parquet"), table("civil-comments-toxic.parquet")
     novels = [passage.text[:200] for passage in itertools.islice(read_offline("novels", "evaluate"), _PASSAGES)]
     texts, toxic = tweets["text"], (tweets["label"] != "neither").to_numpy()
     split = np.array([split_of(f"tweets/{cleaned(text)}") for text in texts])
@@ -199,13 +199,3 @@ def _pipeline(name: str) -> Any:
             f"cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face model that "
             f"classifies texts while the Hub can be reached; tweet_classifier() needs neither. {reason}"
         ) from error
-
-
-def _read(name: str) -> Any:
-    """A table of the folder `SP_LENS_DATA`."""
-    import pandas as pd
-
-    file = data_folder() / f"{name}.parquet"
-    if not file.is_file():
-        raise SpLensError(f"there is no {file}: set SP_LENS_DATA to a folder that has it, or name another classifier.")
-    return pd.read_parquet(file)

@@ -141,6 +141,12 @@ def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return logits.argmax(dim=1) == targets
 
 
+def bootstrap_mean(values: Float[np.ndarray, " item"]) -> Interval:
+    """The mean of some numbers, between the percentiles of its bootstrap over them."""
+    drawn = np.random.default_rng(0).choice(values, size=(DRAWS, len(values)))
+    return interval(float(np.mean(values)), drawn.mean(axis=1))
+
+
 def interval(value: float, draws: Float[np.ndarray, " draw"]) -> Interval:
     """A number between the 2.5th and the 97.5th percentile of its draws."""
     low, high = np.percentile(draws, [2.5, 97.5])

@@ -110,19 +110,19 @@ def _prose(split: Split) -> Iterator[Document]:
 
 
 def _novels(split: Split) -> Iterator[Document]:
-    books = _table("gutenberg.parquet")
+    books = table("gutenberg.parquet")
     named = [(f"novels/{title}", str(text)) for title, text in zip(books["title"], books["text"], strict=True)]
     chosen = (item for item in named if split_of(item[0]) == split)
     return _round_robin(chosen, lambda text: text[int(FRONT_MATTER_SHARE * len(text)) :])
 
 
 def _toxic_comments(split: Split) -> Iterator[Document]:
-    return _short_texts("toxic_comments", _by_words(_table("civil-comments-toxic.parquet")["text"]), split)
+    return _short_texts("toxic_comments", _by_words(table("civil-comments-toxic.parquet")["text"]), split)
 
 
 def _tweets(split: Split, *, toxic: bool) -> Iterator[Document]:
     """Tweets of one label or the other (Davidson et al. 2017); the few that are in the file under both are left out."""
-    tweets = _table("tweets-offensive.parquet")
+    tweets = table("tweets-offensive.parquet")
     neither = tweets["label"] == "neither"
     sides = [_by_words(map(clean_tweet, tweets["text"][side])) for side in (neither, ~neither)]
     chosen, others = sides[toxic], sides[not toxic]
@@ -135,7 +135,7 @@ def _wikitext(split: Split) -> Iterator[Document]:
             "WikiText is here without the articles that models train on: ask for split='collect' (its validation "
             "articles) or split='evaluate' (its test articles)."
         )
-    lines = _table(f"wikitext2-{'valid' if split == 'collect' else 'test'}.parquet")["text"]
+    lines = table(f"wikitext2-{'valid' if split == 'collect' else 'test'}.parquet")["text"]
     return _round_robin(((f"wikitext/{_digest(text)}", text) for text in articles(lines)), lambda text: text)
 
 
@@ -182,8 +182,12 @@ def data_folder() -> Path:
     return Path(folder)
 
 
-def _table(name: str) -> Any:
-    """A data frame that lies in the folder of `SP_LENS_DATA`."""
+def table(name: str) -> Any:
+    """A data frame that lies in the folder of `SP_LENS_DATA`.
+
+    Raises:
+        SpLensError: where it is not there.
+    """
     import pandas as pd
 
     if not (file := data_folder() / name).is_file():

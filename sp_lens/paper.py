@@ -20,7 +20,7 @@ class Scale(NamedTuple):
         tokens: of each of the four corpora of text.
         images: of each corpus of images, at most.
         steps: how many.
-        share: of the neurons that are gone after the last step, in experiments that go on until all is lost.
+        share: of the neurons that are gone after the last step.
         continuations: sampled for the toxicity, and how many tokens each is long.
         window_tokens: of WikiText, for its perplexity.
         updates: of the methods that train, and of relearning.
@@ -197,7 +197,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("facebook/opt-125m",),
             (_CODE,),
             {},
-            choices="A neuron counts as specialised when its mean |z| on one corpus is at least twice that on the "
+            choices="A neuron counts as specialised when its mean |z| on one corpus is more than twice that on the "
             "other; how often that happens between two samples of the same corpus is the control.",
         ),
         Experiment(

@@ -26,6 +26,7 @@ def sliding_perplexity(
     *,
     window: int | None = None,
     stride: int | None = None,
+    tokens: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> Evaluation:
@@ -48,6 +49,7 @@ def sliding_perplexity(
         text: one text, or documents, joined by two line breaks.
         window: tokens that the model reads at once; None is its context.
         stride: by how many tokens the window moves; None is half of it.
+        tokens: read no more than so many of the text; None reads all.
         batch_tokens: tokens in a batch; one window at least.
         progress: show a bar.
 
@@ -73,12 +75,13 @@ def sliding_perplexity(
         raise SpLensError(f"window={window}: expected 2 to {model.cfg.n_ctx} tokens, which the model reads at once.")
     if not 1 <= stride <= window:
         raise SpLensError(f"stride={stride}: expected 1 to {window}, or tokens between two windows would be left out.")
-    head = frame_of(model)[0]
-    tokens = torch.tensor([*head, *_tokens(model, text)])
-    common = most_common(Counter(tokens[len(head) :].tolist()))
+    if tokens is not None and tokens < 1:
+        raise SpLensError(f"tokens={tokens}: expected how many tokens to read, or None for all.")
+    head, read = frame_of(model)[0], _tokens(model, text)[:tokens]
+    common = most_common(Counter(read))
     tally = Tally()
     with inference(model), tqdm(desc="perplexity", unit=" predictions", disable=not progress) as bar:
-        for batch in _batches(tokens, window, stride, at_once=max(1, batch_tokens // window)):
+        for batch in _batches(torch.tensor([*head, *read]), window, stride, at_once=max(1, batch_tokens // window)):
             before = tally.tokens
             tally.add(*predictions(model, batch, seed=0), common)
             bar.update(tally.tokens - before)

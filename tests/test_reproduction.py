@@ -14,6 +14,8 @@ from sp_lens.confidence import Interval
 from sp_lens.paper import EXPERIMENTS, SCALES
 from sp_lens.reproduction import Reproduction, reproduce, write_page
 from sp_lens.reproduction.result import compared
+from sp_lens.reproduction.series import compare_sizes
+from sp_lens.reproduction.writing import Found
 
 NEEDS_DATA = {"vision", "toxicity", "other-methods"}
 needs_data = pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="reads the folder that SP_LENS_DATA names")
@@ -70,6 +72,27 @@ def test_sizes_are_set_side_by_side(out: Path, demo: Any) -> None:
     assert {row["model"] for row in result.table} == {"demo", "demo-masked"}
     assert result.parameters == max(row["parameters"] for row in result.table)
     assert demo.original_model.num_parameters() in {row["parameters"] for row in result.table}
+
+
+def test_larger_models_separate_better_only_beyond_the_intervals() -> None:
+    def verdict(*rows: tuple[float, float, float]) -> bool | None:
+        names = ("selectivity", "low", "high")
+        table = [
+            {"pair": "a", "model": f"m{size}", "parameters": size, **dict(zip(names, row, strict=True))}
+            for size, row in enumerate(rows)
+        ]
+        return compare_sizes([Found(table=[row]) for row in table]).findings[0].holds
+
+    assert verdict((1, 0, 2), (2, 1, 3), (5, 4, 6)) is True
+    assert verdict((5, 4, 6), (2, 1, 3), (1, 0, 2)) is False
+    assert verdict((1, 0, 2), (2, 1, 3)) is None
+    assert verdict((1, 0, 2)) is None
+
+
+def test_one_model_needs_no_list(out: Path, demo: Any) -> None:
+    for model in ("demo", demo):
+        (result,) = reproduce("figure-1", model, offline=True, scale="smoke", out=out, progress=False)
+        assert result.model == "demo"
 
 
 def test_what_does_not_fit_is_refused_before_any_run(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_documents_are_joined_and_disjoint_windows_are_rows(demo: Any) -> None:
     assert joined.loss == pytest.approx(rows.loss, rel=1e-6)
 
 
+def test_of_a_text_the_first_tokens_are_read(demo: Any) -> None:
+    for count in (5, 33, 10_000):
+        start = demo.tokenizer.decode(tokens_of(TEXT)[1:][:count])
+        cut = sp.sliding_perplexity(demo, start, window=32, stride=16, progress=False)
+        assert sp.sliding_perplexity(demo, TEXT, window=32, stride=16, tokens=count, progress=False) == cut
+
+
 def test_ablations_are_in_force(tiny: Tiny) -> None:
     mask = random_mask(tiny.model, 0.3)
     tokens = tiny.model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
@@ -129,6 +136,7 @@ def test_what_it_refuses(demo: Any) -> None:
         r"window=1: expected": {"window": 1},
         r"stride=65: expected 1 to 64": {"window": 64, "stride": 65},
         r"stride=0: expected": {"stride": 0},
+        r"tokens=0: expected": {"tokens": 0},
     }
     for message, options in refusals.items():
         with pytest.raises(sp.SpLensError, match=message):

@@ -1,7 +1,7 @@
 """The experiment that sets selective pruning beside other methods of unlearning: one class of images forgotten."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -43,14 +43,17 @@ def methods(setting: Setting) -> Found:
         found.corpora |= origins(corpora)
         runs: dict[str, Run] = {}
         hits: dict[str, DocumentHits] = {}
+        rows: list[dict[str, Any]] = []
         for label, method in _methods(setting).items():
-            run, changed, cost = _at_best(setting.model, method, corpora, setting.steps["steps"])
-            runs[label] = run
+            runs[label], changed, cost = _at_best(setting.model, method, corpora, setting.steps["steps"])
+            records, best = runs[label].records, cost["step"]
+            target = BACK * records[0]["forget_top1"]
+            if not rows:
+                unchanged = _row(setting, corpora, records[0], nullcontext(), target=target)
+                rows.append({"method": "no change", **unchanged, **dict.fromkeys(cost, 0)})
             hits[label] = document_hits(setting.model, corpora, changed(), progress=False)
-            found.table.append(
-                {"pair": str(pair), "method": label, **_measures(setting, corpora, run, changed), **cost}
-            )
-        found.table.insert(len(found.table) - len(runs), {"pair": str(pair), **_unchanged(setting, corpora, runs)})
+            rows.append({"method": label, **_row(setting, corpora, records[best], changed(), target=target), **cost})
+        found.table += [{"pair": str(pair), **row} for row in rows]
         found.findings.append(_finding(pair, hits))
         name = plain(f"other-methods-{pair.forget}")
         found.figures[name] = plots.tradeoff(runs)
@@ -112,19 +115,11 @@ def _counted(model: Any) -> Iterator[dict[str, int]]:
         handle.remove()
 
 
-def _measures(setting: Setting, corpora: Any, run: Run, changed: Callable[[], Any]) -> dict[str, Any]:
-    """Accuracies, membership inference and relearning of the model as a method left it."""
-    best = max(run.best_step, 1)
-    after = run.history.iloc[best]
-    return {
-        "forget top-1": round(float(after["forget_top1"]), 3),
-        "retain top-1": round(float(after["retain_top1"]), 3),
-        **_attacked(setting, corpora, changed, target=BACK * run.records[0]["forget_top1"]),
-    }
-
-
-def _attacked(setting: Setting, corpora: Any, changed: Callable[[], Any], *, target: float) -> dict[str, Any]:
-    with changed():
+def _row(
+    setting: Setting, corpora: Any, record: Mapping[str, Any], changed: AbstractContextManager[Any], *, target: float
+) -> dict[str, Any]:
+    """Accuracies of a step, and of the model as it is in `changed` membership inference and relearning."""
+    with changed:
         attack = membership_inference(
             setting.model, corpora["forget"], corpora["retain"], corpora["eval_retain"], progress=False
         )
@@ -138,28 +133,11 @@ def _attacked(setting: Setting, corpora: Any, changed: Callable[[], Any], *, tar
         )
     updates = again.updates_to(target)
     return {
+        "forget top-1": round(record["forget_top1"], 3),
+        "retain top-1": round(record["retain_top1"], 3),
         "called members": f"{attack.share:.2f} [{attack.low:.2f}, {attack.high:.2f}]",
         "attack accuracy": round(attack.accuracy, 3),
         "updates to relearn": "never" if updates is None else updates,
-    }
-
-
-def _unchanged(setting: Setting, corpora: Any, runs: dict[str, Run]) -> dict[str, Any]:
-    """The first row: the model as it is."""
-    before = next(iter(runs.values())).history.iloc[0]
-    attack = membership_inference(
-        setting.model, corpora["forget"], corpora["retain"], corpora["eval_retain"], progress=False
-    )
-    return {
-        "method": "no change",
-        "forget top-1": round(float(before["forget_top1"]), 3),
-        "retain top-1": round(float(before["retain_top1"]), 3),
-        "called members": f"{attack.share:.2f} [{attack.low:.2f}, {attack.high:.2f}]",
-        "attack accuracy": round(attack.accuracy, 3),
-        "updates to relearn": 0,
-        "step": 0,
-        "images read without a gradient": 0,
-        "images read with a gradient": 0,
     }
 
 

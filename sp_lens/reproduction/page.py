@@ -20,9 +20,9 @@ _HEAD = """# The paper, reproduced
 
 Written by `sp-lens reproduce`; each experiment is data in `sp_lens/paper.py`. A claim *holds* where the 95 % confidence
 interval is on its side of 0, *fails* where it is on the other, and is *open* where 0 is in it; without an interval, the
-sentence says what is compared. Intervals are of a bootstrap over held-out documents (images), at the step that is best
-on these documents, which flatters every method, random pruning too. Selectivity is the drop in forget top-1 accuracy
-less the drop in retain top-1 accuracy, in percentage points.
+sentence says what is compared. Intervals are of a bootstrap over held-out documents (images; in figure-5 over neurons),
+at the step that is best on these documents, which flatters every method, random pruning too. Selectivity is the drop in
+forget top-1 accuracy less the drop in retain top-1 accuracy, in percentage points.
 """
 
 
@@ -102,12 +102,12 @@ def _about(experiment: Experiment, one: Reproduction) -> str:
     """On what it was run, and what is not the paper's."""
     scale = one.scale
     read = f"at most {scale['images']} images" if experiment.images else f"{scale['tokens']:,} tokens"
-    replaced = [f"`{name}` is {origin}" for name, origin in one.corpora.items() if origin != name]
-    instead = f" In the place of the Hub's: {'; '.join(replaced)}." if scale["offline"] and replaced else ""
+    replaced = "; ".join(f"`{name}` is {origin}" for name, origin in one.corpora.items())
+    instead = f" In the place of the Hub's: {replaced}." if replaced else ""
     return (
         f"`{one.model}`, {one.parameters / 1e6:.1f}M parameters; scale {scale['name']}: {read} of each corpus, "
-        f"{scale['steps']} steps; {duration(one.seconds)}; sp_lens {one.versions['sp_lens']}, torch "
-        f"{one.versions['torch']}.{instead}"
+        f"{scale['steps']} steps; {duration(one.seconds)} without runs that were there; sp_lens "
+        f"{one.versions['sp_lens']}, torch {one.versions['torch']}.{instead}"
     )
 
 

@@ -42,7 +42,7 @@ class Reproduction:
         model: which was read; several, with " + ", where sizes are compared.
         parameters: of the model, the largest of several.
         scale: name, tokens, steps, ...
-        corpora: what was really read: name -> origin.
+        corpora: name -> what of this machine stood in for it; none where all were the Hub's or are local.
         findings: what came of it.
         table: rows of numbers.
         files: of figures and data, in the folder of the result.

@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[Setting], Found]] = {
 
 def reproduce(
     name: str,
-    models: Sequence[Any] | None = None,
+    models: Any = None,
     *,
     scale: ScaleName = "small",
     tokens: int | None = None,
@@ -52,8 +52,8 @@ def reproduce(
 
     Args:
         name: one of `sp_lens.paper.EXPERIMENTS`, such as "figure-2".
-        models: names, as `load_model` takes them, or loaded models; by default those of the paper, or with `offline` a
-            bundled one. "model-size" compares them; every other experiment is done for each.
+        models: one or several, by name, as `load_model` takes it, or loaded; by default those of the paper, or with
+            `offline` a bundled one. "model-size" compares them; every other experiment is done for each.
         scale: "smoke" (does it run?), "small" (minutes on a laptop) or "paper" (the released settings).
         tokens: of each corpus, instead of the scale's.
         steps: of pruning, instead of the scale's; of the same share of neurons in all.
@@ -77,13 +77,15 @@ def reproduce(
         (Path(out) / f".can-draw.{image_format}").unlink()
     experiment = EXPERIMENTS[name]
     chosen = _scale(SCALES[scale], tokens, steps)
-    names = list(models or (_stand_ins(experiment) if offline else experiment.models))
+    chosen_models = models or (_stand_ins(experiment) if offline else experiment.models)
+    if isinstance(chosen_models, str | Path) or not isinstance(chosen_models, Sequence):
+        chosen_models = [chosen_models]
     options: dict[str, Any] = {"scale": chosen, "out": Path(out), "offline": offline, "progress": progress}
     done: list[Reproduction] = []
     parts: list[Found] = []
     labels: list[str] = []
     largest, started, setting = 0, time.monotonic(), None
-    for one in names:
+    for one in chosen_models:
         model = load_model(one) if isinstance(one, str | Path) else one
         _check_reads(experiment, model)
         setting = Setting(experiment, model, **options)

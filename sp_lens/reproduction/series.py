@@ -56,13 +56,17 @@ def compare_sizes(parts: list[Found]) -> Found:
     frame = pd.DataFrame(found.table).sort_values("parameters")
     for pair, rows in frame.groupby("pair", sort=False):
         smallest, largest = rows.iloc[0], rows.iloc[-1]
-        rank = rows["parameters"].corr(rows["selectivity"], method="spearman") if len(rows) > 1 else float("nan")
-        apart = largest["low"] > smallest["high"]
+        if len(rows) == 1:
+            alone = f"{smallest['model']} {_said(smallest)} alone: name models of other sizes"
+            found.findings.append(Finding(f"{pair}: larger models separate better", alone, None))
+            continue
+        rank = rows["parameters"].corr(rows["selectivity"], method="spearman")
+        above, below = largest["low"] > smallest["high"], largest["high"] < smallest["low"]
         measured = (
             f"{smallest['model']} {_said(smallest)}, {largest['model']} {_said(largest)}; rank correlation with size "
             f"{rank:.2f} over {len(rows)} models"
         )
-        holds = bool(rank > 0) if apart or largest["high"] < smallest["low"] else None
+        holds = bool(above and rank > 0) if above or below else None
         found.findings.append(Finding(f"{pair}: larger models separate better", measured, holds))
     found.figures["model-size"] = plots.selectivity_by(frame, x="parameters", series="pair")
     found.data["model-size"] = frame
@@ -86,13 +90,14 @@ def data_efficiency(setting: Setting) -> Found:
         label = f"abs-once-{tokens}-tokens"
         run = setting.run(pair, label, few, **steps, **setting.experiment.variants["abs"], recollect=False)
         hits[tokens] = setting.hits(pair, label, few, run)
-        found.table.append({"pair": str(pair), "tokens": tokens, **_numbers(hits[tokens])})
+        curve = f"{setting.name}: {pair}"
+        found.table.append({"model and pair": curve, "tokens": tokens, **_numbers(hits[tokens])})
     frame = pd.DataFrame(found.table)
     most = hits[all_tokens].selectivity
     enough = next(tokens for tokens in counts if hits[tokens].selectivity >= ENOUGH * most)
     measured = f"{enough} tokens of each corpus give {ENOUGH:.0%} of the selectivity that {all_tokens} give"
     found.findings.append(Finding("few tokens are enough", measured, enough <= 0.1 * all_tokens))
-    found.figures["data-efficiency"] = plots.selectivity_by(frame, x="tokens", series="pair")
+    found.figures["data-efficiency"] = plots.selectivity_by(frame, x="tokens", series="model and pair")
     found.data["data-efficiency"] = frame
     return found
 

@@ -101,7 +101,7 @@ class Setting:
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
         read = self.scale.images if self.experiment.images else self.scale.tokens
-        what = f"{read}-{self.steps['steps']}-steps" + ("-offline" if self.offline else "")
+        what = f"{self.scale.name}-{read}-{self.steps['steps']}-steps" + ("-offline" if self.offline else "")
         return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
 
     def tell_time(self, corpora: Mapping[str, Any], passes: float) -> None:

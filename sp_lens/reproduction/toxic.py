@@ -13,7 +13,6 @@ from sp_lens.reproduction.result import Finding
 from sp_lens.reproduction.runs import as_row, tradeoff_finding
 from sp_lens.reproduction.setting import Setting, passes_of
 from sp_lens.reproduction.writing import Found, origins
-from sp_lens.rows import tokenizer_of
 from sp_lens.sliding import sliding_perplexity
 from sp_lens.text_sets import read_text
 from sp_lens.toxicity import Toxicity, toxicity
@@ -31,16 +30,13 @@ def toxic(setting: Setting) -> Found:
     setting.tell_time(corpora, sum(passes_of(steps["steps"], options) for options in variants.values()))
     classifier = tweet_classifier() if setting.offline else CLASSIFIER
     wikitext, record = read_text("wikitext", "evaluate", offline=setting.offline)
-    tokenizer = tokenizer_of(setting.model)
-    text = "\n\n".join(document.text for document in wikitext)[: 10 * setting.scale.window_tokens]
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    text = tokenizer.decode(ids[: setting.scale.window_tokens])
-    found.corpora = origins(corpora) | {"wikitext": record["origin"]}
+    texts = [document.text for document in wikitext]
+    found.corpora = origins(corpora) | ({"wikitext": record["origin"]} if record["offline"] else {})
     runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
     hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
-    written = {"unpruned": _written(setting, classifier, text, None)}
+    written = {"unpruned": _written(setting, classifier, texts, None)}
     for label, run in runs.items():
-        written[label] = _written(setting, classifier, text, run.mask_at(run.best_step))
+        written[label] = _written(setting, classifier, texts, run.mask_at(run.best_step))
         found.table.append(as_row(pair, label, run, hits[label]))
     found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written), _perplexity(written)]
     found.figures["toxicity"] = plots.tradeoff(runs)
@@ -48,14 +44,16 @@ def toxic(setting: Setting) -> Found:
     return found
 
 
-def _written(setting: Setting, classifier: Any, text: str, mask: Any) -> dict[str, Any]:
+def _written(setting: Setting, classifier: Any, wikitext: list[str], mask: Any) -> dict[str, Any]:
     """The toxicity of what the model writes after the best step, and the perplexity of WikiText."""
     count, tokens = setting.scale.continuations
     with nullcontext() if mask is None else ablate(setting.model, mask):
         judged = toxicity(
             setting.model, classifier=classifier, continuations=count, tokens=tokens, progress=setting.progress
         )
-        perplexity = sliding_perplexity(setting.model, text, progress=setting.progress).perplexity
+        perplexity = sliding_perplexity(
+            setting.model, wikitext, tokens=setting.scale.window_tokens, progress=setting.progress
+        ).perplexity
     return {"toxicity": judged, "perplexity": perplexity}
 
 

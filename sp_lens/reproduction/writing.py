@@ -20,7 +20,7 @@ class Found:
         table: rows of numbers, as the page has them.
         figures: by the name of their files.
         data: behind each figure.
-        corpora: name -> what was really read.
+        corpora: name -> what stood in for it (`origins`).
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -31,6 +31,6 @@ class Found:
 
 
 def origins(corpora: Mapping[str, Any]) -> dict[str, str]:
-    """What each of the corpora really is, by its name."""
+    """What stood in for the Hub's, of those of the corpora for which something did: name -> what it really is."""
     described = [describe(corpus) for corpus in corpora.values()]
-    return {str(about["source"]): str(about.get("origin", about["source"])) for about in described}
+    return {str(about["source"]): str(about["origin"]) for about in described if about.get("offline")}
