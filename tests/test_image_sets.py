@@ -48,6 +48,13 @@ def of_cifar10() -> Any:
     return classifier(list(CIFAR10))
 
 
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the same name in every run: whether an image is collected or evaluated hangs on it."""
+    monkeypatch.chdir(tmp_path)
+    return Path("repository")
+
+
 def png(number: int, split: str) -> dict[str, Any]:
     """An image that is no other's."""
     buffer = io.BytesIO()
@@ -88,14 +95,14 @@ def read(images: Dataset) -> list[tuple[tuple[int, str], int]]:
 
 
 def test_cifar100_is_split_and_chosen_from_by_class(
-    of_cifar100: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_cifar100: Any, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, "cifar100", "test", 400, monkeypatch)
+    lay_out(repository, "cifar100", "test", 400, monkeypatch)
     for split in SPLITS:
         there = [
             ((number, "train" if split == "train" else "test"), 37 * number % 100)
             for number in range(400)
-            if split in ("train", half(tmp_path, number))
+            if split in ("train", half(repository, number))
         ]
         images = sp.load_images("cifar100", of_cifar100, split=split)
         assert sorted(read(images)) == there  # all of them, none in two splits
@@ -108,21 +115,21 @@ def test_cifar100_is_split_and_chosen_from_by_class(
             "source": "cifar100 (rocket)",
             "split": split,
             "offline": False,
-            "origin": f"{tmp_path}, {'train' if split == 'train' else 'test'}",
+            "origin": f"{repository}, {'train' if split == 'train' else 'test'}",
             "images": len(rocket),
         }
 
 
 def test_the_birds_of_imagenet_are_taken_or_left_out(
-    of_imagenet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_imagenet: Any, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("imagenet_birds", "imagenet_birdless"):
-        lay_out(tmp_path, name, "validation", 1000, monkeypatch)
+        lay_out(repository, name, "validation", 1000, monkeypatch)
     labels = [37 * number % 1000 for number in range(1000)]
     birds = [7 <= label <= 24 or 80 <= label <= 100 or 127 <= label <= 146 for label in labels]
     assert sum(birds) == len(BIRDS) == 59
     for split in SPLITS:
-        there = [number for number in range(1000) if split in ("train", half(tmp_path, number))]
+        there = [number for number in range(1000) if split in ("train", half(repository, number))]
         letters = "train" if split == "train" else "validation"
         for name, wanted in (("imagenet_birds", True), ("imagenet_birdless", False)):
             expected = [((n, letters), labels[n]) for n in there if birds[n] == wanted][:20]
@@ -131,18 +138,18 @@ def test_the_birds_of_imagenet_are_taken_or_left_out(
     assert crane["label"][:] == [134]  # by number, as the model has two classes of that name
 
 
-def test_no_more_is_read_than_is_needed(of_imagenet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out(tmp_path, "imagenet_birdless", "validation", 100, monkeypatch)
-    first = tmp_path / "data" / "validation-00000-of-00001.parquet"
-    first.rename(tmp_path / "data" / "validation-00000-of-00002.parquet")
-    (tmp_path / "data" / "validation-00001-of-00002.parquet").write_bytes(b"PAR1 not there yet")
+def test_no_more_is_read_than_is_needed(of_imagenet: Any, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(repository, "imagenet_birdless", "validation", 100, monkeypatch)
+    first = repository / "data" / "validation-00000-of-00001.parquet"
+    first.rename(repository / "data" / "validation-00000-of-00002.parquet")
+    (repository / "data" / "validation-00001-of-00002.parquet").write_bytes(b"PAR1 not there yet")
     assert len(sp.load_images("imagenet_birdless", of_imagenet, images=10)) == 10
-    with pytest.raises(sp.SpLensError, match=f"cannot read {tmp_path} from the Hugging Face Hub"):
+    with pytest.raises(sp.SpLensError, match=f"cannot read {repository} from the Hugging Face Hub"):
         sp.load_images("imagenet_birdless", of_imagenet, images=500)
 
 
-def test_what_the_hub_has_not_is_refused(of_imagenet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out(tmp_path, "imagenet_birds", "validation", 100, monkeypatch)
+def test_what_the_hub_has_not_is_refused(of_imagenet: Any, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(repository, "imagenet_birds", "validation", 100, monkeypatch)
     with pytest.raises(sp.SpLensError, match="'imagenet_birds' has none of these classes"):
         sp.load_images("imagenet_birds", of_imagenet, classes=["thing 0"], images=1)
     with pytest.raises(sp.SpLensError, match="there is no class 'rocket': choose among thing 0"):

@@ -79,7 +79,7 @@ def test_larger_models_separate_better_only_beyond_the_intervals() -> None:
         names = ("selectivity", "low", "high")
         table = [
             {"pair": "a", "model": f"m{size}", "parameters": size, **dict(zip(names, row, strict=True))}
-            for size, row in enumerate(rows)
+            for size, row in enumerate(rows, start=1)
         ]
         return compare_sizes([Found(table=[row]) for row in table]).findings[0].holds
 

@@ -31,3 +31,9 @@ def test_a_curve_has_its_points_in_order_and_their_intervals() -> None:
 def test_data_without_an_interval_is_refused() -> None:
     with pytest.raises(sp.SpLensError, match="'low'"):
         sp.plots.selectivity_by(DATA.drop(columns="low"), x="parameters", series="pair")
+
+
+@pytest.mark.parametrize("data", [DATA.assign(parameters=0), DATA.head(0)], ids=["of nothing", "without rows"])
+def test_what_has_no_logarithm_is_refused(data: pd.DataFrame) -> None:
+    with pytest.raises(sp.SpLensError, match="'parameters' is .*: expected numbers above 0"):
+        sp.plots.selectivity_by(data, x="parameters", series="pair")

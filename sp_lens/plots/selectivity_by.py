@@ -23,10 +23,12 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
         One trace a series, in the order of `x`.
 
     Raises:
-        SpLensError: for a column that is missing.
+        SpLensError: for a column that is missing, no rows, and an `x` that has no logarithm.
     """
     if missing := [column for column in ("selectivity", "low", "high", x, series) if column not in data]:
         raise SpLensError(f"the data has the columns {list(data.columns)} and no {missing[0]!r}.")
+    if data.empty or not (data[x] > 0).all():
+        raise SpLensError(f"{x!r} is {data[x].tolist()}: expected numbers above 0, the axis is logarithmic.")
     name_of_x, unit = NAMES[x]
     data = data.assign(**{x: data[x] / unit})
     figure = go.Figure()
