@@ -35,5 +35,5 @@ def test_data_without_an_interval_is_refused() -> None:
 
 @pytest.mark.parametrize("data", [DATA.assign(parameters=0), DATA.head(0)], ids=["of nothing", "without rows"])
 def test_what_has_no_logarithm_is_refused(data: pd.DataFrame) -> None:
-    with pytest.raises(sp.SpLensError, match="'parameters' is .*: expected numbers above 0"):
+    with pytest.raises(sp.SpLensError, match=r"'parameters' is .*: expected numbers above 0"):
         sp.plots.selectivity_by(data, x="parameters", series="pair")
