@@ -25,6 +25,10 @@ def add_reproduce(commands: Any, command: Callable[..., argparse.ArgumentParser]
     )  # fmt: skip
     parser.add_argument("--tokens", type=positive, help="of each corpus, instead of the scale's")
     parser.add_argument("--steps", type=positive, help="of pruning, instead of the scale's")
+    parser.add_argument(
+        "--share", type=float, help="of the neurons that are gone after the last step, instead of the scale's"
+    )
+    parser.add_argument("--spare-sinks", action="store_true", help="never prune the neurons of attention sinks")
     parser.add_argument("--offline", action="store_true", help="read what this machine has, not what the Hub has")
     parser.add_argument("--out", default="runs/paper", help="folder of all results (default: %(default)s)")
     parser.add_argument(
@@ -56,6 +60,8 @@ def _reproduce(arguments: argparse.Namespace) -> None:
             scale=arguments.scale,
             tokens=arguments.tokens,
             steps=arguments.steps,
+            share=arguments.share,
+            spare_sinks=arguments.spare_sinks,
             offline=arguments.offline,
             out=arguments.out,
             image_format=arguments.format,

@@ -95,6 +95,21 @@ def test_one_model_needs_no_list(out: Path, demo: Any) -> None:
         assert result.model == "demo"
 
 
+def test_a_smaller_share_is_pruned_and_sinks_are_spared(out: Path, demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is largest is taken for a sink; the steps are smaller, and the folder is another one."""
+    monkeypatch.setattr(sp.ActivationStats, "sinks", lambda stats: stats.importance("abs").top(0.1, site="mlp"))
+    options: dict[str, Any] = {"offline": True, "scale": "smoke", "out": out, "progress": False}
+    (result,) = reproduce("figure-3", demo, share=0.1, spare_sinks=True, **options)
+    assert result.scale["spare_sinks"]
+    (folder,) = (out / "runs" / "demo").glob("*-2-steps-of-5-percent-sinks-spared-offline")
+    run = sp.PruneRun.load(folder / "code-pile_codeless" / "abs")
+    assert run.mask.count() == 2 * round(0.05 * run.mask.layout.of("mlp").neurons)
+    sinks = sp.NeuronMask.load(folder / "code-pile_codeless" / "sinks" / "mask.safetensors")
+    assert sinks.count() == round(0.1 * sinks.layout.of("mlp").neurons)
+    assert (run.mask | sinks).count() == run.mask.count() + sinks.count()  # no neuron is both
+    assert "2 steps to 10% of the neurons, sinks spared" in (out / "reproduction.md").read_text()
+
+
 def test_what_does_not_fit_is_refused_before_any_run(tmp_path: Path) -> None:
     for name, models, options, match in (
         ("figure-6", ["demo"], {}, "figure-6"),
@@ -103,6 +118,7 @@ def test_what_does_not_fit_is_refused_before_any_run(tmp_path: Path) -> None:
         ("figure-2", ["demo-vision"], {}, "language model"),
         ("toxicity", ["demo-masked"], {}, "causal"),
         ("figure-2", ["demo"], {"tokens": -1}, "tokens=-1"),
+        ("figure-2", ["demo"], {"share": 1.5}, "share=1.5"),
     ):
         with pytest.raises(sp.SpLensError, match=match):
             reproduce(name, models, offline=True, out=tmp_path, **options)  # pyright: ignore[reportArgumentType]

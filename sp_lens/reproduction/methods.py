@@ -39,12 +39,13 @@ def methods(setting: Setting) -> Found:
         # What the methods are given is what the model was trained on, as a request to forget it would be.
         corpora |= {"forget": setting.images(pair.forget, "train"), "retain": setting.images(pair.retain, "train")}
         # A run, the same again to its best step, and what is measured of the model then.
-        setting.tell_time(corpora, len(_methods(setting)) * (2 * (setting.steps["steps"] + 1) + 10))
+        each = _methods(setting, setting.protected(pair, corpora))
+        setting.tell_time(corpora, len(each) * (2 * (setting.steps["steps"] + 1) + 10))
         found.corpora |= origins(corpora)
         runs: dict[str, Run] = {}
         hits: dict[str, DocumentHits] = {}
         rows: list[dict[str, Any]] = []
-        for label, method in _methods(setting).items():
+        for label, method in each.items():
             runs[label], changed, cost = _at_best(setting.model, method, corpora, setting.steps["steps"])
             records, best = runs[label].records, cost["step"]
             target = BACK * records[0]["forget_top1"]
@@ -61,9 +62,9 @@ def methods(setting: Setting) -> Found:
     return found
 
 
-def _methods(setting: Setting) -> dict[str, Callable[..., Run]]:
+def _methods(setting: Setting, protected: Mapping[str, Any]) -> dict[str, Callable[..., Run]]:
     """How each is called with the model, the corpora and a number of steps."""
-    pruned: dict[str, Any] = {"site": "both", "fraction": setting.steps["fraction"]}
+    pruned: dict[str, Any] = {"site": "both", "fraction": setting.steps["fraction"], **protected}
     updates = -(-setting.scale.updates // setting.steps["steps"])
     called = {
         "selective pruning": partial(prune, metric="abs", **pruned),

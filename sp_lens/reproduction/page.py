@@ -102,12 +102,13 @@ def _about(experiment: Experiment, one: Reproduction) -> str:
     """On what it was run, and what is not the paper's."""
     scale = one.scale
     read = f"at most {scale['images']} images" if experiment.images else f"{scale['tokens']:,} tokens"
+    spared = ", sinks spared" if scale["spare_sinks"] else ""
     replaced = "; ".join(f"`{name}` is {origin}" for name, origin in one.corpora.items())
     instead = f" In the place of the Hub's: {replaced}." if replaced else ""
     return (
         f"`{one.model}`, {one.parameters / 1e6:.1f}M parameters; scale {scale['name']}: {read} of each corpus, "
-        f"{scale['steps']} steps; {duration(one.seconds)} without runs that were there; sp_lens "
-        f"{one.versions['sp_lens']}, torch {one.versions['torch']}.{instead}"
+        f"{scale['steps']} steps to {scale['share']:.0%} of the neurons{spared}; {duration(one.seconds)} without runs "
+        f"that were there; sp_lens {one.versions['sp_lens']}, torch {one.versions['torch']}.{instead}"
     )
 
 

@@ -40,6 +40,8 @@ def reproduce(
     scale: ScaleName = "small",
     tokens: int | None = None,
     steps: int | None = None,
+    share: float | None = None,
+    spare_sinks: bool = False,
     offline: bool = False,
     out: str | Path = "runs/paper",
     image_format: str = "html",
@@ -57,6 +59,9 @@ def reproduce(
         scale: "smoke" (does it run?), "small" (minutes on a laptop) or "paper" (the released settings).
         tokens: of each corpus, instead of the scale's.
         steps: of pruning, instead of the scale's; of the same share of neurons in all.
+        share: of the neurons that are gone after the last step, instead of the scale's: a model that knows much
+            breaks by less.
+        spare_sinks: never prune the neurons of attention sinks, which all text needs (`ActivationStats.sinks`).
         offline: read the text and images of this machine in the place of the Hub's. It is recorded.
         out: folder of runs, results, and of the page of all of them.
         image_format: of the figures, "html", or "png", "svg", "pdf", which need kaleido and a Chrome.
@@ -76,11 +81,12 @@ def reproduce(
         write_figure(go.Figure(), Path(out) / f".can-draw.{image_format}")
         (Path(out) / f".can-draw.{image_format}").unlink()
     experiment = EXPERIMENTS[name]
-    chosen = _scale(SCALES[scale], tokens, steps)
+    chosen = _scale(SCALES[scale], tokens, steps, share)
     chosen_models = models or (_stand_ins(experiment) if offline else experiment.models)
     if isinstance(chosen_models, str | Path) or not isinstance(chosen_models, Sequence):
         chosen_models = [chosen_models]
     options: dict[str, Any] = {"scale": chosen, "out": Path(out), "offline": offline, "progress": progress}
+    options |= {"spare_sinks": spare_sinks}
     done: list[Reproduction] = []
     parts: list[Found] = []
     labels: list[str] = []
@@ -127,7 +133,7 @@ def _written(
         experiment=setting.experiment.name,
         model=model,
         parameters=parameters,
-        scale={"offline": setting.offline, **setting.scale._asdict()},
+        scale={"offline": setting.offline, "spare_sinks": setting.spare_sinks, **setting.scale._asdict()},
         corpora=found.corpora,
         findings=found.findings,
         table=found.table,
@@ -139,11 +145,13 @@ def _written(
     return result
 
 
-def _scale(scale: Scale, tokens: int | None, steps: int | None) -> Scale:
+def _scale(scale: Scale, tokens: int | None, steps: int | None, share: float | None) -> Scale:
     for option, value in (("tokens", tokens), ("steps", steps)):
         if value is not None and value < 1:
             raise SpLensError(f"{option}={value}: expected 1 or more, or nothing for the scale's.")
-    return scale._replace(tokens=tokens or scale.tokens, steps=steps or scale.steps)
+    if share is not None and not 0 < share <= 1:
+        raise SpLensError(f"share={share}: expected a share of the neurons above 0, at most 1, such as 0.1.")
+    return scale._replace(tokens=tokens or scale.tokens, steps=steps or scale.steps, share=share or scale.share)
 
 
 def _stand_ins(experiment: Experiment) -> tuple[str, ...]:

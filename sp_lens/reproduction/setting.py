@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sp_lens.ablation import ablate
+from sp_lens.collect import collect
 from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.corpus import load_corpora
 from sp_lens.evaluate import evaluate
 from sp_lens.image_sets import LOCAL
 from sp_lens.images import load_images, split_classes
 from sp_lens.models import model_name
+from sp_lens.neurons import NeuronMask
 from sp_lens.offline import Split
-from sp_lens.paper import Experiment, Pair, Scale
+from sp_lens.paper import SCALES, Experiment, Pair, Scale
 from sp_lens.pruning import prune
 from sp_lens.runs import PruneRun
 
@@ -36,6 +38,7 @@ class Setting:
         scale: how much is read and pruned.
         out: folder of all results.
         offline: read what is on this machine.
+        spare_sinks: never prune the neurons of attention sinks, `ActivationStats.sinks`.
         progress: show bars.
     """
 
@@ -44,6 +47,7 @@ class Setting:
     scale: Scale
     out: Path
     offline: bool
+    spare_sinks: bool
     progress: bool
 
     @property
@@ -60,7 +64,7 @@ class Setting:
     @property
     def steps(self) -> dict[str, Any]:
         """The fraction of a step and how many, as `prune` takes them."""
-        if self.scale.name == "paper" and self.experiment.released:
+        if self.scale.share == SCALES["paper"].share and self.experiment.released:
             fraction, steps = self.experiment.released
             return {"fraction": fraction, "steps": min(steps, self.scale.steps)}
         return {"fraction": self.scale.share / self.scale.steps, "steps": self.scale.steps}
@@ -87,7 +91,17 @@ class Setting:
 
     def run(self, pair: Pair, label: str, corpora: Mapping[str, Any], **options: Any) -> PruneRun:
         """A pruning run, which is resumed or read where it has been done, by this or another experiment."""
+        options |= self.protected(pair, corpora)
         return prune(self.model, **corpora, out=self._run_folder(pair, label), progress=self.progress, **options)
+
+    def protected(self, pair: Pair, corpora: Mapping[str, Any]) -> dict[str, NeuronMask]:
+        """The sinks on what is retained, as `prune` takes them, found once; nothing where they are not spared."""
+        if not self.spare_sinks:
+            return {}
+        file = self._run_folder(pair, "sinks") / "mask.safetensors"
+        if not file.exists():
+            collect(self.model, corpora["retain"], progress=self.progress).sinks().save(file)
+        return {"protect": NeuronMask.load(file)}
 
     def hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
         """By document, what the model has right at the run's best step and before it."""
@@ -101,7 +115,8 @@ class Setting:
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
         read = self.scale.images if self.experiment.images else self.scale.tokens
-        what = f"{self.scale.name}-{read}-{self.steps['steps']}-steps" + ("-offline" if self.offline else "")
+        steps = f"{self.steps['steps']}-steps-of-{100 * self.steps['fraction']:.3g}-percent"
+        what = f"{self.scale.name}-{read}-{steps}" + "-sinks-spared" * self.spare_sinks + "-offline" * self.offline
         return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
 
     def tell_time(self, corpora: Mapping[str, Any], passes: float) -> None:
