@@ -6,6 +6,8 @@ VENV ?= .venv
 PIP_OPTIONS ?=
 BIN = $(VENV)/bin
 TL3 = .venv-tl3
+# A process a core, four at most, a file of tests to each: what a file shares is made once. torch is then not to use them all.
+TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 export HF_HUB_OFFLINE = 1
 
@@ -15,11 +17,11 @@ demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
 
 test: $(VENV)/installed-smollm
-	$(BIN)/python -m pytest
+	$(call TEST,$(VENV))
 
 # What touches a model, on the oldest TransformerLens that we support and its HookedTransformer.
 test-tl3: $(TL3)/installed
-	$(TL3)/bin/python -m pytest -m model tests
+	$(call TEST,$(TL3)) -m model tests
 
 # Real models (SmolLM2, MiniLM), weights in 8 and 4 bits by each package that transformers quantises with on a CPU, and
 # lm-evaluation-harness.
