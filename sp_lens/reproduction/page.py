@@ -102,7 +102,7 @@ def _about(experiment: Experiment, one: Reproduction) -> str:
     """On what it was run, and what is not the paper's."""
     scale = one.scale
     read = f"at most {scale['images']} images" if experiment.images else f"{scale['tokens']:,} tokens"
-    spared = ", sinks spared" if scale["spare_sinks"] else ""
+    spared = ", sinks spared" if scale.get("spare_sinks") else ""
     replaced = "; ".join(f"`{name}` is {origin}" for name, origin in one.corpora.items())
     instead = f" In the place of the Hub's: {replaced}." if replaced else ""
     return (
