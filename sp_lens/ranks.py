@@ -11,14 +11,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError
-
-AnyBatch = TypeVar("AnyBatch", Batch, ImageBatch)
 
 # How long a rank waits for the slowest: torch's ten minutes are little at the end of hours of collecting.
 _PATIENCE = timedelta(hours=2)
@@ -69,11 +66,7 @@ def is_main() -> bool:
 
 def own_device() -> str | None:
     """The device of this rank; None for one process, which is free to choose."""
-    if world_size() == 1:
-        return None
-    from accelerate import PartialState
-
-    return str(PartialState().device)
+    return None if world_size() == 1 else _device()
 
 
 def require_one(what: str) -> None:
@@ -95,12 +88,12 @@ class Together:
         """Have these values, by what they look like, held against those of the other ranks at the end."""
         self.digest = zlib.crc32(repr(values).encode(), self.digest)
 
-    def dealt(self, batches: Iterable[AnyBatch]) -> Iterator[tuple[int, AnyBatch]]:
+    def dealt(self, batches: Iterable[Batch | ImageBatch]) -> Iterator[tuple[int, Batch | ImageBatch]]:
         """The batches of this rank, dealt out as cards are, each with its number in the corpus."""
         ranks, own = world_size(), rank()
         for number, batch in enumerate(batches):
             if ranks > 1:
-                self.digest = zlib.crc32(batch.inputs.cpu().contiguous().numpy(), self.digest)
+                self.digest = zlib.crc32(batch.inputs.cpu().numpy().tobytes(), self.digest)
             if number % ranks == own:
                 yield number, batch
 
@@ -164,13 +157,15 @@ def _unpacked(packed: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[st
     }
 
 
-def _wire() -> torch.device:
+def _wire() -> str:
     """Where tensors have to be to travel: gloo sends from memory, NCCL from the GPU."""
-    if "cpu:" in torch.distributed.get_backend_config():
-        return torch.device("cpu")
+    return "cpu" if "cpu:" in torch.distributed.get_backend_config() else _device()
+
+
+def _device() -> str:
     from accelerate import PartialState
 
-    return PartialState().device
+    return str(PartialState().device)
 
 
 def _initialised() -> bool:

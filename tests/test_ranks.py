@@ -6,20 +6,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import random_mask, random_rows, tiny_bridge
-from hypothesis import given
+from conftest import DEMO_FOLDER, random_mask, random_rows, tiny_bridge, tiny_hf
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from transformers import AutoTokenizer
 
 import sp_lens as sp
 from sp_lens import ranks
+from sp_lens.batches import Batch
 from sp_lens.cli import main
 
 pytestmark = pytest.mark.model
@@ -35,7 +39,6 @@ IMAGES = [
     {"pixel_values": torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(n)), "labels": n % 5}
     for n in range(9)
 ]
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +233,10 @@ def test_tensors_arrive_as_they_were_sent(pool: ProcessPoolExecutor, tmp_path: P
     sent(tmp_path)  # and with one process
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_every_batch_is_dealt_once(count: int, world: int) -> None:
-    batches = [sp.batches.Batch(*(torch.full((1, 2), n) for _ in range(3)), rows=()) for n in range(count)]
+    batches = [Batch(*(torch.full((1, 2), n) for _ in range(3)), rows=()) for n in range(count)]
     dealt, digests = [], set()
     for rank in range(world):
         with pytest.MonkeyPatch.context() as patch:
@@ -245,3 +249,50 @@ def test_every_batch_is_dealt_once(count: int, world: int) -> None:
     assert all(batch is batches[number] for own in dealt for number, batch in own)
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
     assert len(digests) == 1
+
+
+TOKENS = ["--tokens", "5000"]  # two batches
+
+
+def a_model_and_texts(folder: Path) -> None:
+    """A tiny model and texts as files, as commands read them."""
+    tiny_hf("opt").save_pretrained(folder / "tiny-opt")
+    AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(folder / "tiny-opt")
+    for seed, name in enumerate(CORPORA):
+        numbers = torch.randint(10_000, (3000,), generator=torch.Generator().manual_seed(seed)).tolist()
+        text = " ".join(f"{number:x}" if "retain" in name else str(number) for number in numbers)
+        (folder / f"{name}.txt").write_text(text)
+
+
+def commands(folder: Path) -> str:
+    """What commands print."""
+    model, *texts = (str(folder / name) for name in ("tiny-opt", *(f"{name}.txt" for name in CORPORA)))
+    names = ("--forget", "--retain", "--eval-forget", "--eval-retain")
+    corpora = [word for pair in zip(names, texts, strict=True) for word in pair]
+    steps = ["--spare-sinks", "--fraction", "0.1", "--steps", "1", "--out", str(folder / "run")]
+    with redirect_stdout(StringIO()) as printed:
+        assert main(["prune", "--model", model, *corpora, *steps, *TOKENS]) == 0
+        assert main(["evaluate", "--model", model, "--corpus", texts[0], *TOKENS]) == 0
+    return printed.getvalue()
+
+
+def test_commands_print_and_write_once(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    a_model_and_texts(tmp_path)
+    first, second = in_ranks(pool, 2, commands, tmp_path)
+    assert (first, second) == (commands(tmp_path), "")  # alone, which finds the run there
+
+
+def test_accelerate_launch(tmp_path: Path) -> None:
+    """With `--multi_gpu` though there is none: of `--cpu` accelerate starts one process, whatever the number."""
+    a_model_and_texts(tmp_path)
+    model, text = str(tmp_path / "tiny-opt"), str(tmp_path / "forget.txt")
+    collect = ["collect", "--model", model, "--corpus", text, *TOKENS, "--bins", "9"]
+    two, one = tmp_path / "two.safetensors", tmp_path / "one.safetensors"
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    launched = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "sp_lens", *collect, "--out", two],
+        check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert launched.stdout.count("ActivationStats(") == 1
+    assert main([*collect, "--out", str(one)]) == 0
+    assert_same_statistics(sp.ActivationStats.load(two), sp.ActivationStats.load(one))
