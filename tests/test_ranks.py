@@ -34,6 +34,7 @@ CORPORA = {
     name: [row % 2000 + (2048 if "retain" in name else 2) for row in random_rows(20, seed=seed)]
     for seed, name in enumerate(("forget", "retain", "eval_forget", "eval_retain"))
 }
+RUN: dict[str, Any] = {"fraction": 0.1, "steps": 3}
 EDGES = torch.linspace(-0.3, 0.4, 8)
 IMAGES = [
     {"pixel_values": torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(n)), "labels": n % 5}
@@ -79,7 +80,7 @@ def everything(folder: Path) -> dict[str, Any]:
     found["masked"] = sp.evaluate(bert, corpus, seed=3, **OPTIONS)
     found["images"] = sp.evaluate(vit, IMAGES, **OPTIONS)
     # Each names a folder of its own, to see that one alone writes.
-    run = sp.prune(opt, **CORPORA, fraction=0.1, steps=3, out=folder / "run", **OPTIONS)
+    run = sp.prune(opt, **CORPORA, **RUN, out=folder / "run", **OPTIONS)
     run.save(folder / "run.safetensors")
     return {name: asdict(evaluation) for name, evaluation in found.items()}
 
@@ -197,20 +198,23 @@ def test_an_error_of_one_ends_all(pool: ProcessPoolExecutor, opt: Any, tmp_path:
             assert not said[failed].startswith("rank")
 
 
-def resumed(folder: Path) -> bytes:
-    run = sp.prune(tiny_bridge("opt"), **CORPORA, steps=3, out=folder / "run", **OPTIONS)
+def resumed(folder: Path) -> None:
+    run = sp.prune(tiny_bridge("opt"), **CORPORA, **RUN, out=folder / "run", **OPTIONS)
     run.save(folder / f"{ranks.rank()}.safetensors")
-    return (folder / "run" / "history.csv").read_bytes()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(pool: ProcessPoolExecutor, opt: Any, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    sp.prune(opt, **CORPORA, steps=1, out=out, **OPTIONS)
-    assert len(set(in_ranks(pool, 2, resumed, tmp_path))) == 1
+def test_a_run_goes_on_with_another_number_of_processes(
+    pool: ProcessPoolExecutor, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    for step in (0, 1):  # as one process left it, and was killed
+        name = f"step-{step:04d}.safetensors"
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_bytes((alone[0] / "run" / name).read_bytes())
+    in_ranks(pool, 2, resumed, tmp_path)
     assert checksum(tmp_path / "0.safetensors") == checksum(tmp_path / "1.safetensors")
-    assert sp.PruneRun.load(out).steps == 3
-    longer = sp.prune(opt, **CORPORA, steps=4, out=out, **OPTIONS)
-    assert longer.mask == sp.prune(opt, **CORPORA, steps=4, **OPTIONS).mask
+    run = sp.PruneRun.load(tmp_path / "run")
+    assert run.steps == 3
+    assert run.mask == sp.PruneRun.load(alone[0] / "run").mask
 
 
 def sent(_: Path) -> None:
@@ -264,22 +268,21 @@ def a_model_and_texts(folder: Path) -> None:
         (folder / f"{name}.txt").write_text(text)
 
 
-def commands(folder: Path) -> str:
-    """What commands print."""
-    model, *texts = (str(folder / name) for name in ("tiny-opt", *(f"{name}.txt" for name in CORPORA)))
-    names = ("--forget", "--retain", "--eval-forget", "--eval-retain")
-    corpora = [word for pair in zip(names, texts, strict=True) for word in pair]
-    steps = ["--spare-sinks", "--fraction", "0.1", "--steps", "1", "--out", str(folder / "run")]
+def pruned(folder: Path) -> str:
+    """What `sp-lens prune` prints."""
+    corpora = [f"--{name.replace('_', '-')}={folder / name}.txt" for name in CORPORA]
+    options = ["--spare-sinks", "--fraction", "0.1", "--steps", "1", "--out", str(folder / "run"), *TOKENS]
     with redirect_stdout(StringIO()) as printed:
-        assert main(["prune", "--model", model, *corpora, *steps, *TOKENS]) == 0
-        assert main(["evaluate", "--model", model, "--corpus", texts[0], *TOKENS]) == 0
+        assert main(["prune", "--model", str(folder / "tiny-opt"), *corpora, *options]) == 0
     return printed.getvalue()
 
 
-def test_commands_print_and_write_once(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+def test_a_command_prints_and_writes_once(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
     a_model_and_texts(tmp_path)
-    first, second = in_ranks(pool, 2, commands, tmp_path)
-    assert (first, second) == (commands(tmp_path), "")  # alone, which finds the run there
+    first, second = in_ranks(pool, 2, pruned, tmp_path)
+    assert first.count("selectivity") == 1
+    assert second == ""
+    assert sp.PruneRun.load(tmp_path / "run").steps == 1
 
 
 def test_accelerate_launch(tmp_path: Path) -> None:
