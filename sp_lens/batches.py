@@ -33,6 +33,11 @@ class Batch:
     rows: tuple[Row, ...]
 
     @property
+    def inputs(self) -> Int[torch.Tensor, "row pos"]:
+        """What the model reads."""
+        return self.tokens
+
+    @property
     def in_context(self) -> Bool[torch.Tensor, "row pos"]:
         """The counted tokens that have another before them: those whose activations are collected.
 
@@ -65,6 +70,11 @@ class ImageBatch:
     pixels: Float[torch.Tensor, "row channel height width"]
     labels: Int[torch.Tensor, " row"]
     in_context: Bool[torch.Tensor, "row pos"]
+
+    @property
+    def inputs(self) -> Float[torch.Tensor, "row channel height width"]:
+        """What the model reads."""
+        return self.pixels
 
     @property
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:

@@ -20,12 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0; 2 for bad input, with the reason on stderr; 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("sp_lens").setLevel(logging.INFO)
+    from sp_lens import ranks
     from sp_lens.errors import SpLensError
 
     _quieten()
     try:
-        arguments.command(arguments)
+        with ranks.joined():
+            if arguments.command not in (_collect, _evaluate, _prune):
+                ranks.require_one("this command")
+            logging.getLogger("sp_lens").setLevel(logging.INFO if ranks.is_main() else logging.ERROR)
+            arguments.command(arguments)
     except SpLensError as error:
         print(f"sp-lens: error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -48,6 +52,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     import torch
 
     import sp_lens as sp
+    from sp_lens import ranks
 
     model = model_of(arguments)
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
@@ -59,12 +64,15 @@ def _collect(arguments: argparse.Namespace) -> None:
         first = sp.collect(model, corpus)
         edges = {site: first.edges(site, bins=arguments.bins) for site in ("mlp", "attn")}
     stats = sp.collect(model, corpus, edges=edges)
+    if not ranks.is_main():
+        return
     stats.save(arguments.out)
     print(f"{stats} in {arguments.out}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
+    from sp_lens import ranks
 
     model = model_of(arguments)
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
@@ -73,6 +81,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = sp.evaluate(model, corpus, seed=arguments.seed)
     else:
         result = sp.evaluate(model, corpus, seed=arguments.seed)
+    if not ranks.is_main():
+        return
     if arguments.out:
         result.save(arguments.out)
     print(json.dumps(asdict(result), indent=2))
@@ -80,6 +90,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _prune(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
+    from sp_lens import ranks
 
     model = model_of(arguments)
     corpora = {
@@ -100,6 +111,8 @@ def _prune(arguments: argparse.Namespace) -> None:
         recollect=not arguments.one_shot,
         **{key: vars(arguments)[key] for key in keys},
     )
+    if not ranks.is_main():
+        return
     print(
         run.history[["step", "share", "forget_top1", "retain_top1", "forget_loss", "retain_loss"]].to_string(
             index=False
