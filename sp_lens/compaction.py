@@ -63,8 +63,6 @@ def compact(model: Any, mask: NeuronMask) -> None:
     fold_mask(model, _rest(mask, cuts))
     for cut in cuts:
         cut.apply()
-        for sliced in cut.matrices:
-            sliced.parameter.grad = None  # of the old shape
 
 
 @contextmanager
@@ -82,22 +80,22 @@ def compacted(model: Any, mask: NeuronMask) -> Iterator[int]:
     parameters = [
         sliced for cut in cuts for sliced in (*cut.matrices, *(joined.whole for joined in cut.matrices.joined))
     ]
-    before = [sliced.parameter.data for sliced in parameters]
+    before = [sliced.parameter for sliced in parameters]
     with folded(model, _rest(mask, cuts)):
         try:
             for cut in cuts:
                 cut.apply()
             yield width
         finally:
-            for sliced, tensor in zip(parameters, before, strict=True):
-                sliced.put(tensor)
+            for sliced, parameter in zip(parameters, before, strict=True):
+                sliced.put(parameter)
 
 
 @contextmanager
 def pruned(model: Any, mask: NeuronMask) -> Iterator[Callable[[ActivationStats], ActivationStats]]:
     """`ablate` for less: layers that lose enough neurons are computed without them for the length of a `with`.
 
-    No copy is made: the neurons that are left change places with those that are pruned, and the parameters are
+    No copy is made: the neurons that are left change places with those that are pruned, and the matrices are
     views of the former. At the end they change back, bit by bit. What can't be cut, or does not agree with hooks
     on a few random tokens, is ablated by hooks.
 
@@ -151,25 +149,24 @@ class Cut:
         neurons = torch.cat([self.left, self.gone])[: self.width]
         for sliced in matrices:
             whole = sliced.parameter.data
-            sliced.put(whole.index_select(sliced.axis, neurons.to(whole.device)))
+            sliced.put_tensor(whole.index_select(sliced.axis, neurons.to(whole.device)))
         self.filling(matrices.output.parameter.data).zero_()
         for whole, parts in matrices.joined:
-            whole.put(torch.cat([part.parameter.data for part in parts], dim=whole.axis))
-            halves = whole.parameter.data.chunk(len(parts), dim=whole.axis)
-            for part, half in zip(parts, halves, strict=True):
-                part.put(half)
+            whole.put_tensor(torch.cat([part.parameter.data for part in parts], dim=whole.axis))
+            for part, half in zip(parts, whole.parameter.data.chunk(len(parts), dim=whole.axis), strict=True):
+                part.put_tensor(half)
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """For the length of a `with`, without a copy: views of tensors in which neurons have changed places."""
-        before = [(sliced, sliced.parameter.data) for sliced in self.matrices]
+        before = [(sliced, sliced.parameter) for sliced in self.matrices]
         self._exchange()
         filling = self.filling(self.matrices.output.parameter.data)
         filled = filling.clone()
         filling.zero_()
         try:
             for sliced, whole in before:
-                sliced.put(whole.narrow(sliced.axis, 0, self.width))
+                sliced.put_tensor(whole.data.narrow(sliced.axis, 0, self.width))
             yield
         finally:
             for sliced, whole in before:

@@ -25,22 +25,34 @@ class Sliced:
     """A parameter with a slice for each neuron.
 
     Attributes:
-        parameter: live.
+        owner: the module whose parameter it is.
+        name: what it is called there.
         axis: along which the neurons are.
-        owner: the module that keeps its size, None where none does.
-        size: the name of that size.
+        size: the attribute in which the module keeps their number, "" where it keeps none.
     """
 
-    parameter: torch.nn.Parameter
+    owner: torch.nn.Module
+    name: str
     axis: int
-    owner: torch.nn.Module | None = None
     size: str = ""
 
-    def put(self, tensor: torch.Tensor) -> None:
-        """Let the parameter hold another number of slices; it stays the same parameter."""
-        self.parameter.data = tensor
-        if self.owner is not None:
-            setattr(self.owner, self.size, tensor.shape[self.axis])
+    @property
+    def parameter(self) -> torch.nn.Parameter:
+        """The one that is there now."""
+        return self.owner.get_parameter(self.name)
+
+    def put(self, parameter: torch.nn.Parameter) -> None:
+        """Put another in its place, of any number of neurons.
+
+        Not by `.data`: a graph that is still alive would hold gradients to the old shape.
+        """
+        setattr(self.owner, self.name, parameter)
+        if self.size:
+            setattr(self.owner, self.size, parameter.shape[self.axis])
+
+    def put_tensor(self, tensor: torch.Tensor) -> None:
+        """Put a parameter of these values in its place."""
+        self.put(torch.nn.Parameter(tensor, requires_grad=self.parameter.requires_grad))
 
 
 class Joined(NamedTuple):
@@ -102,8 +114,8 @@ def _matrices(model: Any, group: NeuronGroup) -> Matrices:
 
 def _of_hooked(group: NeuronGroup, mlp: Any) -> Matrices:
     axes = {"W_in": 1, "W_gate": 1, "b_in": 0}
-    inputs = [Sliced(getattr(mlp, name), axis) for name, axis in axes.items() if name in mlp._parameters]
-    return Matrices(group, tuple(inputs), Sliced(mlp.W_out, 0))
+    inputs = [Sliced(mlp, name, axis) for name, axis in axes.items() if name in mlp._parameters]
+    return Matrices(group, tuple(inputs), Sliced(mlp, "W_out", 0))
 
 
 def _of_bridge(model: Any, group: NeuronGroup, mlp: Any) -> Matrices:
@@ -114,16 +126,16 @@ def _of_bridge(model: Any, group: NeuronGroup, mlp: Any) -> Matrices:
     *projections, out = modules
     inputs = tuple(sliced for module in projections for sliced in _outward(module))
     # The input of the output projection; its bias is no neuron's.
-    output = Sliced(out.weight, 1 if type(out) is torch.nn.Linear else 0, out, _SIZES[type(out)][0])
+    output = Sliced(out, "weight", 1 if type(out) is torch.nn.Linear else 0, _SIZES[type(out)][0])
     return Matrices(group, inputs, output)
 
 
 def _outward(module: Any) -> Iterator[Sliced]:
     """Weight and bias by what goes out of the module."""
     size = _SIZES[type(module)][1]
-    yield Sliced(module.weight, 0 if type(module) is torch.nn.Linear else 1, module, size)
+    yield Sliced(module, "weight", 0 if type(module) is torch.nn.Linear else 1, size)
     if module.bias is not None:
-        yield Sliced(module.bias, 0, module, size)
+        yield Sliced(module, "bias", 0, size)
 
 
 def _joined(component: torch.nn.Module, inputs: Sequence[Sliced]) -> Iterator[Joined]:
