@@ -16,6 +16,7 @@ from sp_lens import baselines, plots
 from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
 from sp_lens.classifiers import TweetClassifier, tweet_classifier
 from sp_lens.collect import collect, collect_histograms
+from sp_lens.compaction import compact
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
@@ -64,6 +65,7 @@ __all__ = [
     "baselines",
     "collect",
     "collect_histograms",
+    "compact",
     "evaluate",
     "export",
     "fold_mask",

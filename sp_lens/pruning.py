@@ -9,8 +9,8 @@ import torch
 from tqdm.auto import tqdm
 
 from sp_lens import ranks
-from sp_lens.ablation import ablate
 from sp_lens.collect import BATCH_TOKENS, collect
+from sp_lens.compaction import pruned
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate_sides
@@ -132,13 +132,13 @@ def prune(
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
 
     def evaluated(mask: NeuronMask) -> dict[str, Any]:
-        with ablate(model, mask):
+        with pruned(model, mask):
             numbers = evaluate_sides(model, corpora, seed=seed, **options)
         return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
 
     def scored(mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
-        with ablate(model, mask):
-            stats = [collect(model, corpora[side], **options) for side in ("forget", "retain")]
+        with pruned(model, mask) as whole:
+            stats = [whole(collect(model, corpora[side], **options)) for side in ("forget", "retain")]
         sinks = stats[0].merge(stats[1]).sinks()
         if unit == "neuron":
             return score(*stats, metric=metric, eps=eps), sinks
