@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, ImageBatch, batches
+from sp_lens.batches import Batch, ImageBatch, batches, documents_of
 from sp_lens.evaluate import losses, nothing_to_predict, predictions
 from sp_lens.masking import mask_tokens
 from sp_lens.models import inference
@@ -41,7 +41,7 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
             logits, targets = predictions(model, batch, seed)
             losses(logits, targets)  # refuses those that are NaN
             values.append(measure(logits, targets).double().cpu())
-            own = torch.tensor([places.setdefault(key, len(places)) for key in _keys(batch, len(places))])
+            own = torch.tensor([places.setdefault(key, len(places)) for key in documents_of(batch, images_before=len(places))])
             owners.append(own[_rows(model, batch, seed)])
             bar.update(len(targets))
     owner, value = torch.cat(owners), torch.cat(values)
@@ -50,13 +50,6 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
     counts = torch.bincount(owner, minlength=len(places))
     sums = torch.zeros(len(places), dtype=torch.float64).index_add(0, owner, value)
     return ItemSums(sums[counts > 0], counts[counts > 0])
-
-
-def _keys(batch: Batch | ImageBatch, known: int) -> list[Any]:
-    """What each row of a batch belongs to."""
-    if isinstance(batch, ImageBatch):
-        return list(range(known, known + len(batch.labels)))
-    return [row.number if row.document is None else row.document for row in batch.rows]
 
 
 def _rows(model: Any, batch: Batch | ImageBatch, seed: int) -> Int[torch.Tensor, " prediction"]:
