@@ -102,7 +102,7 @@ def deal(model: Any, corpus: Any, blocks: int) -> Mapping[Hashable, int]:
     if blocks < FEWEST_BLOCKS:
         raise SpLensError(f"blocks={blocks}: expected {FEWEST_BLOCKS} or more, 20 for instance; fewer say nothing.")
     if isinstance(corpus, Iterator):
-        raise SpLensError("the corpus can be read once only, and to deal it to blocks takes a pass of its own: list it.")
+        raise SpLensError("the corpus can be read once only, and dealing it to blocks takes a pass: make it a list.")
     documents = dict.fromkeys(
         number if getattr(item, "document", None) is None else item.document  # pyright: ignore[reportAttributeAccessIssue]
         for number, item in enumerate(items(model, corpus))

@@ -82,7 +82,7 @@ def collect(
                 images += len(owners)
             if not batch.in_context.any():
                 continue  # special tokens only: nothing in it counts
-            moments, by_block = _batch_moments(model, layout, batch, number, requests, owners)
+            moments, by_block = _batch_moments(model, layout, batch, number=number, requests=requests, owners=owners)
             _merge_into(totals, moments)
             for block, part in by_block.items():
                 _merge_into(of_blocks[block], part)
@@ -142,10 +142,7 @@ def collect_histograms(
     chosen = _chosen(first[0].layout, site, layer, neurons)
     edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
     options: dict[str, Any] = {"blocks": blocks, "batch_tokens": batch_tokens, "progress": progress}
-    return {
-        label: collect(model, corpus, edges=edges, neurons=chosen, **options)
-        for label, corpus in corpora.items()
-    }
+    return {label: collect(model, corpus, edges=edges, neurons=chosen, **options) for label, corpus in corpora.items()}
 
 
 def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:
@@ -208,6 +205,7 @@ def _batch_moments(
     model: Any,
     layout: Layout,
     batch: Batch | ImageBatch,
+    *,
     number: int,
     requests: Mapping[str, tuple[Edges, torch.Tensor]],
     owners: Int[torch.Tensor, " row"] | None,

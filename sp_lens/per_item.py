@@ -41,7 +41,9 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
             logits, targets = predictions(model, batch, seed)
             losses(logits, targets)  # refuses those that are NaN
             values.append(measure(logits, targets).double().cpu())
-            own = torch.tensor([places.setdefault(key, len(places)) for key in documents_of(batch, images_before=len(places))])
+            own = torch.tensor(
+                [places.setdefault(key, len(places)) for key in documents_of(batch, images_before=len(places))]
+            )
             owners.append(own[_rows(model, batch, seed)])
             bar.update(len(targets))
     owner, value = torch.cat(owners), torch.cat(values)

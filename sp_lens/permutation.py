@@ -110,7 +110,7 @@ def specialised(
     difference calls too much specialised, and it needs no eps. Both directions count.
 
     Of all p-values together, those are taken at which the false discovery rate, the expected share of wrong ones among
-    the neurons called specialised, is at most `rate` (Benjamini & Hochberg 1995, `scipy.stats.false_discovery_control`).
+    the neurons called specialised, is at most `rate` (Benjamini & Hochberg 1995, scipy's `false_discovery_control`).
     Specialised means surely different, not very different: with enough text nearly all neurons are. How different is
     the score, with its interval (`uncertainty`).
 
@@ -140,11 +140,12 @@ def specialised(
     require_blocks(forget, retain)
     labels, complete = _labels(len(forget.blocks), len(retain.blocks), permutations, seed)
     observed = torch.cat([torch.ones(len(forget.blocks)), torch.zeros(len(retain.blocks))]).double()[None]
+    both = (forget, retain)
     statistic: dict[str, torch.Tensor] = {}
     p_values: dict[str, torch.Tensor] = {}
     for name in tqdm(forget, desc="permutations", unit=" groups", disable=not progress):
-        sides = [[block[name] for block in side.blocks] for side in (forget, retain)]
-        amounts = torch.cat([_amounts(blocks, whole[name], metric) for blocks, whole in zip(sides, (forget, retain))])
+        sides = [[block[name] for block in side.blocks] for side in both]
+        amounts = torch.cat([_amounts(blocks, whole[name], metric) for blocks, whole in zip(sides, both, strict=True)])
         tokens = torch.tensor([block.count for blocks in sides for block in blocks], dtype=torch.float64)
         statistic[name] = _welch(observed, amounts, tokens)[0]
         # As large, up to the rounding of a sum in another order.

@@ -64,7 +64,7 @@ def rank_stability(
             scores = score(*sides, metric=metric, eps=EPS)
             yield (sides[0].count + sides[1].count) / 2, scores.top(fraction, site=site)
 
-    both = [_at(side, site) for side in (forget, retain)]
+    both = [side.part(side.layout.of(site)) for side in (forget, retain)]
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(orders):
@@ -75,13 +75,6 @@ def rank_stability(
             with_others = _shared(mask, others[k - 1]) if k <= len(others) else np.nan
             rows.append((number, k, tokens, _shared(mask, first[-1][1]), with_others))
     return pd.DataFrame(rows, columns=["order", "blocks", "tokens", "with_all", "with_others"])
-
-
-def _at(stats: ActivationStats, site: Site) -> ActivationStats:
-    """The part at one site, blocks included."""
-    layout = stats.layout.of(site)
-    blocks = tuple(_at(block, site) for block in stats.blocks)
-    return ActivationStats(layout, {name: stats[name] for name in layout.names}, stats.about, blocks)
 
 
 def _shared(one: NeuronMask, other: NeuronMask) -> float:

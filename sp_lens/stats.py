@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.jackknife import standard_errors
-from sp_lens.moments import Moments
+from sp_lens.moments import Moments, stacked, unstacked
 from sp_lens.neurons import NeuronMask, NeuronValues
 from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.storage import load_tensors, save_tensors
@@ -56,6 +56,11 @@ class ActivationStats(Mapping[str, Moments]):
         """Number of tokens; padding, special tokens and the first token of a row never count."""
         return next(iter(self.moments.values())).count
 
+    def part(self, layout: Layout) -> "ActivationStats":
+        """The statistics of some of the groups, blocks included; `stats.part(stats.layout.of("mlp"))`."""
+        moments = {name: self[name] for name in layout.names}
+        return ActivationStats(layout, moments, self.about, tuple(block.part(layout) for block in self.blocks))
+
     def importance(self, metric: Metric = "abs") -> NeuronValues:
         """Definition 1 of arXiv 2403.01267: how much a neuron does on this corpus, in units of activation.
 
@@ -85,8 +90,8 @@ class ActivationStats(Mapping[str, Moments]):
         """Refuse statistics of a corpus as a whole, which don't say how sure they are."""
         if not self.blocks:
             raise SpLensError(
-                "these statistics are of a corpus as a whole and don't say how sure they are: collect them by blocks of "
-                "documents, collect(model, corpus, blocks=20)."
+                "these statistics are of a corpus as a whole and don't say how sure they are: collect them by blocks, "
+                "collect(model, corpus, blocks=20)."
             )
 
     def sinks(self, *, ratio: float = 10) -> NeuronMask:
@@ -121,7 +126,7 @@ class ActivationStats(Mapping[str, Moments]):
         self.require_same_model(other)
         if len(self.blocks) != len(other.blocks):
             raise SpLensError(
-                f"statistics of {len(self.blocks)} and of {len(other.blocks)} blocks can't be merged: collect both alike."
+                f"statistics of {len(self.blocks)} and {len(other.blocks)} blocks can't be merged: collect both alike."
             )
         moments = {name: self[name].merge(other[name]) for name in self}
         about = {**self.about, "corpora": [*self.about.get("corpora", []), *other.about.get("corpora", [])]}
@@ -143,7 +148,7 @@ class ActivationStats(Mapping[str, Moments]):
         With blocks there are standard errors too: freq_error, abs_error, rms_error, std_error.
         """
         metrics: tuple[Metric, ...] = ("freq", "abs", "rms", "std")
-        columns = {metric: self.importance(metric) for metric in metrics}
+        columns: dict[Metric, NeuronValues] = {metric: self.importance(metric) for metric in metrics}
         frame = columns["freq"].frame().drop(columns="value")
         for metric, values in columns.items():
             frame[metric] = np.concatenate([values[name].cpu().numpy() for name in self])
@@ -266,9 +271,8 @@ class ActivationStats(Mapping[str, Moments]):
         header = {"layout": self.layout.to_json(), "about": self.about, "count": self.count}
         if self.blocks:
             header["blocks"] = [block.count for block in self.blocks]
-            for name in self:
-                parts = [block[name].tensors() for block in self.blocks]
-                tensors |= {f"{name}/{_BLOCKS}{key}": torch.stack([part[key] for part in parts]) for key in parts[0]}
+            of_blocks = {name: stacked([block[name] for block in self.blocks]) for name in self}
+            tensors |= {f"{name}/{_BLOCKS}{key}": tensor for name in self for key, tensor in of_blocks[name].items()}
         save_tensors(path, "ActivationStats", tensors, header)
 
     @classmethod
@@ -284,27 +288,16 @@ class ActivationStats(Mapping[str, Moments]):
         for key, tensor in tensors.items():
             name, _, part = key.partition("/")
             grouped[name][part] = tensor
-        by_block = {
-            name: {key.removeprefix(_BLOCKS): parts.pop(key) for key in list(parts) if key.startswith(_BLOCKS)}
-            for name, parts in grouped.items()
-        }
+        counts = header.get("blocks", [])
+        by_block = {}
+        for name, parts in grouped.items():
+            own = {key.removeprefix(_BLOCKS): parts.pop(key) for key in list(parts) if key.startswith(_BLOCKS)}
+            by_block[name] = unstacked(counts, own)
         moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
-        blocks = tuple(
-            cls(layout, {name: _row(parts, place, count) for name, parts in by_block.items()}, _model(header["about"]))
-            for place, count in enumerate(header.get("blocks", []))
-        )
-        return cls(layout, moments, header["about"], blocks)
+        model = {key: value for key, value in header["about"].items() if key == "model"}
+        blocks = ({name: own[place] for name, own in by_block.items()} for place in range(len(counts)))
+        return cls(layout, moments, header["about"], tuple(cls(layout, block, model) for block in blocks))
 
     def __repr__(self) -> str:
         blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
         return f"ActivationStats({self.count} tokens{blocks}, {self.layout})"
-
-
-def _row(stacked: Mapping[str, torch.Tensor], block: int, count: int) -> Moments:
-    """The moments of one block, of those of all blocks as they are saved."""
-    return Moments.from_tensors(count, {key: tensor[block] for key, tensor in stacked.items()})
-
-
-def _model(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a block is about: the model, as far as it is known."""
-    return {key: about[key] for key in ("model",) if key in about}
