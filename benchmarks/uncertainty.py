@@ -4,7 +4,7 @@
 
 Activations are drawn whose true importances are known, as those of the bundled model are: tokens of a document share
 what it is about, neurons share it too, documents are from 20 to 1000 tokens long. Everything after that is what a user
-calls: `ActivationStats`, `uncertainty`, `specialised`. The table replaces the one on the page. Five minutes on one core.
+calls: `ActivationStats`, `uncertainty`, `specialised`. The table replaces the one on the page. Five minutes.
 """
 
 import argparse

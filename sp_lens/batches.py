@@ -91,6 +91,13 @@ def documents_of(batch: Batch | ImageBatch, *, images_before: int) -> list[Hasha
     return [row.number if row.document is None else row.document for row in batch.rows]
 
 
+def documents_in(model: Any, corpus: Any) -> list[Hashable]:
+    """The documents of a corpus as `documents_of` has them, in its order; rows that are of none, or images."""
+    if reads_images(model):
+        return list(range(sum(1 for _ in pictures(model, corpus))))
+    return list(dict.fromkeys(row.number if row.document is None else row.document for row in rows(model, corpus)))
+
+
 def deal(model: Any, corpus: Any, blocks: int) -> Mapping[Hashable, int]:
     """The block of each document of a corpus (row that is of none, image), as `documents_of` has them: dealt in turn.
 
@@ -103,10 +110,7 @@ def deal(model: Any, corpus: Any, blocks: int) -> Mapping[Hashable, int]:
         raise SpLensError(f"blocks={blocks}: expected {FEWEST_BLOCKS} or more, 20 for instance; fewer say nothing.")
     if isinstance(corpus, Iterator):
         raise SpLensError("the corpus can be read once only, and dealing it to blocks takes a pass: make it a list.")
-    documents = dict.fromkeys(
-        number if getattr(item, "document", None) is None else item.document  # pyright: ignore[reportAttributeAccessIssue]
-        for number, item in enumerate(items(model, corpus))
-    )
+    documents = documents_in(model, corpus)
     if len(documents) < blocks:
         enough = f"ask for {len(documents)} blocks at most" if len(documents) >= FEWEST_BLOCKS else "none can be made"
         raise SpLensError(

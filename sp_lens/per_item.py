@@ -13,14 +13,14 @@ from sp_lens.masking import mask_tokens
 from sp_lens.models import inference
 from sp_lens.tasks import task_of
 
-# The float32 logits [prediction d_vocab] and the right answers -> a number for each prediction.
+# The float32 logits [prediction d_vocab] and the right answers -> a number, or several, for each prediction.
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class ItemSums(NamedTuple):
     """By item, the sum of a measure over what was predicted of it, and how many predictions these were."""
 
-    sums: Float[torch.Tensor, " item"]
+    sums: Float[torch.Tensor, "item *measure"]  # noqa: F821 (a name of an axis each)
     counts: Int[torch.Tensor, " item"]
 
 
@@ -50,7 +50,7 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
     if not len(owner):
         raise nothing_to_predict()
     counts = torch.bincount(owner, minlength=len(places))
-    sums = torch.zeros(len(places), dtype=torch.float64).index_add(0, owner, value)
+    sums = torch.zeros(len(places), *value.shape[1:], dtype=torch.float64).index_add(0, owner, value)
     return ItemSums(sums[counts > 0], counts[counts > 0])
 
 

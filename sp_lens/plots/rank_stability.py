@@ -32,12 +32,11 @@ def rank_stability(stability: pd.DataFrame) -> go.Figure:
         >>> rank_stability(pd.DataFrame())
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: expected the table of sp.rank_stability(forget, retain), with a row an order ...
+        sp_lens.errors.SpLensError: expected the table of sp.rank_stability(), got 0 rows of [].
     """
     if stability.empty or not {"blocks", "tokens", *SERIES} <= set(stability.columns):
         raise SpLensError(
-            "expected the table of sp.rank_stability(forget, retain), with a row an order and number of blocks; got "
-            f"{len(stability)} rows of {list(stability.columns)}."
+            f"expected the table of sp.rank_stability(), got {len(stability)} rows of {list(stability.columns)}."
         )
     figure = go.Figure()
     tokens: dict[Any, float] = stability.groupby("blocks")["tokens"].mean().to_dict()
