@@ -125,11 +125,11 @@ def covered(documents: int, corpora: int, seed: int, *, neurons: int = 60) -> It
             }
             for what, (one, truth) in found.items():
                 held[f"{what} by {metric}", "blocks of documents"].append(
-                    np.mean((flat(one.low) <= truth) & (truth <= flat(one.high)))
+                    float(np.mean((flat(one.low) <= truth) & (truth <= flat(one.high))))
                 )
         value, error = by_tokens(sides[0])
         held["importance by abs", "each token by itself"].append(
-            np.mean(np.abs(value - forget.importance("abs")) <= 1.96 * error)
+            float(np.mean(np.abs(value - forget.importance("abs")) <= 1.96 * error))
         )
     for (what, unit), shares in held.items():
         yield {"documents": documents, "95 % interval of": what, "unit": unit, "holds the truth": np.mean(shares)}

@@ -84,7 +84,8 @@ class SpecialisedNeurons:
         tensors, header = load_tensors(path, "SpecialisedNeurons")
         layout = Layout.from_json(header["layout"])
         parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
-        return cls(*(NeuronValues(layout, part, header["about"]) for part in parts), header["rate"])
+        statistic, p_values, adjusted = (NeuronValues(layout, part, header["about"]) for part in parts)
+        return cls(statistic, p_values, adjusted, header["rate"])
 
     def __repr__(self) -> str:
         chosen = self.mask().count()
@@ -150,12 +151,14 @@ def specialised(
         statistic[name] = _welch(observed, amounts, tokens)[0]
         # As large, up to the rounding of a sum in another order.
         floor = statistic[name].abs() * (1 - 1e-9)
-        as_large = sum((_welch(part, amounts, tokens).abs() >= floor).sum(dim=0) for part in labels.split(_AT_ONCE))
-        p_values[name] = (as_large + (not complete)) / (len(labels) + (not complete))
+        as_large = torch.full_like(floor, not complete)  # as they are is one of the ways, if not among those drawn
+        for part in labels.split(_AT_ONCE):
+            as_large += (_welch(part, amounts, tokens).abs() >= floor).sum(dim=0)
+        p_values[name] = as_large / (len(labels) + (not complete))
     about = {**forget.about, "corpora": [side.about.get("corpora") for side in (forget, retain)], "metric": metric}
     about |= {"permutations": len(labels), "seed": None if complete else seed}
-    parts = (statistic, p_values, _adjusted(p_values))
-    return SpecialisedNeurons(*(NeuronValues(forget.layout, part, about) for part in parts), rate)
+    t, p, adjusted = (NeuronValues(forget.layout, one, about) for one in (statistic, p_values, _adjusted(p_values)))
+    return SpecialisedNeurons(t, p, adjusted, rate)
 
 
 def _labels(forget: int, retain: int, permutations: int, seed: int) -> tuple[Float[torch.Tensor, "draw block"], bool]:

@@ -39,7 +39,7 @@ def rank_stability(stability: pd.DataFrame) -> go.Figure:
             f"expected the table of sp.rank_stability(), got {len(stability)} rows of {list(stability.columns)}."
         )
     figure = go.Figure()
-    tokens: dict[Any, float] = stability.groupby("blocks")["tokens"].mean().to_dict()
+    tokens: Any = stability.groupby("blocks")["tokens"].mean()
     for (column, name), colour in zip(SERIES.items(), PALETTE, strict=False):
         by_blocks = stability.dropna(subset=column).groupby("blocks")[column]
         low, middle, high = (100 * by_blocks.quantile(place) for place in (BAND[0], 0.5, BAND[1]))

@@ -114,7 +114,7 @@ def _bars(named: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None")
     if hits is None:
         return bars.assign(below=bars["std"], above=bars["std"])
     # The runs of a bar are of the same documents, which are drawn alike for each: the mean is taken draw by draw.
-    draws = [np.mean([100 * hits[label].draws() for label in points.index], axis=0) for _, points in grouped]
+    draws = [np.mean([100 * hits[str(label)].draws() for label in points.index], axis=0) for _, points in grouped]
     low, high = np.percentile(draws, [2.5, 97.5], axis=1)
     return bars.assign(below=bars["mean"] - low, above=high - bars["mean"])
 
