@@ -29,7 +29,9 @@ from sp_lens.importance import head_mask, score
 from sp_lens.membership import MembershipInference, membership_inference
 from sp_lens.models import load_model
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
+from sp_lens.permutation import SpecialisedNeurons, specialised
 from sp_lens.pruning import prune
+from sp_lens.rank_stability import rank_stability
 from sp_lens.relearning import Relearning, relearning
 from sp_lens.report import report
 from sp_lens.reproduction import reproduce
@@ -39,6 +41,7 @@ from sp_lens.sliding import sliding_perplexity
 from sp_lens.specialisation import Specialisation, specialisation
 from sp_lens.stats import ActivationStats
 from sp_lens.toxicity import Toxicity, toxicity
+from sp_lens.uncertainty import Uncertainty, uncertainty
 
 __version__ = _version("sp_lens")
 
@@ -56,9 +59,11 @@ __all__ = [
     "Relearning",
     "SpLensError",
     "Specialisation",
+    "SpecialisedNeurons",
     "TopExamples",
     "Toxicity",
     "TweetClassifier",
+    "Uncertainty",
     "ablate",
     "ablation_effect",
     "ablation_hooks",
@@ -79,6 +84,7 @@ __all__ = [
     "membership_inference",
     "plots",
     "prune",
+    "rank_stability",
     "relearning",
     "report",
     "reproduce",
@@ -86,7 +92,9 @@ __all__ = [
     "score",
     "sliding_perplexity",
     "specialisation",
+    "specialised",
     "top_examples",
     "toxicity",
     "tweet_classifier",
+    "uncertainty",
 ]

@@ -63,7 +63,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     elif arguments.bins:  # a first pass, to see what occurs
         first = sp.collect(model, corpus)
         edges = {site: first.edges(site, bins=arguments.bins) for site in ("mlp", "attn")}
-    stats = sp.collect(model, corpus, edges=edges)
+    stats = sp.collect(model, corpus, edges=edges, blocks=arguments.blocks)
     if not ranks.is_main():
         return
     stats.save(arguments.out)
@@ -165,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="range of the histograms, so that several corpora share their edges (default: what occurs)",
     )  # fmt: skip
+    collect.add_argument(
+        "--blocks", type=positive, help="keep the statistics of so many blocks of documents too, for intervals (20)"
+    )
     collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
 
     evaluate = _command(

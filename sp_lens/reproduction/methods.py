@@ -57,7 +57,7 @@ def methods(setting: Setting) -> Found:
         found.table += [{"pair": str(pair), **row} for row in rows]
         found.findings.append(_finding(pair, hits))
         name = plain(f"other-methods-{pair.forget}")
-        found.figures[name] = plots.tradeoff(runs)
+        found.figures[name] = plots.tradeoff(runs, hits=hits)
         found.data[name] = pd.concat([run.history.assign(method=label) for label, run in runs.items()])
     return found
 

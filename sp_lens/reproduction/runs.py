@@ -34,9 +34,7 @@ def pruning(setting: Setting) -> Found:
         found.findings += FINDINGS[setting.experiment.name](pair, runs, hits)
         for figure in setting.experiment.figures:
             name = plain(f"{setting.experiment.name}-{pair.forget}-{pair.retain}")
-            # Selectivity groups runs by their settings, and has no use for labels.
-            drawn = getattr(plots, figure)(list(runs.values()) if figure == "selectivity" else runs)
-            found.figures[name] = drawn
+            found.figures[name] = getattr(plots, figure)(runs, hits=hits)
             found.data[name] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sp_lens.ablation import ablate
+from sp_lens.batches import FEWEST_BLOCKS, documents_in
 from sp_lens.collect import collect
 from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.corpus import load_corpora
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Items that the speed is measured on before a run.
 TRIAL = 16
+# Of documents, in the figures of neurons.
+BLOCKS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +109,17 @@ class Setting:
     def hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
         """By document, what the model has right at the run's best step and before it."""
         file = self._run_folder(pair, label) / "documents.safetensors"
-        if file.exists():
-            return DocumentHits.load(file)
+        if file.exists() and "forget_nats_after" in (hits := DocumentHits.load(file)).tensors:  # older ones have none
+            return hits
         pruned = ablate(self.model, run.mask_at(run.best_step))
         hits = document_hits(self.model, corpora, pruned, progress=self.progress)
         hits.save(file)
         return hits
+
+    def blocks(self, *corpora: Any) -> int | None:
+        """Into how many blocks documents are dealt, of each corpus as many; None where they are too few."""
+        fewest = min(len(documents_in(self.model, corpus)) for corpus in corpora)
+        return min(BLOCKS, fewest) if fewest >= FEWEST_BLOCKS else None
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
         read = self.scale.images if self.experiment.images else self.scale.tokens

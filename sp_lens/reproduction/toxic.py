@@ -39,7 +39,7 @@ def toxic(setting: Setting) -> Found:
         written[label] = _written(setting, classifier, texts, run.mask_at(run.best_step))
         found.table.append(as_row(pair, label, run, hits[label]))
     found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written), _perplexity(written)]
-    found.figures["toxicity"] = plots.tradeoff(runs)
+    found.figures["toxicity"] = plots.tradeoff(runs, hits=hits)
     found.data["toxicity"] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return found
 
