@@ -189,6 +189,13 @@ def hook_point(model: Any, group: NeuronGroup) -> Any:
     return point
 
 
+def upstream(model: Any, group: NeuronGroup) -> list[torch.nn.Module]:
+    """The modules that no ablation of the group reaches: the blocks below, and of an MLP the attention beside it."""
+    blocks = list(blocks_of(model))
+    attention = getattr(blocks[group.layer], "attn", None)
+    return [*blocks[: group.layer], *([attention] if group.site == "mlp" and attention is not None else [])]
+
+
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
     """The live output weights of the group: writing to the result changes the model.
 
