@@ -12,7 +12,7 @@ from sp_lens.ablation import Hook, ablation_hooks, check_mask, check_reference
 from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.evaluate import losses, nothing_to_predict, predictions, reusable
+from sp_lens.evaluate import nothing_to_predict, prediction_losses, reusable
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
 from sp_lens.replay import Replay
@@ -25,10 +25,10 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 class _Unit(NamedTuple):
-    """What is ablated alone: the head, or the neuron, of that index in the group, and the hook that ablates it."""
+    """What is ablated alone: the head, or the neuron, of that number in the group, and the hook that ablates it."""
 
     group: NeuronGroup
-    index: int
+    number: int
     hook: Hook
 
 
@@ -86,15 +86,15 @@ def ablation_effect(
         layout = neurons.layout
         own = ((layout.group(name), index, [index]) for name in neurons for index in _marked(neurons[name]))
     units = []
-    for group, index, indices in own:
+    for group, number, indices in own:
         mask = NeuronMask.of_neurons(Layout((group,)), {group.name: indices})
         ((_, hook),) = ablation_hooks(mask, mode=mode, reference=reference)
-        units.append(_Unit(group, index, hook))
+        units.append(_Unit(group, number, hook))
     rises = _loss_rises(model, corpus, units, seed=seed, batch_tokens=batch_tokens, progress=progress)
     sizes = {group.name: group.heads if unit == "head" else group.width for group in layout}
     tensors = {name: torch.full((size,), torch.nan, dtype=torch.float64) for name, size in sizes.items()}
-    for (group, index, _), rise in zip(units, rises, strict=True):
-        tensors[group.name][index] = rise
+    for (group, number, _), rise in zip(units, rises, strict=True):
+        tensors[group.name][number] = rise
     about = {"model": model_name(model), "metric": "ablation effect", "mode": mode}
     return HeadValues(layout, tensors, about) if unit == "head" else NeuronValues(layout, tensors, about)
 
@@ -122,12 +122,12 @@ def _loss_rises(
     with inference(model), tqdm(total=total, desc="ablate", unit=" units", disable=not progress) as bar:
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
             with replay.recording():
-                whole = losses(*predictions(model, batch, seed)).double()
+                whole = prediction_losses(model, batch, seed).double()
             asked += len(whole)
             done = 0
             for some in _together(units, max(1, batch_tokens // batch.in_context.numel())):
                 with replay.resuming(some[0].group, len(some)), attached(model, [(some[0].group, _each(some))]):
-                    nats = losses(*predictions(model, batch.repeated(len(some)), seed)).double()
+                    nats = prediction_losses(model, batch.repeated(len(some)), seed).double()
                 sums[done : done + len(some)] += nats.view(len(some), -1).sum(dim=1).cpu() - whole.sum().cpu()
                 done += len(some)
                 bar.update(len(some))
