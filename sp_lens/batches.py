@@ -55,6 +55,11 @@ class Batch:
         """What is in the rows, padding left out, and is not collected: special tokens and the first of a row."""
         return self.attention_mask.bool() & ~self.in_context
 
+    def repeated(self, copies: int) -> "Batch":
+        """The rows so many times over, one copy of all after the other."""
+        padded = (tensor.repeat(copies, 1) for tensor in (self.tokens, self.attention_mask, self.counted))
+        return Batch(*padded, rows=self.rows * copies)
+
     def to(self, device: torch.device) -> "Batch":
         """The padded tensors on a device."""
         return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
@@ -83,6 +88,12 @@ class ImageBatch:
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """What is not collected: the class token, as the BOS of a text."""
         return ~self.in_context
+
+    def repeated(self, copies: int) -> "ImageBatch":
+        """The images so many times over, one copy of all after the other."""
+        return ImageBatch(
+            self.pixels.repeat(copies, 1, 1, 1), self.labels.repeat(copies), self.in_context.repeat(copies, 1)
+        )
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The tensors on a device."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
 from sp_lens import ranks
@@ -118,17 +118,30 @@ def predictions(
     model: Any, batch: Batch | ImageBatch, seed: int
 ) -> tuple[Float[torch.Tensor, "prediction d_vocab"], Int[torch.Tensor, " prediction"]]:
     """The float32 logits of all that the model is asked for in a batch, and the right answers."""
+    logits, targets, asked = _answers(model, batch, seed)
+    return logits[asked].float(), targets[asked]
+
+
+def prediction_losses(model: Any, batch: Batch | ImageBatch, seed: int) -> Float[torch.Tensor, " prediction"]:
+    """Nats of each of the `predictions`, in their order; row by row, as the logits of a batch are copied slowly."""
+    rows = zip(*_answers(model, batch, seed), strict=True)
+    return torch.cat([losses(logits[asked].float(), targets[asked]) for logits, targets, asked in rows])
+
+
+def _answers(
+    model: Any, batch: Batch | ImageBatch, seed: int
+) -> tuple[Float[torch.Tensor, "row ... d_vocab"], Int[torch.Tensor, "row ..."], Bool[torch.Tensor, "row ..."]]:
+    """The logits of a batch, what is right in each place, and in which places the model is asked."""
     if isinstance(batch, ImageBatch):
         logits = forward(model, batch)
-        return logits.float(), batch.labels.to(logits.device)
+        targets = batch.labels.to(logits.device)
+        return logits, targets, torch.ones_like(targets, dtype=torch.bool)
     if task_of(model) == "masked":
         hidden, asked = mask_tokens(model, batch, seed)
         logits = forward(model, hidden)
-        asked = asked.to(logits.device)
-        return logits[asked].float(), batch.tokens.to(logits.device)[asked]
+        return logits, batch.tokens.to(logits.device), asked.to(logits.device)
     logits = forward(model, batch)
-    asked = batch.counted[:, 1:].to(logits.device)
-    return logits[:, :-1][asked].float(), batch.tokens[:, 1:].to(logits.device)[asked]
+    return logits[:, :-1], batch.tokens[:, 1:].to(logits.device), batch.counted[:, 1:].to(logits.device)
 
 
 def nothing_to_predict() -> SpLensError:
