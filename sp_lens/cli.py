@@ -1,4 +1,4 @@
-"""`sp-lens`: a thin shell over the functions of the package."""
+"""`sp-lens`: a thin shell over the functions of the package, which a command imports when it runs."""
 
 import argparse
 import json
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive
+from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive, quieten
 from sp_lens.cli_plot import add_plot
 from sp_lens.cli_reproduce import add_reproduce
+from sp_lens.errors import SpLensError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -21,9 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("sp_lens").setLevel(logging.INFO)
-    from sp_lens.errors import SpLensError
-
-    _quieten()
     try:
         arguments.command(arguments)
     except SpLensError as error:
@@ -41,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     from sp_lens.demo import demo
 
+    quieten()
     print(demo(arguments.out))
 
 
@@ -123,14 +122,6 @@ def _report(arguments: argparse.Namespace) -> None:
     stats = {label: sp.ActivationStats.load(file) for label, file in arguments.stats}
     sp.report(sp.PruneRun.load(arguments.run), arguments.out, stats=stats)
     print(f"wrote {arguments.out}")
-
-
-def _quieten() -> None:
-    """Leave the terminal to our own bars and words."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _parser() -> argparse.ArgumentParser:
