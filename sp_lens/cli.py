@@ -1,4 +1,4 @@
-"""`sp-lens`: a thin shell over the functions of the package."""
+"""`sp-lens`: a thin shell over the functions of the package, which a command imports when it runs."""
 
 import argparse
 import json
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive
+from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive, quieten
 from sp_lens.cli_plot import add_plot
 from sp_lens.cli_reproduce import add_reproduce
+from sp_lens.errors import SpLensError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -20,10 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0; 2 for bad input, with the reason on stderr; 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s")
-    from sp_lens import ranks
-    from sp_lens.errors import SpLensError
+    from sp_lens import ranks  # it needs torch, which the help does without
 
-    _quieten()
     try:
         with ranks.joined():
             if arguments.command not in (_collect, _evaluate, _prune):
@@ -45,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     from sp_lens.demo import demo
 
+    quieten()
     print(demo(arguments.out))
 
 
@@ -136,14 +136,6 @@ def _report(arguments: argparse.Namespace) -> None:
     stats = {label: sp.ActivationStats.load(file) for label, file in arguments.stats}
     sp.report(sp.PruneRun.load(arguments.run), arguments.out, stats=stats)
     print(f"wrote {arguments.out}")
-
-
-def _quieten() -> None:
-    """Leave the terminal to our own bars and words."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _parser() -> argparse.ArgumentParser:

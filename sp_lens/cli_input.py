@@ -13,12 +13,21 @@ def model_of(arguments: argparse.Namespace) -> Any:
     import sp_lens as sp
     from sp_lens import ranks
 
+    quieten()
     return sp.load_model(
         arguments.model,
         device=arguments.device if arguments.device or arguments.device_map else ranks.own_device(),
         device_map=arguments.device_map,
         dtype=getattr(torch, arguments.dtype),
     )
+
+
+def quieten() -> None:
+    """Leave the terminal to our own bars and words."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:

@@ -70,8 +70,8 @@ def collect(
 
     Raises:
         SpLensError: for a corpus that can't be read, a NaN or infinite activation (naming site, layer and
-            batch), a hook that did not fire exactly once in a pass, and blocks that are fewer than 5, more than there are
-            documents, or asked for in one of several processes; on the other processes too.
+            batch), a hook that did not fire exactly once in a pass, and blocks that are fewer than 5, more than
+            there are documents, or asked for in one of several processes; on the other processes too.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)

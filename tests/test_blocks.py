@@ -301,7 +301,7 @@ def test_the_top_is_as_stable_as_the_sets_say() -> None:
         return set(np.argsort(-one / (two + 1e-3))[:3].tolist())
 
     generator = np.random.default_rng(3)
-    for number in range(2):
+    for _ in range(2):
         order = generator.permutation(8)
         for k in range(1, 9):
             row = found.query("order == @number and blocks == @k").iloc[0]
