@@ -1,5 +1,6 @@
 """Experiments that look at neurons and prune nothing: figures 1 and 5."""
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,7 @@ def illustration(setting: Setting) -> Found:
     found = Found()
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
-    setting.tell_time(corpora, 1)
+    setting.tell_time(corpora, [Counter(forget=1, retain=1)])
     forget, retain = (collect(setting.model, corpora[side], progress=setting.progress) for side in ("forget", "retain"))
     found.corpora = origins(corpora)
     scores = score(forget, retain, metric="abs").of("mlp").frame()
