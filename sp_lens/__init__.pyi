@@ -15,6 +15,8 @@ from sp_lens.corpus import load_corpora as load_corpora
 from sp_lens.corpus import load_corpus as load_corpus
 from sp_lens.effects import ablation_effect as ablation_effect
 from sp_lens.errors import SpLensError as SpLensError
+from sp_lens.estimate import Estimate as Estimate
+from sp_lens.estimate import estimate as estimate
 from sp_lens.evaluate import Evaluation as Evaluation
 from sp_lens.evaluate import evaluate as evaluate
 from sp_lens.examples import Example as Example

@@ -4,14 +4,18 @@ import argparse
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive, quieten
 from sp_lens.cli_plot import add_plot
 from sp_lens.cli_reproduce import add_reproduce
 from sp_lens.errors import SpLensError
+
+if TYPE_CHECKING:
+    import sp_lens as sp
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -53,9 +57,13 @@ def _collect(arguments: argparse.Namespace) -> None:
 
     import sp_lens as sp
     from sp_lens import ranks
+    from sp_lens.estimate import estimate_passes
 
     model = model_of(arguments)
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
+    passes = Counter(corpus=2 if arguments.bins and not arguments.range else 1)
+    if _estimated(arguments, estimate_passes(model, {"corpus": corpus}, passes)):
+        return
     edges: Any = None
     if arguments.bins and arguments.range:
         low, high = arguments.range
@@ -102,13 +110,16 @@ def _prune(arguments: argparse.Namespace) -> None:
             ("eval_retain", arguments.eval_retain or arguments.retain, "evaluate"),
         )
     }
-    keys = ("site", "unit", "metric", "fraction", "steps", "seed", "min_retain_top1", "max_forget_top1", "out")
+    read = {"metric": arguments.metric, "steps": arguments.steps, "recollect": not arguments.one_shot}
+    if _estimated(arguments, sp.estimate(model, **corpora, **read)):
+        return
+    keys = ("site", "unit", "fraction", "seed", "min_retain_top1", "max_forget_top1", "out")
     protect = sp.collect(model, corpora["retain"]).sinks() if arguments.spare_sinks else None
     run = sp.prune(
         model,
         **corpora,
+        **read,
         protect=protect,
-        recollect=not arguments.one_shot,
         **{key: vars(arguments)[key] for key in keys},
     )
     if not ranks.is_main():
@@ -119,6 +130,15 @@ def _prune(arguments: argparse.Namespace) -> None:
         )
     )
     print(f"selectivity {run.selectivity:.3f}; history.csv and mask.safetensors are in {arguments.out}")
+
+
+def _estimated(arguments: argparse.Namespace, what: "sp.Estimate") -> bool:
+    """Say what the command will take; whether that was all that was asked for."""
+    if arguments.estimate:
+        print(what)
+    else:
+        logging.getLogger("sp_lens").info("%s", what)
+    return arguments.estimate
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -160,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument(
         "--blocks", type=positive, help="keep the statistics of so many blocks of documents too, for intervals (20)"
     )
+    _add_estimate(collect)
     collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
 
     evaluate = _command(
@@ -231,7 +252,12 @@ def _add_prune(commands: Any) -> None:
     )
     prune.add_argument("--min-retain-top1", type=float, help="stop when retain accuracy is below this")
     prune.add_argument("--max-forget-top1", type=float, help="stop when forget accuracy is at or below this")
+    _add_estimate(prune)
     prune.add_argument("--out", required=True, help="folder of the run; the same command goes on after a kill")
+
+
+def _add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--estimate", action="store_true", help="say how long it will take and how much memory; stop")
 
 
 def _command(commands: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from sp_lens.errors import SpLensError
+from sp_lens.estimate import duration
 from sp_lens.paper import EXPERIMENTS, Experiment
 from sp_lens.reproduction.result import RESULT, Finding, Reproduction
-from sp_lens.reproduction.setting import duration
 from sp_lens.storage import write_bytes
 
 PAGE = "reproduction.md"
