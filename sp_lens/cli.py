@@ -145,7 +145,8 @@ def _export(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
     model = model_of(arguments)
-    folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, overwrite=arguments.overwrite)
+    options = {"compact": arguments.compact, "overwrite": arguments.overwrite}
+    folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, **options)
     kind = type(getattr(model, "original_model", model)).__name__
     print(f"saved to {folder}, loaded back and compared: transformers.{kind}.from_pretrained({str(folder)!r})")
 
@@ -216,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(export)
     export.add_argument("--mask", required=True, help="the neurons to prune")
     export.add_argument("--out", required=True, help="folder to make")
+    export.add_argument("--compact", action="store_true", help="leave neurons out, in layers of one width")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     return parser
 

@@ -2,21 +2,24 @@
 
 import copy
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sp_lens.ablation import ablate, check_mask, folded
-from sp_lens.agreement import log_probabilities, random_inputs, tolerance
 from sp_lens.compaction import compacted
 from sp_lens.errors import SpLensError
-from sp_lens.models import inference, input_device, model_name
+from sp_lens.models import inference, input_device, model_name, random_inputs
 from sp_lens.neurons import NeuronMask
 from sp_lens.pictures import processor_of
 from sp_lens.rows import tokenizer_of
 from sp_lens.tasks import reads_images
 
+# Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 # What transformers calls the width of the feed-forward layers: one number for all of them.
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
@@ -39,7 +42,8 @@ def export(
     depends on how evenly the mask prunes. In memory, layer by layer: `sp_lens.compact`.
 
     The model in memory stays as it is. The folder is loaded back with plain transformers, and its
-    log-probabilities are compared with those of the model ablated by hooks, before it gets its name.
+    log-probabilities are compared with those of the model ablated by hooks (of the model cut alike, with `compact`),
+    before it gets its name.
 
     Args:
         model: a bridge. A `HookedTransformer` holds processed weights in TransformerLens' own shapes, so
@@ -80,7 +84,7 @@ def export(
             _save(bridge.original_model, unfinished)
     reader.save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
-    _verify(model, mask, unfinished, bridge.original_model)
+    _verify(model, mask, unfinished, bridge.original_model, compacted if compact else ablate)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
@@ -152,8 +156,10 @@ def _bridge(model: Any, hf_model: Any) -> Any:
     )
 
 
-def _verify(model: Any, mask: NeuronMask, folder: Path, plain: Any) -> None:
-    """Compare the saved model, loaded by transformers and placed as it was, with the one ablated by hooks."""
+def _verify(
+    model: Any, mask: NeuronMask, folder: Path, plain: Any, pruned: Callable[[Any, NeuronMask], AbstractContextManager]
+) -> None:
+    """Compare the saved model, loaded by transformers and placed as it was, with the one in memory while `pruned`."""
     dtype, device = next(model.parameters()).dtype, input_device(model)
     inputs = random_inputs(model).to(device)
     reloaded = type(plain).from_pretrained(
@@ -163,11 +169,11 @@ def _verify(model: Any, mask: NeuronMask, folder: Path, plain: Any) -> None:
         local_files_only=True,
         device_map=getattr(plain, "hf_device_map", None) or {"": device},
     )
-    with inference(model), ablate(model, mask):
-        by_hooks = log_probabilities(model, inputs)
-        by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : by_hooks.shape[-1]]
-    difference = float((by_hooks - by_weights.to(by_hooks.device)).abs().max())
-    if not difference <= tolerance(model):
+    with inference(model), pruned(model, mask):
+        in_memory = model(inputs, return_type="logits").float().log_softmax(-1)
+        by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : in_memory.shape[-1]]
+    difference = float((in_memory - by_weights.to(in_memory.device)).abs().max())
+    if not difference <= TOLERANCE.get(dtype, 1e-1):
         raise SpLensError(
             f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; "
             f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "

@@ -7,10 +7,12 @@ Which way round a matrix lies is its module's affair: [out in] in an `nn.Linear`
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Int
 from transformers.pytorch_utils import Conv1D
 
 from sp_lens.errors import SpLensError
@@ -83,6 +85,86 @@ class Matrices:
 
     def __iter__(self) -> Iterator[Sliced]:
         return iter((*self.inputs, self.output))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A layer that is to lose neurons.
+
+    Attributes:
+        matrices: the weights.
+        marked: True on what goes.
+        width: how many neurons there will be; where fewer are left, zeroed ones fill up.
+    """
+
+    matrices: Matrices
+    marked: Bool[torch.Tensor, " neuron"]
+    width: int
+
+    @property
+    def left(self) -> Int[torch.Tensor, " left"]:
+        """The neurons that stay, in their order."""
+        return (~self.marked).nonzero().squeeze(1)
+
+    @property
+    def gone(self) -> Int[torch.Tensor, " gone"]:
+        """The neurons that go, the first of them to fill up."""
+        return self.marked.nonzero().squeeze(1)
+
+    def apply(self) -> None:
+        """For good: narrower tensors in place of the parameters' own."""
+        matrices = self.matrices
+        neurons = torch.cat([self.left, self.gone])[: self.width]
+        for sliced in matrices:
+            whole = sliced.parameter.data
+            sliced.put_tensor(whole.index_select(sliced.axis, neurons.to(whole.device)))
+        self.filling(matrices.output.parameter.data).zero_()
+        for whole, parts in matrices.joined:
+            whole.put_tensor(torch.cat([part.parameter.data for part in parts], dim=whole.axis))
+            for part, half in zip(parts, whole.parameter.data.chunk(len(parts), dim=whole.axis), strict=True):
+                part.put_tensor(half)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """For the length of a `with`, without a copy: views of tensors in which neurons have changed places."""
+        before = [(sliced, sliced.parameter) for sliced in self.matrices]
+        self._exchange()
+        filling = self.filling(self.matrices.output.parameter.data)
+        filled = filling.clone()
+        filling.zero_()
+        try:
+            for sliced, whole in before:
+                sliced.put_tensor(whole.data.narrow(sliced.axis, 0, self.width))
+            yield
+        finally:
+            for sliced, whole in before:
+                sliced.put(whole)
+            filling.copy_(filled)
+            self._exchange()
+
+    def filling(self, output: torch.Tensor) -> torch.Tensor:
+        """The slices of the output weights, in the order of `left` and then others, that are to be zero."""
+        return output.narrow(self.matrices.output.axis, len(self.left), self.width - len(self.left))
+
+    @property
+    def first(self) -> Int[torch.Tensor, " left"]:
+        """The neurons that stay in the order in which `in_force` puts them first: as few as possible move."""
+        early, late = self._pairs()
+        order = torch.arange(len(self.left))
+        order[early] = late
+        return order
+
+    def _pairs(self) -> tuple[Int[torch.Tensor, " pair"], Int[torch.Tensor, " pair"]]:
+        """Neurons that go from among the first, and as many that stay from behind them: they change places."""
+        count = len(self.left)
+        return self.gone[self.gone < count], self.left[self.left >= count]
+
+    def _exchange(self) -> None:
+        early, late = self._pairs()
+        for sliced in self.matrices:
+            whole = sliced.parameter.data
+            here, there = (torch.cat(pair).to(whole.device) for pair in ((early, late), (late, early)))
+            whole.index_copy_(sliced.axis, here, whole.index_select(sliced.axis, there))
 
 
 def matrices_of(model: Any, groups: Iterable[NeuronGroup]) -> list[Matrices]:

@@ -61,7 +61,8 @@ def prune(
 
     A step collects on both corpora with the neurons pruned so far ablated, scores, takes the top
     `fraction` of all the model's neurons of the site that are not pruned yet, and evaluates on held-out
-    data of both. The model itself is not changed: see `fold_mask` and `export` for that.
+    data of both. Layers that have lost 64 neurons or more are computed without them, so that a step costs less than the
+    one before. The model itself is not changed: see `fold_mask`, `compact` and `export` for that.
 
     In several processes (`torch.distributed`) every one makes the same call, and returns the same run; the first
     writes it.

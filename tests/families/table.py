@@ -26,10 +26,15 @@ CHECKS = {
         "loss of `evaluate` (next tokens, masked tokens, or classes of images), and of plain transformers row by row",
     ),
     "hooks": Check(1e-5, "logits with `ablate` or `ablation_hooks`, and with the weights of plain transformers zeroed"),
-    "folded": Check(1e-5, "the same with `fold_mask` or `compact` in place of hooks"),
+    "folded": Check(1e-5, "the same with `fold_mask` in place of hooks"),
     "export": Check(
         1e-5,
-        "the same of the exported folder, loaded by plain transformers (with `compact` too) and by `load_model`",
+        "the same of the exported folder, loaded by plain transformers and by `load_model`",
+    ),
+    "compact": Check(
+        1e-5,
+        "the same with neurons taken out of the weights: by `compact`, as `prune` does it, and in the folder of "
+        "`export(..., compact=True)`",
     ),
     "heads": Check(
         1e-5,

@@ -208,16 +208,16 @@ def test_compaction_is_zeroed_weights(
     monkeypatch.setattr(compaction, "PAYS", 1)
     with compaction.pruned(case.model, mask):
         assert all(group.width < was.width for group, was in _mlps(case.model, whole))
-        measure("folded", largest(logits(case.model, case.inputs), expected))
+        measure("compact", largest(logits(case.model, case.inputs), expected))
     folder = sp.export(case.model, mask, tmp_path / "pruned", compact=True, hf_model=case.hf)
     assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
     reloaded = case.family.model.from_pretrained(folder, attn_implementation="eager").eval()
-    measure("export", largest(logits(reloaded, case.inputs), expected))
+    measure("compact", largest(logits(reloaded, case.inputs), expected))
     made = tiny_bridge if hasattr(case.model, "original_model") else tiny_hooked
     model = made(case.family.name)
     sp.compact(model, mask)
     assert all(group.width < was.width for group, was in _mlps(model, whole))
-    measure("folded", largest(logits(model, case.inputs), expected))
+    measure("compact", largest(logits(model, case.inputs), expected))
 
 
 def _mlps(model: Any, whole: sp.Layout) -> Iterator[tuple[sp.NeuronGroup, sp.NeuronGroup]]:
