@@ -3,9 +3,11 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0; 2 for bad input, with the reason on stderr; 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s")
-    from sp_lens import ranks  # it needs torch, which the help does without
-
+    logging.getLogger("sp_lens").setLevel(logging.INFO)
     try:
-        with ranks.joined():
-            if arguments.command not in (_collect, _evaluate, _prune):
-                ranks.require_one("this command")
-            logging.getLogger("sp_lens").setLevel(logging.INFO if ranks.is_main() else logging.ERROR)
+        with _processes(arguments.command):
             arguments.command(arguments)
     except SpLensError as error:
         print(f"sp-lens: error: {error}", file=sys.stderr)
@@ -43,6 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("sp-lens: interrupted; finished steps of a run are kept in its --out folder.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+@contextmanager
+def _processes(command: Any) -> Iterator[None]:
+    """With the other processes that a launcher started, of which one alone speaks; alone where it started none."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield  # without torch, which `reproduce --list` does not need
+        return
+    from sp_lens import ranks
+
+    with ranks.joined():
+        if command not in (_collect, _evaluate, _prune):
+            ranks.require_one("this command")
+        if not ranks.is_main():
+            logging.getLogger("sp_lens").setLevel(logging.ERROR)
+        yield
 
 
 def _demo(arguments: argparse.Namespace) -> None:
