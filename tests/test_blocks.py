@@ -123,13 +123,13 @@ def test_blocks_come_back_from_disk(tmp_path: Path) -> None:
 
 
 @given(seed=st.integers(0, 1000), order=st.permutations(range(3)))
-@settings(max_examples=20)
+@settings(max_examples=5)
 def test_blocks_merge_one_to_one_in_any_order(seed: int, order: list[int]) -> None:
     corpora = [stats_of(activations(seed + place)) for place in range(3)]
     merged = reduce(sp.ActivationStats.merge, [corpora[place] for place in order])
     for place, block in enumerate(merged.blocks):
-        expected = stats_of([np.concatenate([activations(seed + corpus)[place] for corpus in range(3)])])
-        np.testing.assert_allclose(block.frame().iloc[:, 4:], expected.frame().iloc[:, 4:-4], rtol=1e-5, atol=1e-6)
+        expected = stats_of([np.concatenate([activations(seed + corpus)[place] for corpus in range(3)])]).blocks[0]
+        np.testing.assert_allclose(block.frame().iloc[:, 4:], expected.frame().iloc[:, 4:], rtol=1e-5, atol=1e-6)
     together = reduce(sp.ActivationStats.merge, merged.blocks)
     again = reduce(sp.ActivationStats.merge, merged.blocks[::-1])
     np.testing.assert_allclose(together.frame().iloc[:, 4:], again.frame().iloc[:, 4:], rtol=1e-12, atol=1e-12)
@@ -297,7 +297,7 @@ def test_the_top_is_as_stable_as_the_sets_say() -> None:
     assert len(found) == 16
 
     def top(blocks: np.ndarray) -> set[int]:
-        one, two = (np.abs(np.concatenate([parts[place] for place in blocks])[:, 4:]).mean(0) for parts in sides)
+        one, two = (np.abs(np.concatenate([parts[place] for place in blocks]))[:, 4:].mean(0) for parts in sides)
         return set(np.argsort(-one / (two + 1e-3))[:3].tolist())
 
     generator = np.random.default_rng(3)
