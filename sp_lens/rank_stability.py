@@ -59,7 +59,7 @@ def rank_stability(
 
     def tops(order: np.ndarray) -> Iterator[tuple[float, NeuronMask]]:
         """As blocks come in: tokens of each corpus so far, and the top."""
-        growing = (accumulate((side.blocks[place] for place in order), ActivationStats.merge) for side in both)
+        growing = [accumulate([side.blocks[place] for place in order], ActivationStats.merge) for side in both]
         for sides in zip(*growing, strict=True):
             scores = score(*sides, metric=metric, eps=EPS)
             yield (sides[0].count + sides[1].count) / 2, scores.top(fraction, site=site)
