@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from results import load
 
 import sp_lens as sp
-from sp_lens.batches import documents_in
+from sp_lens.batches import FEWEST_BLOCKS, documents_in
 from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.plots._files import write_figure
 
@@ -57,9 +57,10 @@ def density(model: Any, name: str, tokens: int) -> None:
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def blocks_of(model: Any, corpora: dict[str, Any]) -> int:
-    """Into how many blocks the documents of each corpus are dealt: of few, each is a block."""
-    return min(BLOCKS, *(len(documents_in(model, corpus)) for corpus in corpora.values()))
+def blocks_of(model: Any, corpora: dict[str, Any]) -> int | None:
+    """Into how many blocks the documents of each corpus are dealt: of few, each is a block; of too few, none are."""
+    fewest = min(len(documents_in(model, corpus)) for corpus in corpora.values())
+    return min(BLOCKS, fewest) if fewest >= FEWEST_BLOCKS else None
 
 
 def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str, DocumentHits]:

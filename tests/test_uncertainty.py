@@ -1,4 +1,4 @@
-"""The simulation behind the page Uncertainty, short: intervals hold the truth, tests hold their rate, tokens do neither."""
+"""The simulation behind the page Uncertainty, short: intervals and tests are right, over tokens they are not."""
 
 import importlib.util
 import sys
