@@ -123,12 +123,8 @@ def ablate(
         0.0
     """
     check_mask(model, mask)
-    made_for = reference.about.get("model") if reference is not None else None
-    if mode != "zero" and made_for and made_for != model_name(model):
-        raise SpLensError(
-            f"the reference was collected from the model {made_for!r}, not from {model_name(model)!r}: its activations "
-            "are not what these neurons do. Collect it again from this model."
-        )
+    if mode != "zero":
+        check_reference(model, reference)
     with attached(model, _group_hooks(mask, mode, reference, seed)):
         yield model
 
@@ -179,6 +175,16 @@ def check_mask(model: Any, mask: NeuronMask) -> None:
         raise SpLensError(
             f"the mask was made for the model {made_for!r}, not for {model_name(model)!r}. To use it all the same: "
             "NeuronMask(mask.layout, mask.tensors)."
+        )
+
+
+def check_reference(model: Any, reference: ActivationStats | ActivationSample | None) -> None:
+    """Refuse a reference that was collected from another model, where its name is known."""
+    made_for = reference.about.get("model") if reference is not None else None
+    if made_for and made_for != model_name(model):
+        raise SpLensError(
+            f"the reference was collected from the model {made_for!r}, not from {model_name(model)!r}: its activations "
+            "are not what these neurons do. Collect it again from this model."
         )
 
 

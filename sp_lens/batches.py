@@ -36,6 +36,11 @@ class Batch:
     rows: tuple[Row, ...]
 
     @property
+    def inputs(self) -> Int[torch.Tensor, "row pos"]:
+        """What the model reads."""
+        return self.tokens
+
+    @property
     def in_context(self) -> Bool[torch.Tensor, "row pos"]:
         """The counted tokens that have another before them: those whose activations are collected.
 
@@ -49,6 +54,11 @@ class Batch:
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """What is in the rows, padding left out, and is not collected: special tokens and the first of a row."""
         return self.attention_mask.bool() & ~self.in_context
+
+    def repeated(self, copies: int) -> "Batch":
+        """The rows so many times over, one copy of all after the other."""
+        padded = (tensor.repeat(copies, 1) for tensor in (self.tokens, self.attention_mask, self.counted))
+        return Batch(*padded, rows=self.rows * copies)
 
     def to(self, device: torch.device) -> "Batch":
         """The padded tensors on a device."""
@@ -70,9 +80,20 @@ class ImageBatch:
     in_context: Bool[torch.Tensor, "row pos"]
 
     @property
+    def inputs(self) -> Float[torch.Tensor, "row channel height width"]:
+        """What the model reads."""
+        return self.pixels
+
+    @property
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """What is not collected: the class token, as the BOS of a text."""
         return ~self.in_context
+
+    def repeated(self, copies: int) -> "ImageBatch":
+        """The images so many times over, one copy of all after the other."""
+        return ImageBatch(
+            self.pixels.repeat(copies, 1, 1, 1), self.labels.repeat(copies), self.in_context.repeat(copies, 1)
+        )
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The tensors on a device."""

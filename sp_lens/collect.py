@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
+from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches, deal, documents_of
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
@@ -47,6 +49,9 @@ def collect(
     One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
     memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
 
+    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
+    returns the statistics of all: those of one process, to 1e-12 in float64.
+
     Args:
         model: a `TransformerBridge` or a `HookedTransformer`.
         corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches.
@@ -65,17 +70,21 @@ def collect(
 
     Raises:
         SpLensError: for a corpus that can't be read, a NaN or infinite activation (naming site, layer and
-            batch), a hook that did not fire exactly once in a pass, and blocks that are fewer than 5 or more than
-            there are documents.
+            batch), a hook that did not fire exactly once in a pass, and blocks that are fewer than 5, more than
+            there are documents, or asked for in one of several processes; on the other processes too.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
+    if blocks is not None:
+        ranks.require_one("collect(..., blocks=...)")
     dealt = None if blocks is None else deal(model, corpus, blocks)
     totals: dict[str, Moments] = {}
     of_blocks: list[dict[str, Moments]] = [{} for _ in range(blocks or 0)]
     images = 0
-    with inference(model), tqdm(desc="collect", unit=" tokens", disable=not progress) as bar:
-        for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
+    silent = not (progress and ranks.is_main())
+    with ranks.together() as work, inference(model), tqdm(desc="collect", unit=" tokens", disable=silent) as bar:
+        work.same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
+        for number, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
             owners = None
             if dealt is not None:
                 owners = torch.tensor([dealt[document] for document in documents_of(batch, images_before=images)])
@@ -87,6 +96,7 @@ def collect(
             for block, part in by_block.items():
                 _merge_into(of_blocks[block], part)
             bar.update(int(batch.in_context.sum()))
+    totals = _of_all_ranks(totals, layout, requests)
     if not totals:
         raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
@@ -238,6 +248,28 @@ def _places(batch: Batch | ImageBatch, rows: Bool[torch.Tensor, " row"] | None =
     """Where in the flattened batch the tokens are that count, and those that don't; of all rows or of some."""
     masks = batch.in_context, batch.uncounted
     return tuple((mask if rows is None else mask & rows[:, None]).flatten().nonzero().squeeze(1) for mask in masks)
+
+
+def _of_all_ranks(
+    own: dict[str, Moments], layout: Layout, requests: Mapping[str, tuple[Edges, torch.Tensor]]
+) -> dict[str, Moments]:
+    """The moments of the batches of all ranks, merged in the order of the ranks."""
+    if ranks.world_size() == 1:
+        return own
+    merged: dict[str, Moments] = {}
+    for group in layout:
+        moments = own[group.name] if own else _none(group, requests.get(group.name))
+        parts = ranks.gathered({"count": torch.tensor(moments.count), **moments.tensors()})
+        of_ranks = [Moments.from_tensors(int(part.pop("count")), part) for part in parts]
+        if there := [moments for moments in of_ranks if moments.count]:
+            merged[group.name] = reduce(Moments.merge, there)
+    return merged
+
+
+def _none(group: NeuronGroup, request: tuple[Edges, torch.Tensor] | None) -> Moments:
+    """What a rank without a batch sends: of the right shapes, and left out by its count."""
+    nothing = replace(Moments.of(torch.zeros(1, group.width)), count=0)
+    return nothing if request is None else nothing.with_histogram(Histogram.of(torch.zeros(0, group.width), *request))
 
 
 def _histogram_requests(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
+from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
@@ -74,6 +75,9 @@ def evaluate(
     10 % stand as they are; a classifier of images for the class of each. Sums of nats and of hits are divided once,
     at the end.
 
+    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
+    returns the evaluation of all.
+
     Args:
         model: a bridge or a `HookedTransformer`.
         corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches; read twice.
@@ -87,14 +91,16 @@ def evaluate(
     """
     require_task(model)
     corpus = reusable(corpus)
-    common = _common_tokens(model, corpus)
     tally = Tally()
-    with inference(model), tqdm(desc="evaluate", unit=" predictions", disable=not progress) as bar:
-        for batch in batches(model, corpus, batch_tokens=batch_tokens):
+    silent = not (progress and ranks.is_main())
+    with ranks.together() as work, inference(model), tqdm(desc="evaluate", unit=" predictions", disable=silent) as bar:
+        common = _common_tokens(model, corpus)
+        work.same(seed)
+        for _, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
             before = tally.tokens
             tally.add(*predictions(model, batch, seed), common)
             bar.update(tally.tokens - before)
-    return tally.result()
+    return tally.of_all_ranks().result()
 
 
 def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -112,17 +118,30 @@ def predictions(
     model: Any, batch: Batch | ImageBatch, seed: int
 ) -> tuple[Float[torch.Tensor, "prediction d_vocab"], Int[torch.Tensor, " prediction"]]:
     """The float32 logits of all that the model is asked for in a batch, and the right answers."""
+    logits, targets, asked = _answers(model, batch, seed)
+    return logits[asked].float(), targets[asked]
+
+
+def prediction_losses(model: Any, batch: Batch | ImageBatch, seed: int) -> Float[torch.Tensor, " prediction"]:
+    """Nats of each of the `predictions`, in their order; row by row, as the logits of a batch are copied slowly."""
+    rows = zip(*_answers(model, batch, seed), strict=True)
+    return torch.cat([losses(logits[asked].float(), targets[asked]) for logits, targets, asked in rows])
+
+
+def _answers(
+    model: Any, batch: Batch | ImageBatch, seed: int
+) -> tuple[Float[torch.Tensor, "row ... d_vocab"], Int[torch.Tensor, "row ..."], Bool[torch.Tensor, "row ..."]]:
+    """The logits of a batch, what is right in each place, and in which places the model is asked."""
     if isinstance(batch, ImageBatch):
         logits = forward(model, batch)
-        return logits.float(), batch.labels.to(logits.device)
+        targets = batch.labels.to(logits.device)
+        return logits, targets, torch.ones_like(targets, dtype=torch.bool)
     if task_of(model) == "masked":
         hidden, asked = mask_tokens(model, batch, seed)
         logits = forward(model, hidden)
-        asked = asked.to(logits.device)
-        return logits[asked].float(), batch.tokens.to(logits.device)[asked]
+        return logits, batch.tokens.to(logits.device), asked.to(logits.device)
     logits = forward(model, batch)
-    asked = batch.counted[:, 1:].to(logits.device)
-    return logits[:, :-1][asked].float(), batch.tokens[:, 1:].to(logits.device)[asked]
+    return logits[:, :-1], batch.tokens[:, 1:].to(logits.device), batch.counted[:, 1:].to(logits.device)
 
 
 def nothing_to_predict() -> SpLensError:
@@ -180,6 +199,12 @@ class Tally:
         self.top_k += int((ranks < TOP_K).sum())
         self.uncommon += int(uncommon.sum())
         self.uncommon_top1 += int((uncommon & (ranks == 0)).sum())
+
+    def of_all_ranks(self) -> "Tally":
+        """The sums over the batches of all ranks, added in the order of the ranks."""
+        own = asdict(self)
+        parts = ranks.gathered({name: torch.tensor(value, dtype=torch.float64) for name, value in own.items()})
+        return Tally(**{name: type(value)(sum(part[name].item() for part in parts)) for name, value in own.items()})
 
     def result(self) -> Evaluation:
         """What all batches together came to."""

@@ -133,6 +133,20 @@ class Moments:
             histogram=histogram,
         )
 
+    def among(self, neurons: Int[torch.Tensor, " neuron"], width: int) -> "Moments":
+        """The first of these moments as those of `neurons` in a group of `width`, where the others are always at zero.
+
+        Without the histogram, which counts neurons by their index.
+        """
+
+        def spread(tensor: torch.Tensor) -> torch.Tensor:
+            whole = tensor.new_zeros(width)
+            whole[neurons.to(tensor.device)] = tensor[: len(neurons)]
+            return whole
+
+        plain = replace(self, histogram=None).tensors()
+        return Moments.from_tensors(self.count, {name: spread(tensor) for name, tensor in plain.items()})
+
     def freq(self) -> Float[torch.Tensor, " neuron"]:
         """Share of tokens with z > 0."""
         return self.positive.double() / self.count

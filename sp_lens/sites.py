@@ -189,6 +189,19 @@ def hook_point(model: Any, group: NeuronGroup) -> Any:
     return point
 
 
+def upstream(model: Any, group: NeuronGroup) -> list[torch.nn.Module]:
+    """The modules that no ablation of the group reaches: the blocks below, and of an MLP the attention beside it."""
+    blocks = list(blocks_of(model))
+    attention = getattr(blocks[group.layer], "attn", None)
+    return [*blocks[: group.layer], *([attention] if group.site == "mlp" and attention is not None else [])]
+
+
+def attentions(model: Any) -> dict[torch.nn.Module, torch.nn.Module | None]:
+    """The attentions of a model, each with a bridge's module of its output weights (a `HookedTransformer` has none)."""
+    found = ((getattr(block, "attn", None), layer, block) for layer, block in enumerate(blocks_of(model)))
+    return {attn: _output(block, layer, "attn")[1] for attn, layer, block in found if attn is not None}
+
+
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
     """The live output weights of the group: writing to the result changes the model.
 

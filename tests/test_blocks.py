@@ -303,9 +303,8 @@ def test_the_top_is_as_stable_as_the_sets_say() -> None:
     generator = np.random.default_rng(3)
     for number in range(2):
         order = generator.permutation(8)
-        rows = found.loc[found["order"] == number]
         for k in range(1, 9):
-            row = rows.query("blocks == @k").iloc[0]
+            row = found[(found["order"] == number) & (found["blocks"] == k)].iloc[0]
             assert row["with_all"] == len(top(order[:k]) & top(order)) / 3
             assert row["tokens"] == sum(len(parts[place]) for parts in sides for place in order[:k]) / 2
             if k <= 4:

@@ -1,4 +1,4 @@
-"""The simulation behind the page Uncertainty, short: intervals and tests are right, over tokens they are not."""
+"""The simulation behind the page Uncertainty, short: intervals hold the truth, tests their rate, tokens neither."""
 
 import importlib.util
 import sys

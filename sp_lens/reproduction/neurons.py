@@ -1,5 +1,6 @@
 """Experiments that look at neurons and prune nothing: figures 1 and 5."""
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,7 @@ def illustration(setting: Setting) -> Found:
     found = Found()
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
-    setting.tell_time(corpora, 1)
+    setting.tell_time(corpora, [Counter(forget=1, retain=1)])
     sides = [corpora[side] for side in ("forget", "retain")]
     options: dict[str, Any] = {"blocks": setting.blocks(*sides), "progress": setting.progress}
     forget, retain = (collect(setting.model, corpus, **options) for corpus in sides)
