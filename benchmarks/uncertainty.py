@@ -1,6 +1,6 @@
 """Do 95 % intervals hold the truth 95 times of 100, and is the false discovery rate held? Simulated, as a table.
 
-    python benchmarks/uncertainty.py [--corpora 400] [--tests 300] [--page docs/pages/uncertainty.md]
+    python -m benchmarks.uncertainty [--corpora 400] [--tests 300] [--page docs/pages/uncertainty.md]
 
 Activations are drawn whose true importances are known, as those of the bundled model are: tokens of a document share
 what it is about, neurons share it too, documents are from 20 to 1000 tokens long. Everything after that is what a user
