@@ -19,6 +19,7 @@ from sp_lens.collect import collect, collect_histograms
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
 from sp_lens.errors import SpLensError
+from sp_lens.estimate import effect_estimate
 from sp_lens.evaluate import Evaluation, evaluate
 from sp_lens.examples import Example, TopExamples, top_examples
 from sp_lens.export import export
@@ -64,6 +65,7 @@ __all__ = [
     "baselines",
     "collect",
     "collect_histograms",
+    "effect_estimate",
     "evaluate",
     "export",
     "fold_mask",
