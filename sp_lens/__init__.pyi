@@ -6,6 +6,7 @@ from sp_lens.ablation import ablate as ablate
 from sp_lens.ablation import ablation_hooks as ablation_hooks
 from sp_lens.ablation import fold_mask as fold_mask
 from sp_lens.ablation import sample_activations as sample_activations
+from sp_lens.attribution import effect_estimate as effect_estimate
 from sp_lens.classifiers import TweetClassifier as TweetClassifier
 from sp_lens.classifiers import tweet_classifier as tweet_classifier
 from sp_lens.collect import collect as collect

@@ -137,6 +137,23 @@ def inference(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+@contextmanager
+def differentiable(model: Any) -> Iterator[None]:
+    """Gradients of activations, none of parameters, and no dropout for the length of a `with`; then all as before."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = model.training
+    model.eval()
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        model.train(training)
+
+
 def input_device(model: Any) -> torch.device:
     """Where tokens go: to the embedding. A model on several devices takes activations on from there by itself."""
     device = next(model.parameters()).device  # that of the embedding, in transformers as in TransformerLens

@@ -18,7 +18,7 @@ from sp_lens.errors import SpLensError, check_choice
 from sp_lens.sites import Layout, NeuronGroup, Site
 from sp_lens.storage import load_tensors, save_tensors
 
-Aggregate = Literal["mean", "median", "max", "l2"]
+Aggregate = Literal["mean", "median", "max", "l2", "sum"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 
 Self = TypeVar("Self", bound="_OfLayout")
@@ -212,7 +212,7 @@ class NeuronValues(_OfLayout):
         The seed paper gives the definition's title only; that the default is the mean is our choice.
 
         Args:
-            aggregate: "mean", "median", "max" or "l2" (root of the sum of squares).
+            aggregate: "mean", "median", "max", "l2" (root of the sum of squares) or "sum".
         """
         check_choice("aggregate", aggregate, AGGREGATES)
         layout = self.layout.of("attn")
@@ -228,6 +228,8 @@ class NeuronValues(_OfLayout):
                     tensors[group.name] = by_head.amax(dim=1)
                 case "l2":
                     tensors[group.name] = torch.linalg.vector_norm(by_head, dim=1)
+                case "sum":
+                    tensors[group.name] = by_head.sum(dim=1)
         return HeadValues(layout, tensors, {**self.about, "aggregate": aggregate})
 
     def top(self, fraction: float, *, site: Site, exclude: NeuronMask | None = None) -> NeuronMask:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from sp_lens.sites import NeuronGroup, attentions, blocks_of, upstream
+from sp_lens.sites import NeuronGroup, attentions, blocks_of, shares_keys, upstream
 
 Stream = Float[torch.Tensor, "... row pos d_model"]
 
@@ -38,70 +37,70 @@ class Replay:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._returned: dict[torch.nn.Module, tuple[Stream, int | None]] = {}
-        self._multiplied: dict[torch.nn.Module, Stream] = {}
+        self._read: dict[torch.nn.Module, Stream] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Remember the pass inside the `with`; one that was remembered before is forgotten."""
-        self._returned, self._multiplied = {}, {}
-        there = attentions(self._model)
-        handles = [module.register_forward_hook(self._remember) for module in (*blocks_of(self._model), *there)]
-        handles += [last.register_forward_pre_hook(self._remember_input) for last in there.values() if last is not None]
+        self._returned, self._read = {}, {}
+        attention = attentions(self._model)
+        handles = [module.register_forward_hook(self._remember) for module in (*blocks_of(self._model), *attention)]
+        last_ones = (last for last in attention.values() if last is not None)
+        handles += [last.register_forward_pre_hook(self._remember_input) for last in last_ones]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+        for module, last in attention.items():  # BERT's attention adds the stream to it and norms: it starts anew
+            if last in self._read and not torch.equal(last(self._read[last]), self._returned[module][0]):
+                del self._read[last]
 
     @contextmanager
     def resuming(self, group: NeuronGroup, copies: int) -> Iterator[None]:
-        """Passes over so many copies of the rows, in which nothing upstream of the group is computed."""
-        instead = {
-            module: partial(self._answer, module, partial(_repeated, self._returned[module][0], copies))
-            for module in upstream(self._model, group)
-            if module in self._returned
-        }
-        if group.site == "attn":
-            attention = blocks_of(self._model)[group.layer].attn
-            last = attentions(self._model)[attention]
-            if last in self._multiplied and torch.equal(last(self._multiplied[last]), self._returned[attention][0]):
-                instead[attention] = partial(
-                    self._answer, attention, lambda: last(_repeated(self._multiplied[last], copies))
-                )
-        with ExitStack() as stack:
-            for module, forward in instead.items():
-                stack.enter_context(_instead(module, forward))
+        """Passes over so many copies of the rows, in which nothing upstream of the group is computed.
+
+        All is computed where blocks read more of the ones below than the residual stream.
+        """
+        if shares_keys(self._model):
             yield
+            return
+        with ExitStack() as stack:
+            for module in upstream(self._model, group):
+                if module in self._returned:
+                    stack.enter_context(self._instead(module, lambda stream: stream, self._returned[module][0], copies))
+            if group.site == "attn":
+                module = blocks_of(self._model)[group.layer].attn
+                last = attentions(self._model)[module]
+                if last in self._read:
+                    stack.enter_context(self._instead(module, last, self._read[last], copies))
+            yield
+
+    @contextmanager
+    def _instead(
+        self, module: torch.nn.Module, function: Callable[[Stream], Stream], stream: Stream, copies: int
+    ) -> Iterator[None]:
+        """The module returns what the function makes of copies of the stream, whatever it is given.
+
+        Not by assigning to `forward`: a bridge's component hands that on to the module that it wraps.
+        """
+        length = self._returned[module][1]
+
+        def forward(*_: Any, **__: Any) -> Any:
+            answer = function(torch.cat([stream] * copies, dim=-3))
+            return answer if length is None else (answer, *[None] * (length - 1))
+
+        before = {name: value for name, value in vars(module).items() if name == "forward"}  # accelerate puts one there
+        vars(module)["forward"] = forward
+        try:
+            yield
+        finally:
+            del vars(module)["forward"]
+            vars(module).update(before)
 
     def _remember(self, module: torch.nn.Module, _: Any, output: Any) -> None:
         # What comes with the stream (attention patterns, as large as all else together) nothing in a pass looks at.
         self._returned[module] = (output[0], len(output)) if isinstance(output, tuple) else (output, None)
 
     def _remember_input(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._multiplied[module] = inputs[0]
-
-    def _answer(self, module: torch.nn.Module, stream: Callable[[], Stream], *_: Any, **__: Any) -> Any:
-        """What the module returns where its stream is this one, in the shape that it returned it in."""
-        length = self._returned[module][1]
-        return stream() if length is None else (stream(), *[None] * (length - 1))
-
-
-def _repeated(stream: Stream, copies: int) -> Stream:
-    return torch.cat([stream] * copies, dim=-3)
-
-
-@contextmanager
-def _instead(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another `forward` for the length of a `with`.
-
-    Not by assigning: a bridge's component hands on what is assigned to it to the module that it wraps.
-    """
-    own = vars(module).get("forward")
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = own
+        self._read[module] = inputs[0]

@@ -196,6 +196,12 @@ def upstream(model: Any, group: NeuronGroup) -> list[torch.nn.Module]:
     return [*blocks[: group.layer], *([attention] if group.site == "mlp" and attention is not None else [])]
 
 
+def shares_keys(model: Any) -> bool:
+    """Whether blocks read keys and values of blocks below (Gemma 4), and so more than the residual stream."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    return config is not None and bool(getattr(config.get_text_config(), "num_kv_shared_layers", 0))
+
+
 def attentions(model: Any) -> dict[torch.nn.Module, torch.nn.Module | None]:
     """The attentions of a model, each with a bridge's module of its output weights (a `HookedTransformer` has none)."""
     found = ((getattr(block, "attn", None), layer, block) for layer, block in enumerate(blocks_of(model)))
