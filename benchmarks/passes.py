@@ -1,5 +1,7 @@
 """What collecting costs, against the forward pass that it is made of."""
 
+from typing import Any
+
 import sp_lens as sp
 from benchmarks.peer import peer_ratio
 from benchmarks.subjects import Subject
@@ -11,7 +13,7 @@ def passes(subject: Subject, *, repeats: int, gpu: bool = False) -> list[Row]:
     """Tokens per second as ratios: above 1 is faster than what it is held against."""
     options = {"batch_tokens": subject.batch_tokens, "progress": False}
     first = sp.collect(subject.model, subject.batches[:1], **options)
-    edges = {site: first.edges(site) for site in SITES}
+    edges: Any = {site: first.edges(site) for site in SITES}
     seconds = medians(
         {
             "with head": subject.with_head,
