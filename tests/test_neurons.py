@@ -139,7 +139,7 @@ def test_heads_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) ->
 
 def test_unknown_aggregates_and_models_without_attention_are_refused() -> None:
     with pytest.raises(SpLensError, match="aggregate 'sum'"):
-        values_of(0).heads("sum")  # pyright: ignore[reportArgumentType]
+        values_of(0).heads("product")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpLensError, match="attn"):
         values_of(0).of("mlp").heads()
 
