@@ -42,7 +42,7 @@ def test_intervals_hold_the_truth_by_documents_and_not_by_tokens(simulation: Any
 
 
 def test_false_discoveries_are_few_by_documents_and_not_by_tokens(simulation: Any) -> None:
-    options = {"documents": 40, "neurons": 40, "permutations": 2000, "seed": 0}
+    options = {"documents": (40, 40), "neurons": 40, "permutations": 2000, "seed": 0}
     documents, tokens = simulation.discovered(tests=15, different=0.0, **options)
     assert documents["false discoveries"] <= 0.1  # of 15 corpora, one
     assert tokens["false discoveries"] > 0.9
