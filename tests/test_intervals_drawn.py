@@ -121,7 +121,8 @@ def test_densities_say_how_well_the_mean_is_known() -> None:
     sure = sp.uncertainty(stats).frame().set_index("neuron")
     assert f"mean |z| {sure.loc[0, 'value']:.3g} [{sure.loc[0, 'low']:.3g}, " in figure.data[0].hovertemplate
     half = np.sqrt((sure["high"] / sure["low"]).median()) - 1
-    assert f"±{half:.0%} (95 %, median neuron)" in figure.layout.annotations[0].text
+    assert f"mean |z| ±{half:.0%}" in figure.layout.annotations[0].text
+    assert "95 % interval over documents" in figure.layout.title.subtitle.text
     plain: Any = sp.plots.density({"code": stats_of(normal())}, layer=2, neurons=range(6))
     assert "±" not in plain.layout.annotations[0].text
     assert "mean |z|" not in plain.data[0].hovertemplate
