@@ -73,6 +73,9 @@ def test_runs_have_bars_at_the_step_that_the_hits_are_of() -> None:
             assert np.isnan([bars.array[0], bars.array[2], bars.arrayminus[0], bars.arrayminus[2]]).all()
             assert values[1] + bars.array[1] == pytest.approx(max(high, values[1]))
             assert values[1] - bars.arrayminus[1] == pytest.approx(min(low, values[1]))
+        for axis, (_, low, high) in ((figure["layout"]["xaxis"], x), (figure["layout"]["yaxis"], y)):
+            ends = np.array(axis["range"] if axis["type"] != "log" else 10.0 ** np.array(axis["range"]))
+            assert ends[0] < low < high < ends[1]
         assert "95 % intervals over held-out documents" in figure["layout"]["title"]["subtitle"]["text"]
     plain: Any = sp.plots.tradeoff({"a": run})
     assert plain.data[1].error_x.array is None
