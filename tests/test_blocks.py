@@ -243,7 +243,7 @@ def test_p_values_are_those_of_scipys_permutation_test(metric: Any) -> None:
     for neuron in (0, 7, 15):
         expected = scipy.stats.permutation_test(
             (np.arange(5), np.arange(5, 10)), lambda one, two, neuron=neuron: np.abs(welch(one, two)[neuron]),
-            vectorized=False, n_resamples=np.inf, alternative="greater",  # pyright: ignore[reportArgumentType]
+            vectorized=False, n_resamples=10_000, alternative="greater",
         )  # fmt: skip
         assert flat(test.p_values)[neuron] == pytest.approx(expected.pvalue)
     np.testing.assert_allclose(flat(test.adjusted), scipy.stats.false_discovery_control(flat(test.p_values)))

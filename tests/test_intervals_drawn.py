@@ -73,6 +73,9 @@ def test_runs_have_bars_at_the_step_that_the_hits_are_of() -> None:
             assert np.isnan([bars.array[0], bars.array[2], bars.arrayminus[0], bars.arrayminus[2]]).all()
             assert values[1] + bars.array[1] == pytest.approx(max(high, values[1]))
             assert values[1] - bars.arrayminus[1] == pytest.approx(min(low, values[1]))
+        for axis, (_, low, high) in ((figure["layout"]["xaxis"], x), (figure["layout"]["yaxis"], y)):
+            ends = np.array(axis["range"] if axis["type"] != "log" else 10.0 ** np.array(axis["range"]))
+            assert ends[0] < low < high < ends[1]
         assert "95 % intervals over held-out documents" in figure["layout"]["title"]["subtitle"]["text"]
     plain: Any = sp.plots.tradeoff({"a": run})
     assert plain.data[1].error_x.array is None
@@ -121,7 +124,8 @@ def test_densities_say_how_well_the_mean_is_known() -> None:
     sure = sp.uncertainty(stats).frame().set_index("neuron")
     assert f"mean |z| {sure.loc[0, 'value']:.3g} [{sure.loc[0, 'low']:.3g}, " in figure.data[0].hovertemplate
     half = np.sqrt((sure["high"] / sure["low"]).median()) - 1
-    assert f"±{half:.0%} (95 %, median neuron)" in figure.layout.annotations[0].text
+    assert f"mean |z| ±{half:.0%}" in figure.layout.annotations[0].text
+    assert "95 % interval over documents" in figure.layout.title.subtitle.text
     plain: Any = sp.plots.density({"code": stats_of(normal())}, layer=2, neurons=range(6))
     assert "±" not in plain.layout.annotations[0].text
     assert "mean |z|" not in plain.data[0].hovertemplate

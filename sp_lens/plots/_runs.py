@@ -117,6 +117,12 @@ def intervals_of(
     return found
 
 
+def ends_of(intervals: "Mapping[str, Intervals]") -> list[Floats]:
+    """The ends of all bars as points [low or high, axis], for axes that hold them; of none where there are too few."""
+    ends = [np.array([one.retain, one.forget]).T for one in intervals.values()]
+    return [points for points in ends if np.isfinite(points).all()]
+
+
 def _bars(points: Floats, bars: "Intervals | None") -> dict[str, Any]:
     """Error bars of the dots, all but one of them of no length."""
     if bars is None:

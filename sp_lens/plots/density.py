@@ -117,11 +117,12 @@ def density(
     drawn = "one curve a neuron"
     if len(curves) < len(chosen):
         drawn = f"{grey} curves, each the mean of neighbouring neurons"
+    known = "; ±: 95 % interval over documents, median neuron" if any(one is not None for one in sure.values()) else ""
     model = of_model(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
         f"Activation densities: {model}layer {layer}, {SITE_NAMES[site]}, {_which(chosen)}",
-        f"{len(chosen)} of the {group.width} neurons, {drawn}; {bins_about(edges)}",
+        f"{len(chosen)} of the {group.width} neurons, {drawn}; {bins_about(edges)}{known}",
     )
     return figure
 
@@ -172,7 +173,7 @@ def _panel_title(label: str, histograms: Histograms, sure: pd.DataFrame | None) 
         note += f", {outside:.2%} outside the bins"
     if sure is not None:
         fires = sure.loc[sure["low"] > 0]
-        note += f"<br>mean |z| known to ±{(fires['high'] / fires['low']).median() ** 0.5 - 1:.0%} (95 %, median neuron)"
+        note += f"<br>mean |z| ±{(fires['high'] / fires['low']).median() ** 0.5 - 1:.0%}"
     return f"{label}<br><span style='font-size:0.85em'>{note}</span>"
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._runs import add_diagonal, draw_runs, intervals_of, runs_subtitle, set_axes
+from sp_lens.plots._runs import add_diagonal, draw_runs, ends_of, intervals_of, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, log_ticks, set_title
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def perplexity(
         log=True,
     )
     everything = pd.concat(list(histories.values()))
-    low, high = (everything[SIDES].agg(end).to_numpy() for end in ("min", "max"))
+    drawn = np.concatenate([everything[SIDES].to_numpy(), *ends_of(bars)])
+    low, high = drawn.min(axis=0), drawn.max(axis=0)
     margin = 0.06 * np.log10(high / low) + 0.02  # where nothing was lost, there is no span
     set_axes(figure, "perplexity on {side} data (log)", np.log10(low) - margin, np.log10(high) + margin)
     figure.update_xaxes(type="log", **log_ticks(low[0], high[0]))

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.plots._runs import add_diagonal, draw_runs, intervals_of, runs_subtitle, set_axes
+from sp_lens.plots._runs import Floats, add_diagonal, draw_runs, ends_of, intervals_of, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, set_title
 
 if TYPE_CHECKING:
@@ -66,14 +65,13 @@ def tradeoff(
             "retain: top-1 %{customdata[3]:.1%}, drop %{x:.1f} points"
         ),
     )
-    _set_axes(figure, pd.concat(list(histories.values())))
+    _set_axes(figure, np.concatenate([*(one[list(DROPS)].to_numpy() for one in histories.values()), *ends_of(bars)]))
     set_title(figure, "Selective pruning: accuracy lost on forget against retain data", runs_subtitle(named, bars))
     return figure
 
 
-def _set_axes(figure: go.Figure, history: pd.DataFrame) -> None:
-    """Axes that hold every step of `history`, and the diagonal."""
-    drops = history[list(DROPS)].to_numpy()
+def _set_axes(figure: go.Figure, drops: Floats) -> None:
+    """Axes that hold all drops [point axis], and the diagonal."""
     low, high = drops.min(axis=0), drops.max(axis=0)
     # The shorter axis spans at least a quarter of the longer one: the diagonal stays well off the horizontal and
     # the vertical. At least a point: where nothing was lost, there is no span at all.
