@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import sp_lens as sp
 from sp_lens import compaction, pruning
+from sp_lens.cli import main
 from sp_lens.compaction import pruned
 from sp_lens.matrices import Cut, Matrices, Sliced
 from sp_lens.sites import NeuronGroup
@@ -206,6 +207,16 @@ def test_an_export_has_the_width_of_the_widest_layer(opt: Any, tmp_path: Path) -
     one = mask.of("mlp").layout.groups[:1]
     mask = sp.NeuronMask(sp.Layout(one), {names[0]: mask[names[0]]})
     assert widths(sp.load_model(sp.export(opt, mask, tmp_path / "one", compact=True), device="cpu")) == [48, 48]
+
+
+def test_the_command_line_leaves_neurons_out(demo: Any, tmp_path: Path) -> None:
+    mask = sp.NeuronMask(
+        sp.layout_of(demo), {group.name: torch.arange(group.width) >= 96 for group in sp.layout_of(demo)}
+    )
+    mask.of("mlp").save(tmp_path / "mask.safetensors")
+    options = ["--mask", str(tmp_path / "mask.safetensors"), "--out", str(tmp_path / "small"), "--compact"]
+    assert main(["export", "--model", "demo", *options]) == 0
+    assert widths(sp.load_model(tmp_path / "small")) == [96] * 4
 
 
 def test_an_architecture_of_a_fixed_width_is_not_exported_smaller(
