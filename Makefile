@@ -11,7 +11,7 @@ TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --di
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures reproduction clean
+.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures reproduction bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -57,6 +57,12 @@ wheel-test:
 	.venv-wheel/bin/pip wheel -q --no-deps -w dist .
 	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt dist/*.whl
 	cd .venv-wheel && rm -rf demo && bin/sp-lens demo --out demo && test -s demo/tradeoff.html
+
+# What everything costs by a forward pass, into benchmarks/README.md; twenty minutes on a machine that does nothing else.
+# With BENCH="--taker PYTHON" the authors' library too (benchmarks/peer.py says how it is installed).
+BENCH ?=
+bench: $(VENV)/installed-smollm
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # The pictures of the README; needs a Chrome, and SP_LENS_DATA for the novels.
 figures: $(VENV)/installed-smollm

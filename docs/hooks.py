@@ -145,7 +145,7 @@ def _fenced(text: str, language: str) -> str:
 def _commands() -> str:
     """`--help` of `sp-lens` and of each of its commands; their modules are read alone, without the package."""
     os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
-    package = types.ModuleType("sp_lens")  # whose own __init__ would import torch
+    package = types.ModuleType("sp_lens")  # whose own __init__ asks for the version that is installed
     package.__path__ = [str(ROOT / "sp_lens")]
     sys.modules["sp_lens"] = package
     cli = importlib.import_module("sp_lens.cli")

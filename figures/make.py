@@ -15,12 +15,15 @@ import plotly.graph_objects as go
 from results import load
 
 import sp_lens as sp
+from sp_lens.batches import FEWEST_BLOCKS, documents_in
+from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.plots._files import write_figure
 
 HERE = Path(__file__).parent
 CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
 METRICS: tuple[Any, ...] = ("abs", "rms", "std", "freq")
 LAYER = 2  # Figure 5 of the paper
+BLOCKS = 20  # of documents, for intervals
 RUNS: dict[str, dict[str, Any]] = {
     "MLP neurons, by abs": {"site": "mlp", "metric": "abs"},
     "attention neurons, by abs": {"site": "attn", "metric": "abs"},
@@ -48,28 +51,43 @@ def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
 def density(model: Any, name: str, tokens: int) -> None:
     """Figure 5: attention pre-out neurons of one layer on three corpora."""
     corpora = {label: read(model, source, tokens) for label, source in CORPORA.items()}
-    stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER)
+    stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER, blocks=blocks_of(model, corpora))
     frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, one in stats.items()]
     data = pd.concat(frames).query("tokens > 0")
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> dict[str, sp.PruneRun]:
+def blocks_of(model: Any, corpora: dict[str, Any]) -> int | None:
+    """Into how many blocks the documents of each corpus are dealt: of few, each is a block; of too few, none are."""
+    fewest = min(len(documents_in(model, corpus)) for corpus in corpora.values())
+    return min(BLOCKS, fewest) if fewest >= FEWEST_BLOCKS else None
+
+
+def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str, DocumentHits]:
+    """What is right of each held-out document at the best step of each run, for intervals."""
+    return {
+        label: document_hits(model, corpora, sp.ablate(model, run.mask_at(run.best_step)))
+        for label, run in runs.items()
+    }
+
+
+def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> tuple[dict[str, sp.PruneRun], dict[str, DocumentHits]]:
     """Figure 2: either site by abs and at random, attention sinks spared."""
     sinks = sp.collect(model, corpora["retain"]).sinks()
     runs = {
         label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
         for label, options in RUNS.items()
     }
-    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
-    return runs
+    hits = hits_of(model, corpora, runs)
+    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs, hits=hits), history(runs))
+    return runs, hits
 
 
 def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
     """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
     corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
-    runs = tradeoff(model, name, corpora, steps)
-    keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
+    runs, hits = tradeoff(model, name, corpora, steps)
+    keep(f"perplexity-{name}", sp.plots.perplexity(runs, hits=hits), history(runs))
     selective = runs["MLP neurons, by abs"]
     layers = [
         {"step": step, "layer": group.layer, "pruned": int(selective.mask_at(step)[group.name].sum())}
@@ -89,7 +107,7 @@ def selectivity(model: Any) -> None:
         for site in ("mlp", "attn")
         for options in chosen
     }
-    keep("selectivity-demo", sp.plots.selectivity(runs.values()), history(runs))
+    keep("selectivity-demo", sp.plots.selectivity(runs, hits=hits_of(model, corpora, runs)), history(runs))
 
 
 def specialisation(model: Any) -> None:
@@ -129,13 +147,15 @@ def scores(model: Any, name: str, tokens: int) -> None:
 
 
 def metrics(model: Any) -> None:
-    """Importance on code against importance on prose, and how far the metrics rank neurons alike."""
-    forget, retain = (sp.collect(model, read(model, source, 20_000)) for source in ("code", "prose"))
-    frame = sp.score(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
+    """Importance on code against that on prose, how many tokens are enough, and how far the metrics rank alike."""
+    forget, retain = (sp.collect(model, read(model, source, 20_000), blocks=BLOCKS) for source in ("code", "prose"))
+    frame = sp.uncertainty(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
     for side, stats in (("forget", forget), ("retain", retain)):
         frame[side] = stats.frame()["abs"]
     mlp = frame.query("site == 'mlp'").drop(columns=["site", "head"])
     keep("importance-scatter-demo", sp.plots.importance_scatter(forget, retain), mlp)
+    stability = sp.rank_stability(forget, retain)
+    keep("rank-stability-demo", sp.plots.rank_stability(stability), stability)
     ranked = {name: sp.score(forget, retain, metric=name).of("mlp").frame()["value"] for name in METRICS}
     agreement = pd.DataFrame(ranked).corr("spearman").rename_axis("metric").reset_index()
     keep("metric-agreement-demo", sp.plots.metric_agreement(forget, retain), agreement)

@@ -10,83 +10,52 @@ with sp.ablate(model, scores.top(0.1, site="mlp")):
     print(sp.evaluate(model, sp.load_corpus("code", model, tokens=20_000, split="evaluate", offline=True)))
 """
 
+import ast
+import importlib
+import sys
 from importlib.metadata import version as _version
-
-from sp_lens import baselines, plots
-from sp_lens.ablation import ablate, ablation_hooks, fold_mask, sample_activations
-from sp_lens.classifiers import TweetClassifier, tweet_classifier
-from sp_lens.collect import collect, collect_histograms
-from sp_lens.corpus import load_corpora, load_corpus
-from sp_lens.effects import ablation_effect
-from sp_lens.errors import SpLensError
-from sp_lens.estimate import effect_estimate
-from sp_lens.evaluate import Evaluation, evaluate
-from sp_lens.examples import Example, TopExamples, top_examples
-from sp_lens.export import export
-from sp_lens.harness import lm_eval
-from sp_lens.images import load_images
-from sp_lens.importance import head_mask, score
-from sp_lens.membership import MembershipInference, membership_inference
-from sp_lens.models import load_model
-from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
-from sp_lens.pruning import prune
-from sp_lens.relearning import Relearning, relearning
-from sp_lens.report import report
-from sp_lens.reproduction import reproduce
-from sp_lens.runs import PruneRun
-from sp_lens.sites import Layout, NeuronGroup, layout_of
-from sp_lens.sliding import sliding_perplexity
-from sp_lens.specialisation import Specialisation, specialisation
-from sp_lens.stats import ActivationStats
-from sp_lens.toxicity import Toxicity, toxicity
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 __version__ = _version("sp_lens")
 
-__all__ = [
-    "ActivationStats",
-    "Evaluation",
-    "Example",
-    "HeadValues",
-    "Layout",
-    "MembershipInference",
-    "NeuronGroup",
-    "NeuronMask",
-    "NeuronValues",
-    "PruneRun",
-    "Relearning",
-    "SpLensError",
-    "Specialisation",
-    "TopExamples",
-    "Toxicity",
-    "TweetClassifier",
-    "ablate",
-    "ablation_effect",
-    "ablation_hooks",
-    "baselines",
-    "collect",
-    "collect_histograms",
-    "effect_estimate",
-    "evaluate",
-    "export",
-    "fold_mask",
-    "head_mask",
-    "layout_of",
-    "lm_eval",
-    "load_corpora",
-    "load_corpus",
-    "load_images",
-    "load_model",
-    "membership_inference",
-    "plots",
-    "prune",
-    "relearning",
-    "report",
-    "reproduce",
-    "sample_activations",
-    "score",
-    "sliding_perplexity",
-    "specialisation",
-    "top_examples",
-    "toxicity",
-    "tweet_classifier",
-]
+# Each public name and the module that it is of: the imports of the stub beside this file, which type checkers and
+# editors read too.
+_HOMES = {
+    name.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
+    if isinstance(statement, ast.ImportFrom) and statement.module
+    for name in statement.names
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that `sp-lens --help` waits for no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    if home == __name__:
+        return importlib.import_module(f"{home}.{name}")
+    globals()[name] = value = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+class _Package(ModuleType):
+    """A package whose functions are not hidden by modules of the same name.
+
+    Whoever imports `sp_lens.collect` has Python set that module on the package, where the function `collect` belongs.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_home = isinstance(value, ModuleType) and value.__name__ == _HOMES.get(name)
+        super().__setattr__(name, getattr(value, name) if is_home else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,17 +1,20 @@
 """Rows of tokens, or images -> batches, which say which of their positions count."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 
+from sp_lens.errors import SpLensError
 from sp_lens.pictures import Picture, pictures
 from sp_lens.rows import Row, rows
 from sp_lens.tasks import patches_of, reads_images
 
+# Blocks of documents below which a standard error says nothing.
+FEWEST_BLOCKS = 5
 # Rows that are sorted by length together before they are batched: less padding, and still a stream.
 _SORTED_TOGETHER = 256
 
@@ -31,6 +34,11 @@ class Batch:
     attention_mask: Int[torch.Tensor, "row pos"]
     counted: Bool[torch.Tensor, "row pos"]
     rows: tuple[Row, ...]
+
+    @property
+    def inputs(self) -> Int[torch.Tensor, "row pos"]:
+        """What the model reads."""
+        return self.tokens
 
     @property
     def in_context(self) -> Bool[torch.Tensor, "row pos"]:
@@ -72,6 +80,11 @@ class ImageBatch:
     in_context: Bool[torch.Tensor, "row pos"]
 
     @property
+    def inputs(self) -> Float[torch.Tensor, "row channel height width"]:
+        """What the model reads."""
+        return self.pixels
+
+    @property
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """What is not collected: the class token, as the BOS of a text."""
         return ~self.in_context
@@ -90,6 +103,42 @@ class ImageBatch:
 def items(model: Any, corpus: Any) -> Iterator[Row] | Iterator[Picture]:
     """The rows of tokens, or the images, of whatever came as a corpus, by what the model reads."""
     return pictures(model, corpus) if reads_images(model) else rows(model, corpus)
+
+
+def documents_of(batch: Batch | ImageBatch, *, images_before: int) -> list[Hashable]:
+    """What each row of a batch belongs to: its document, itself where it is of none; an image to itself, by number."""
+    if isinstance(batch, ImageBatch):
+        return list(range(images_before, images_before + len(batch.labels)))
+    return [row.number if row.document is None else row.document for row in batch.rows]
+
+
+def documents_in(model: Any, corpus: Any) -> list[Hashable]:
+    """The documents of a corpus as `documents_of` has them, in its order; rows that are of none, or images."""
+    if reads_images(model):
+        return list(range(sum(1 for _ in pictures(model, corpus))))
+    return list(dict.fromkeys(row.number if row.document is None else row.document for row in rows(model, corpus)))
+
+
+def deal(model: Any, corpus: Any, blocks: int) -> Mapping[Hashable, int]:
+    """The block of each document of a corpus (row that is of none, image), as `documents_of` has them: dealt in turn.
+
+    Reads the corpus once, without the model.
+
+    Raises:
+        SpLensError: for fewer than 5 blocks, fewer documents than blocks, and a corpus that can be read only once.
+    """
+    if blocks < FEWEST_BLOCKS:
+        raise SpLensError(f"blocks={blocks}: expected {FEWEST_BLOCKS} or more, 20 for instance; fewer say nothing.")
+    if isinstance(corpus, Iterator):
+        raise SpLensError("the corpus can be read once only, and dealing it to blocks takes a pass: make it a list.")
+    documents = documents_in(model, corpus)
+    if len(documents) < blocks:
+        enough = f"ask for {len(documents)} blocks at most" if len(documents) >= FEWEST_BLOCKS else "none can be made"
+        raise SpLensError(
+            f"blocks={blocks}, and the corpus has {len(documents)} documents: {enough}, or bring more of them. A block "
+            "is of whole documents, as the tokens of one are too much alike to count each."
+        )
+    return {document: place % blocks for place, document in enumerate(documents)}
 
 
 def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch] | Iterator[ImageBatch]:

@@ -1,16 +1,23 @@
-"""`sp-lens`: a thin shell over the functions of the package."""
+"""`sp-lens`: a thin shell over the functions of the package, which a command imports when it runs."""
 
 import argparse
 import json
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive
+from sp_lens.cli_input import add_model, add_model_and_data, corpus_of, model_of, positive, quieten
 from sp_lens.cli_plot import add_plot
 from sp_lens.cli_reproduce import add_reproduce
+from sp_lens.errors import SpLensError
+
+if TYPE_CHECKING:
+    import sp_lens as sp
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -21,11 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("sp_lens").setLevel(logging.INFO)
-    from sp_lens.errors import SpLensError
-
-    _quieten()
     try:
-        arguments.command(arguments)
+        with _processes(arguments.command):
+            arguments.command(arguments)
     except SpLensError as error:
         print(f"sp-lens: error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -38,9 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _processes(command: Any) -> Iterator[None]:
+    """With the other processes that a launcher started, of which one alone speaks; alone where it started none."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield  # without torch, which `reproduce --list` does not need
+        return
+    from sp_lens import ranks
+
+    with ranks.joined():
+        if command not in (_collect, _evaluate, _prune):
+            ranks.require_one("this command")
+        if not ranks.is_main():
+            logging.getLogger("sp_lens").setLevel(logging.ERROR)
+        yield
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from sp_lens.demo import demo
 
+    quieten()
     print(demo(arguments.out))
 
 
@@ -48,9 +70,14 @@ def _collect(arguments: argparse.Namespace) -> None:
     import torch
 
     import sp_lens as sp
+    from sp_lens import ranks
+    from sp_lens.estimate import estimate_passes
 
     model = model_of(arguments)
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
+    passes = Counter(corpus=2 if arguments.bins and not arguments.range else 1)
+    if _estimated(arguments, estimate_passes(model, {"corpus": corpus}, passes)):
+        return
     edges: Any = None
     if arguments.bins and arguments.range:
         low, high = arguments.range
@@ -58,13 +85,16 @@ def _collect(arguments: argparse.Namespace) -> None:
     elif arguments.bins:  # a first pass, to see what occurs
         first = sp.collect(model, corpus)
         edges = {site: first.edges(site, bins=arguments.bins) for site in ("mlp", "attn")}
-    stats = sp.collect(model, corpus, edges=edges)
+    stats = sp.collect(model, corpus, edges=edges, blocks=arguments.blocks)
+    if not ranks.is_main():
+        return
     stats.save(arguments.out)
     print(f"{stats} in {arguments.out}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
+    from sp_lens import ranks
 
     model = model_of(arguments)
     corpus = corpus_of(arguments, model, arguments.corpus, arguments.split)
@@ -73,6 +103,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = sp.evaluate(model, corpus, seed=arguments.seed)
     else:
         result = sp.evaluate(model, corpus, seed=arguments.seed)
+    if not ranks.is_main():
+        return
     if arguments.out:
         result.save(arguments.out)
     print(json.dumps(asdict(result), indent=2))
@@ -80,6 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _prune(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
+    from sp_lens import ranks
 
     model = model_of(arguments)
     corpora = {
@@ -91,15 +124,20 @@ def _prune(arguments: argparse.Namespace) -> None:
             ("eval_retain", arguments.eval_retain or arguments.retain, "evaluate"),
         )
     }
-    keys = ("site", "unit", "metric", "fraction", "steps", "seed", "min_retain_top1", "max_forget_top1", "out")
+    read = {"metric": arguments.metric, "steps": arguments.steps, "recollect": not arguments.one_shot}
+    if _estimated(arguments, sp.estimate(model, **corpora, **read)):
+        return
+    keys = ("site", "unit", "fraction", "seed", "min_retain_top1", "max_forget_top1", "out")
     protect = sp.collect(model, corpora["retain"]).sinks() if arguments.spare_sinks else None
     run = sp.prune(
         model,
         **corpora,
+        **read,
         protect=protect,
-        recollect=not arguments.one_shot,
         **{key: vars(arguments)[key] for key in keys},
     )
+    if not ranks.is_main():
+        return
     print(
         run.history[["step", "share", "forget_top1", "retain_top1", "forget_loss", "retain_loss"]].to_string(
             index=False
@@ -108,11 +146,21 @@ def _prune(arguments: argparse.Namespace) -> None:
     print(f"selectivity {run.selectivity:.3f}; history.csv and mask.safetensors are in {arguments.out}")
 
 
+def _estimated(arguments: argparse.Namespace, what: "sp.Estimate") -> bool:
+    """Say what the command will take; whether that was all that was asked for."""
+    if arguments.estimate:
+        print(what)
+    else:
+        logging.getLogger("sp_lens").info("%s", what)
+    return arguments.estimate
+
+
 def _export(arguments: argparse.Namespace) -> None:
     import sp_lens as sp
 
     model = model_of(arguments)
-    folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, overwrite=arguments.overwrite)
+    options = {"compact": arguments.compact, "overwrite": arguments.overwrite}
+    folder = sp.export(model, sp.NeuronMask.load(arguments.mask), arguments.out, **options)
     kind = type(getattr(model, "original_model", model)).__name__
     print(f"saved to {folder}, loaded back and compared: transformers.{kind}.from_pretrained({str(folder)!r})")
 
@@ -123,14 +171,6 @@ def _report(arguments: argparse.Namespace) -> None:
     stats = {label: sp.ActivationStats.load(file) for label, file in arguments.stats}
     sp.report(sp.PruneRun.load(arguments.run), arguments.out, stats=stats)
     print(f"wrote {arguments.out}")
-
-
-def _quieten() -> None:
-    """Leave the terminal to our own bars and words."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,6 +192,10 @@ def _parser() -> argparse.ArgumentParser:
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="range of the histograms, so that several corpora share their edges (default: what occurs)",
     )  # fmt: skip
+    collect.add_argument(
+        "--blocks", type=positive, help="keep the statistics of so many blocks of documents too, for intervals (20)"
+    )
+    _add_estimate(collect)
     collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
 
     evaluate = _command(
@@ -187,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(export)
     export.add_argument("--mask", required=True, help="the neurons to prune")
     export.add_argument("--out", required=True, help="folder to make")
+    export.add_argument("--compact", action="store_true", help="leave neurons out, in layers of one width")
     export.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     return parser
 
@@ -223,7 +268,12 @@ def _add_prune(commands: Any) -> None:
     )
     prune.add_argument("--min-retain-top1", type=float, help="stop when retain accuracy is below this")
     prune.add_argument("--max-forget-top1", type=float, help="stop when forget accuracy is at or below this")
+    _add_estimate(prune)
     prune.add_argument("--out", required=True, help="folder of the run; the same command goes on after a kill")
+
+
+def _add_estimate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--estimate", action="store_true", help="say how long it will take and how much memory; stop")
 
 
 def _command(commands: Any, name: str, function: Any, what: str, example: str) -> argparse.ArgumentParser:

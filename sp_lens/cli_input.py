@@ -11,13 +11,23 @@ def model_of(arguments: argparse.Namespace) -> Any:
     import torch
 
     import sp_lens as sp
+    from sp_lens import ranks
 
+    quieten()
     return sp.load_model(
         arguments.model,
-        device=arguments.device,
+        device=arguments.device if arguments.device or arguments.device_map else ranks.own_device(),
         device_map=arguments.device_map,
         dtype=getattr(torch, arguments.dtype),
     )
+
+
+def quieten() -> None:
+    """Leave the terminal to our own bars and words."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def corpus_of(arguments: argparse.Namespace, model: Any, name: str, split: Any) -> Any:
@@ -42,7 +52,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, help="demo, demo-masked, demo-vision, a Hugging Face name, a folder, or a GGUF file"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: TransformerLens chooses)")
+    parser.add_argument(
+        "--device",
+        help="cpu, cuda, cuda:1, mps (default: TransformerLens chooses; of several processes, each has its own)",
+    )
     parser.add_argument("--device-map", metavar="MAP", help="over several GPUs: auto, balanced or sequential")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"),

@@ -44,6 +44,7 @@ def _add_of_two_corpora(figure: Callable[..., argparse.ArgumentParser]) -> None:
         "head-map": "the score of every attention head",
         "importance-scatter": "importance on forget against importance on retain data",
         "metric-agreement": "the rank correlation of the scores by each metric",
+        "rank-stability": "how much of the top by score stays the same, against the tokens collected (needs --blocks)",
     }.items():
         parser = figure(name, _of_two_corpora, what, "code.safetensors prose.safetensors")
         parser.add_argument("forget", help="statistics of the forget corpus, a file of sp-lens collect")
@@ -101,6 +102,8 @@ def _of_two_corpora(arguments: argparse.Namespace) -> None:
         figure = sp.plots.score_map(sp.score(*sides, metric=arguments.metric), site=arguments.site)
     elif arguments.figure == "head-map":  # Definition 3 before Definition 2, as in `prune`
         figure = sp.plots.head_map(sp.score(*(side.importance(arguments.metric).heads("mean") for side in sides)))
+    elif arguments.figure == "rank-stability":
+        figure = sp.plots.rank_stability(sp.rank_stability(*sides, **chosen))
     else:
         figure = _function(arguments)(*sides, **chosen)
     _write(figure, arguments.out)

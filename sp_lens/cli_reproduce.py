@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from sp_lens.cli_input import positive
+from sp_lens.cli_input import positive, quieten
+from sp_lens.errors import SpLensError
 
 
 def add_reproduce(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -39,7 +40,6 @@ def add_reproduce(commands: Any, command: Callable[..., argparse.ArgumentParser]
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from sp_lens.errors import SpLensError
     from sp_lens.paper import EXPERIMENTS
 
     if arguments.list:
@@ -52,6 +52,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         raise SpLensError("say which experiment: sp-lens reproduce --list names them, all runs every one.")
     if arguments.name == "all" and arguments.model:
         raise SpLensError("with all, each experiment takes its own models: leave --model out, or name one experiment.")
+    quieten()
     names = list(EXPERIMENTS) if arguments.name == "all" else [arguments.name] if arguments.name else []
     for name in names:
         results = reproduce(

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, ImageBatch, batches
+from sp_lens import ranks
+from sp_lens.batches import Batch, ImageBatch, batches, deal, documents_of
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models import forward, inference, model_name
@@ -34,6 +36,7 @@ def collect(
     *,
     edges: Edges | Mapping[Site, Edges] | None = None,
     neurons: NeuronMask | None = None,
+    blocks: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> ActivationStats:
@@ -46,11 +49,19 @@ def collect(
     One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
     memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
 
+    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
+    returns the statistics of all: those of one process, to 1e-12 in float64.
+
     Args:
         model: a `TransformerBridge` or a `HookedTransformer`.
         corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches.
         edges: histogram edges, for both sites or by site (`stats.edges("attn")` gives even ones).
         neurons: which neurons to count in histograms; None is all those of the sites with edges.
+        blocks: keep the statistics of so many blocks of whole documents too, 20 for instance, from which standard
+            errors, intervals and tests are made (`uncertainty`, `specialised`, `rank_stability`). Documents are
+            dealt to blocks in turn, images likewise, rows that are of no document each by itself. What is returned
+            of the whole corpus is the same to the last bit. Memory grows by blocks times neurons, and the corpus is
+            read once more, without the model. None keeps none.
         batch_tokens: tokens in a batch, padding included.
         progress: show a bar.
 
@@ -59,22 +70,43 @@ def collect(
 
     Raises:
         SpLensError: for a corpus that can't be read, a NaN or infinite activation (naming site, layer and
-            batch), and a hook that did not fire exactly once in a pass.
+            batch), a hook that did not fire exactly once in a pass, and blocks that are fewer than 5, more than
+            there are documents, or asked for in one of several processes; on the other processes too.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
+    if blocks is not None:
+        ranks.require_one("collect(..., blocks=...)")
+    dealt = None if blocks is None else deal(model, corpus, blocks)
     totals: dict[str, Moments] = {}
-    with inference(model), tqdm(desc="collect", unit=" tokens", disable=not progress) as bar:
-        for number, batch in enumerate(batches(model, corpus, batch_tokens=batch_tokens)):
+    of_blocks: list[dict[str, Moments]] = [{} for _ in range(blocks or 0)]
+    images = 0
+    silent = not (progress and ranks.is_main())
+    with ranks.together() as work, inference(model), tqdm(desc="collect", unit=" tokens", disable=silent) as bar:
+        work.same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
+        for number, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
+            owners = None
+            if dealt is not None:
+                owners = torch.tensor([dealt[document] for document in documents_of(batch, images_before=images)])
+                images += len(owners)
             if not batch.in_context.any():
                 continue  # special tokens only: nothing in it counts
-            for name, moments in _batch_moments(model, layout, batch, number, requests).items():
-                totals[name] = totals[name].merge(moments) if name in totals else moments
+            moments, by_block = _batch_moments(model, layout, batch, number=number, requests=requests, owners=owners)
+            _merge_into(totals, moments)
+            for block, part in by_block.items():
+                _merge_into(of_blocks[block], part)
             bar.update(int(batch.in_context.sum()))
+    totals = _of_all_ranks(totals, layout, requests)
     if not totals:
         raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
-    return ActivationStats(layout, totals, about)
+    kept = tuple(ActivationStats(layout, part, {"model": about["model"]}) for part in of_blocks if part)
+    return ActivationStats(layout, totals, about, kept)
+
+
+def _merge_into(totals: dict[str, Moments], batch: Mapping[str, Moments]) -> None:
+    for name, moments in batch.items():
+        totals[name] = totals[name].merge(moments) if name in totals else moments
 
 
 def collect_histograms(
@@ -85,6 +117,7 @@ def collect_histograms(
     layer: int | None = None,
     neurons: NeuronMask | None = None,
     bins: int = 100,
+    blocks: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> dict[str, ActivationStats]:
@@ -100,6 +133,7 @@ def collect_histograms(
         layer: count the neurons of this layer alone; None counts those of all.
         neurons: count these neurons alone, a mask of the model or of the site; None counts all.
         bins: how many between the edges.
+        blocks: keep the statistics of so many blocks of documents too, see `collect`; histograms are not kept by block.
         batch_tokens: tokens in a batch, padding included.
         progress: show bars.
 
@@ -117,10 +151,8 @@ def collect_histograms(
     first = [collect(model, one, batch_tokens=batch_tokens, progress=progress) for one in corpora.values()]
     chosen = _chosen(first[0].layout, site, layer, neurons)
     edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
-    return {
-        label: collect(model, corpus, edges=edges, neurons=chosen, batch_tokens=batch_tokens, progress=progress)
-        for label, corpus in corpora.items()
-    }
+    options: dict[str, Any] = {"blocks": blocks, "batch_tokens": batch_tokens, "progress": progress}
+    return {label: collect(model, corpus, edges=edges, neurons=chosen, **options) for label, corpus in corpora.items()}
 
 
 def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:
@@ -183,17 +215,25 @@ def _batch_moments(
     model: Any,
     layout: Layout,
     batch: Batch | ImageBatch,
+    *,
     number: int,
     requests: Mapping[str, tuple[Edges, torch.Tensor]],
-) -> dict[str, Moments]:
+    owners: Int[torch.Tensor, " row"] | None,
+) -> tuple[dict[str, Moments], dict[int, dict[str, Moments]]]:
+    """Of a batch, and of each block that has rows in it by `owners`, the moments by hook name."""
     seen: dict[str, Moments] = {}
-    chosen = batch.in_context.flatten().nonzero().squeeze(1)
-    uncounted = batch.uncounted.flatten().nonzero().squeeze(1)
+    by_block: dict[int, dict[str, Moments]] = {}
+    chosen, uncounted = _places(batch)
+    places = {} if owners is None else {int(block): _places(batch, owners == block) for block in owners.unique()}
+    places = {block: those for block, those in places.items() if len(those[0])}
 
     def look(group: NeuronGroup, activation: torch.Tensor) -> None:
         flat = activation.flatten(0, 1)
         real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
         moments = Moments.of(real, flat.index_select(0, uncounted.to(flat.device)))
+        for block, those in places.items():
+            own, other = (flat.index_select(0, place.to(flat.device)) for place in those)
+            by_block.setdefault(block, {})[group.name] = moments if len(places) == 1 else Moments.of(own, other)
         if group.name in requests:
             moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
         seen[group.name] = moments
@@ -201,7 +241,35 @@ def _batch_moments(
     visit(model, batch, layout, look)
     for group in layout:
         require_finite(seen[group.name].mean, group, number)
-    return seen
+    return seen, by_block
+
+
+def _places(batch: Batch | ImageBatch, rows: Bool[torch.Tensor, " row"] | None = None) -> tuple[torch.Tensor, ...]:
+    """Where in the flattened batch the tokens are that count, and those that don't; of all rows or of some."""
+    masks = batch.in_context, batch.uncounted
+    return tuple((mask if rows is None else mask & rows[:, None]).flatten().nonzero().squeeze(1) for mask in masks)
+
+
+def _of_all_ranks(
+    own: dict[str, Moments], layout: Layout, requests: Mapping[str, tuple[Edges, torch.Tensor]]
+) -> dict[str, Moments]:
+    """The moments of the batches of all ranks, merged in the order of the ranks."""
+    if ranks.world_size() == 1:
+        return own
+    merged: dict[str, Moments] = {}
+    for group in layout:
+        moments = own[group.name] if own else _none(group, requests.get(group.name))
+        parts = ranks.gathered({"count": torch.tensor(moments.count), **moments.tensors()})
+        of_ranks = [Moments.from_tensors(int(part.pop("count")), part) for part in parts]
+        if there := [moments for moments in of_ranks if moments.count]:
+            merged[group.name] = reduce(Moments.merge, there)
+    return merged
+
+
+def _none(group: NeuronGroup, request: tuple[Edges, torch.Tensor] | None) -> Moments:
+    """What a rank without a batch sends: of the right shapes, and left out by its count."""
+    nothing = replace(Moments.of(torch.zeros(1, group.width)), count=0)
+    return nothing if request is None else nothing.with_histogram(Histogram.of(torch.zeros(0, group.width), *request))
 
 
 def _histogram_requests(

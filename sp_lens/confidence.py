@@ -1,11 +1,11 @@
 """How sure a selectivity is: the same number over held-out documents drawn anew (bootstrap)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.collect import BATCH_TOKENS
+from sp_lens.evaluate import losses
 from sp_lens.per_item import sums_by_item
 from sp_lens.storage import load_tensors, save_tensors
 
 DRAWS = 2000
 # Documents of either side below which drawing them anew says nothing.
 FEWEST = 5
-SIDES = ("forget", "retain")
+Side = Literal["forget", "retain"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 class Interval(NamedTuple):
@@ -46,7 +48,8 @@ class DocumentHits:
     """Of each held-out document (or image), how much was asked and how much was right before and after a change.
 
     Attributes:
-        tensors: `forget_counts`, `forget_before`, `forget_after` and the same of retain: [document].
+        tensors: `forget_counts`, `forget_before`, `forget_after`, the losses in nats summed up, `forget_nats_before`
+            and `forget_nats_after`, and the same of retain: [document].
     """
 
     tensors: Mapping[str, Float[torch.Tensor, " document"]]
@@ -62,14 +65,16 @@ class DocumentHits:
         Two changes of the same model on the same documents are drawn alike, so that the difference of their draws is
         that of a paired bootstrap.
         """
-        generator = np.random.default_rng(seed)
-        if min(len(self._of(side)[0]) for side in SIDES) < FEWEST:
-            return np.full(DRAWS, np.nan)
-        weights = {}
-        for side in SIDES:
-            documents = len(self._of(side)[0])
-            weights[side] = generator.multinomial(documents, np.full(documents, 1 / documents), size=DRAWS)
-        return self._selectivities(weights)
+        weights = self._weights(seed)
+        return np.full(DRAWS, np.nan) if weights is None else self._selectivities(weights)
+
+    def drop(self, side: Side) -> Interval:
+        """By how much the accuracy on a side fell, as a share, drawn as `draws` are."""
+        return self._interval(side, lambda counts, before, after: (before - after) / counts)
+
+    def perplexity(self, side: Side) -> Interval:
+        """exp(mean loss) on a side after the change, drawn as `draws` are."""
+        return self._interval(side, lambda counts, before, after: np.exp(after / counts), what="nats_")
 
     def interval(self) -> Interval:
         """The selectivity with the 2.5th and the 97.5th percentile of the draws."""
@@ -79,6 +84,21 @@ class DocumentHits:
         """By how much this selectivity is above another, of the same documents."""
         return interval(self.selectivity - other.selectivity, self.draws() - other.draws())
 
+    def _weights(self, seed: int = 0) -> dict[str, np.ndarray] | None:
+        """How often each document is in each draw, of either side; None where there are too few."""
+        generator = np.random.default_rng(seed)
+        sizes = {side: len(self._of(side)[0]) for side in SIDES}
+        if min(sizes.values()) < FEWEST:
+            return None
+        return {side: generator.multinomial(size, np.full(size, 1 / size), size=DRAWS) for side, size in sizes.items()}
+
+    def _interval(self, side: str, measure: Callable[..., np.ndarray], what: str = "") -> Interval:
+        """Something measured of sums over the documents of a side, with the interval of its draws."""
+        sums = np.array(self._of(side, what))  # [counts, before, after; document]
+        weights = self._weights()
+        draws = np.full(DRAWS, np.nan) if weights is None else measure(*(sums @ weights[side].T))
+        return interval(float(measure(*sums.sum(axis=1))), draws)
+
     def _selectivities(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         drops = {}
         for side in SIDES:
@@ -86,8 +106,9 @@ class DocumentHits:
             drops[side] = weights[side] @ (before - after) / (weights[side] @ counts)
         return drops["forget"] - drops["retain"]
 
-    def _of(self, side: str) -> list[np.ndarray]:
-        return [self.tensors[f"{side}_{what}"].double().numpy() for what in ("counts", "before", "after")]
+    def _of(self, side: str, what: str = "") -> list[np.ndarray]:
+        names = ("counts", f"{what}before", f"{what}after")
+        return [self.tensors[f"{side}_{name}"].double().numpy() for name in names]
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
@@ -130,15 +151,16 @@ def document_hits(
         for when, change in (("before", nullcontext()), ("after", changed)):
             with change:
                 for side in SIDES:
-                    hits = sums_by_item(
-                        model, corpora[f"eval_{side}"], _right, seed=seed, batch_tokens=batch_tokens, bar=bar
+                    found = sums_by_item(
+                        model, corpora[f"eval_{side}"], _right_and_nats, seed=seed, batch_tokens=batch_tokens, bar=bar
                     )
-                    tensors[f"{side}_counts"], tensors[f"{side}_{when}"] = hits.counts, hits.sums
+                    tensors[f"{side}_counts"] = found.counts
+                    tensors[f"{side}_{when}"], tensors[f"{side}_nats_{when}"] = found.sums.unbind(dim=1)
     return DocumentHits(tensors)
 
 
-def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.argmax(dim=1) == targets
+def _right_and_nats(logits: torch.Tensor, targets: torch.Tensor) -> Float[torch.Tensor, "prediction 2"]:
+    return torch.stack([logits.argmax(dim=1) == targets, losses(logits, targets)], dim=1)
 
 
 def bootstrap_mean(values: Float[np.ndarray, " item"]) -> Interval:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sp_lens import plots
+from sp_lens import plots, ranks
 from sp_lens.collect import collect_histograms
 from sp_lens.corpus import load_corpora, load_corpus
 from sp_lens.effects import ablation_effect
@@ -42,8 +42,9 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
         What happened, in words that a newcomer understands; it is in `out/summary.txt` too.
 
     Raises:
-        SpLensError: when `out` is a folder of something else.
+        SpLensError: when `out` is a folder of something else, and in several processes.
     """
+    ranks.require_one("the demo")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise SpLensError(f"{out} is a file: name a folder, --out FOLDER.")

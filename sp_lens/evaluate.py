@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
+from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
@@ -74,6 +75,9 @@ def evaluate(
     10 % stand as they are; a classifier of images for the class of each. Sums of nats and of hits are divided once,
     at the end.
 
+    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
+    returns the evaluation of all.
+
     Args:
         model: a bridge or a `HookedTransformer`.
         corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches; read twice.
@@ -87,14 +91,16 @@ def evaluate(
     """
     require_task(model)
     corpus = reusable(corpus)
-    common = _common_tokens(model, corpus)
     tally = Tally()
-    with inference(model), tqdm(desc="evaluate", unit=" predictions", disable=not progress) as bar:
-        for batch in batches(model, corpus, batch_tokens=batch_tokens):
+    silent = not (progress and ranks.is_main())
+    with ranks.together() as work, inference(model), tqdm(desc="evaluate", unit=" predictions", disable=silent) as bar:
+        common = _common_tokens(model, corpus)
+        work.same(seed)
+        for _, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
             before = tally.tokens
             tally.add(*predictions(model, batch, seed), common)
             bar.update(tally.tokens - before)
-    return tally.result()
+    return tally.of_all_ranks().result()
 
 
 def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -193,6 +199,12 @@ class Tally:
         self.top_k += int((ranks < TOP_K).sum())
         self.uncommon += int(uncommon.sum())
         self.uncommon_top1 += int((uncommon & (ranks == 0)).sum())
+
+    def of_all_ranks(self) -> "Tally":
+        """The sums over the batches of all ranks, added in the order of the ranks."""
+        own = asdict(self)
+        parts = ranks.gathered({name: torch.tensor(value, dtype=torch.float64) for name, value in own.items()})
+        return Tally(**{name: type(value)(sum(part[name].item() for part in parts)) for name, value in own.items()})
 
     def result(self) -> Evaluation:
         """What all batches together came to."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.tasks import check_vocabulary
+from sp_lens.tasks import check_vocabulary, reads_images
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -166,6 +166,16 @@ def forward(model: Any, batch: Batch | ImageBatch) -> Float[torch.Tensor, "row p
     if isinstance(batch, ImageBatch):
         return model(batch.pixels.to(next(model.parameters()).dtype), return_type="logits")
     return model(batch.tokens, attention_mask=batch.attention_mask, return_type="logits")
+
+
+def random_inputs(model: Any, *, longest: int = 64) -> torch.Tensor:
+    """Two rows of at most `longest` tokens, or two images, to run the model on; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    if reads_images(model):
+        config, dtype = model.original_model.config, next(model.parameters()).dtype
+        shape = (2, config.num_channels, config.image_size, config.image_size)
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, longest)), generator=generator)
 
 
 def _checked_map(device: Any, device_map: Any) -> Any:

@@ -5,6 +5,7 @@ batches are merged in float64 by Chan's formula, since E[x^2] - E[x]^2 loses the
 a large mean. Counts are integers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -132,6 +133,20 @@ class Moments:
             histogram=histogram,
         )
 
+    def among(self, neurons: Int[torch.Tensor, " neuron"], width: int) -> "Moments":
+        """The first of these moments as those of `neurons` in a group of `width`, where the others are always at zero.
+
+        Without the histogram, which counts neurons by their index.
+        """
+
+        def spread(tensor: torch.Tensor) -> torch.Tensor:
+            whole = tensor.new_zeros(width)
+            whole[neurons.to(tensor.device)] = tensor[: len(neurons)]
+            return whole
+
+        plain = replace(self, histogram=None).tensors()
+        return Moments.from_tensors(self.count, {name: spread(tensor) for name, tensor in plain.items()})
+
     def freq(self) -> Float[torch.Tensor, " neuron"]:
         """Share of tokens with z > 0."""
         return self.positive.double() / self.count
@@ -161,6 +176,18 @@ class Moments:
         plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
         parts = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
         return cls(count=count, histogram=Histogram(**parts) if parts else None, **plain)
+
+
+def stacked(blocks: Sequence[Moments]) -> dict[str, torch.Tensor]:
+    """The tensors of several moments, each with a row for each of them: what goes into a file."""
+    parts = [block.tensors() for block in blocks]
+    return {key: torch.stack([part[key] for part in parts]) for key in parts[0]} if parts else {}
+
+
+def unstacked(counts: Sequence[int], tensors: dict[str, torch.Tensor]) -> list[Moments]:
+    """The inverse of `stacked`."""
+    rows = ({key: tensor[row] for key, tensor in tensors.items()} for row in range(len(counts)))
+    return [Moments.from_tensors(count, row) for count, row in zip(counts, rows, strict=True)]
 
 
 def _state(reduced: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:

@@ -7,20 +7,20 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from sp_lens.batches import Batch, ImageBatch, batches
+from sp_lens.batches import Batch, ImageBatch, batches, documents_of
 from sp_lens.evaluate import losses, nothing_to_predict, predictions
 from sp_lens.masking import mask_tokens
 from sp_lens.models import inference
 from sp_lens.tasks import task_of
 
-# The float32 logits [prediction d_vocab] and the right answers -> a number for each prediction.
+# The float32 logits [prediction d_vocab] and the right answers -> a number, or several, for each prediction.
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class ItemSums(NamedTuple):
     """By item, the sum of a measure over what was predicted of it, and how many predictions these were."""
 
-    sums: Float[torch.Tensor, " item"]
+    sums: Float[torch.Tensor, "item *measure"]  # noqa: F821 (a name of an axis each)
     counts: Int[torch.Tensor, " item"]
 
 
@@ -41,22 +41,17 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
             logits, targets = predictions(model, batch, seed)
             losses(logits, targets)  # refuses those that are NaN
             values.append(measure(logits, targets).double().cpu())
-            own = torch.tensor([places.setdefault(key, len(places)) for key in _keys(batch, len(places))])
+            own = torch.tensor(
+                [places.setdefault(key, len(places)) for key in documents_of(batch, images_before=len(places))]
+            )
             owners.append(own[_rows(model, batch, seed)])
             bar.update(len(targets))
     owner, value = torch.cat(owners), torch.cat(values)
     if not len(owner):
         raise nothing_to_predict()
     counts = torch.bincount(owner, minlength=len(places))
-    sums = torch.zeros(len(places), dtype=torch.float64).index_add(0, owner, value)
+    sums = torch.zeros(len(places), *value.shape[1:], dtype=torch.float64).index_add(0, owner, value)
     return ItemSums(sums[counts > 0], counts[counts > 0])
-
-
-def _keys(batch: Batch | ImageBatch, known: int) -> list[Any]:
-    """What each row of a batch belongs to."""
-    if isinstance(batch, ImageBatch):
-        return list(range(known, known + len(batch.labels)))
-    return [row.number if row.document is None else row.document for row in batch.rows]
 
 
 def _rows(model: Any, batch: Batch | ImageBatch, seed: int) -> Int[torch.Tensor, " prediction"]:

@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 import torch
 from tqdm.auto import tqdm
 
-from sp_lens.ablation import ablate
+from sp_lens import ranks
 from sp_lens.collect import BATCH_TOKENS, collect
+from sp_lens.compaction import pruned
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate_sides
@@ -26,6 +27,11 @@ from sp_lens.tasks import require_task
 logger = logging.getLogger(__name__)
 
 AnySite = Literal[Site, "both"]
+
+_OTHER_RUN = (
+    "the ranks were called with different models, corpora or settings, or found different steps in the folder of the "
+    "run: make the same call on every rank, and put the folder (out=...) where all of them see it."
+)
 
 
 def prune(
@@ -55,7 +61,11 @@ def prune(
 
     A step collects on both corpora with the neurons pruned so far ablated, scores, takes the top
     `fraction` of all the model's neurons of the site that are not pruned yet, and evaluates on held-out
-    data of both. The model itself is not changed: see `fold_mask` and `export` for that.
+    data of both. Layers that have lost 64 neurons or more are computed without them, so that a step costs less than the
+    one before. The model itself is not changed: see `fold_mask`, `compact` and `export` for that.
+
+    In several processes (`torch.distributed`) every one makes the same call, and returns the same run; the first
+    writes it.
 
     Args:
         model: a bridge or a `HookedTransformer`.
@@ -96,45 +106,47 @@ def prune(
     eps = eps_by_site(eps)
     protected = _protected(groups, protect, unit)
     check_steps(protected, site, unit, fraction, steps)
-    if out is not None:
-        _check_writable(Path(out))
-    corpora, about = checked_corpora(
-        model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
-    )
-    settings = {
-        "model": model_name(model),
-        "weights": weights_fingerprint(model),
-        "site": site,
-        "unit": unit,
-        "metric": metric,
-        "aggregate": aggregate if unit == "head" else None,
-        "fraction": fraction,
-        "recollect": recollect,
-        "eps": eps,
-        "seed": seed if metric == "random" or task == "masked" else None,
-        "protected": None
-        if protect is None
-        else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
-        "corpora": about,
-    }
-    run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
+    with ranks.together(_OTHER_RUN) as work:
+        if out is not None and ranks.is_main():
+            _check_writable(Path(out))
+        corpora, about = checked_corpora(
+            model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
+        )
+        settings = {
+            "model": model_name(model),
+            "weights": weights_fingerprint(model),
+            "site": site,
+            "unit": unit,
+            "metric": metric,
+            "aggregate": aggregate if unit == "head" else None,
+            "fraction": fraction,
+            "recollect": recollect,
+            "eps": eps,
+            "seed": seed if metric == "random" or task == "masked" else None,
+            "protected": None
+            if protect is None
+            else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
+            "corpora": about,
+        }
+        run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
+        work.same(_identity(settings), steps, min_retain_top1, max_forget_top1, run and run.records)
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
 
     def evaluated(mask: NeuronMask) -> dict[str, Any]:
-        with ablate(model, mask):
+        with pruned(model, mask):
             numbers = evaluate_sides(model, corpora, seed=seed, **options)
         return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
 
     def scored(mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
-        with ablate(model, mask):
-            stats = [collect(model, corpora[side], **options) for side in ("forget", "retain")]
+        with pruned(model, mask) as whole:
+            stats = [whole(collect(model, corpora[side], **options)) for side in ("forget", "retain")]
         sinks = stats[0].merge(stats[1]).sinks()
         if unit == "neuron":
             return score(*stats, metric=metric, eps=eps), sinks
         # Definition 3 before Definition 2: the importance of a head is of its neurons' importances.
         return score(*(side.importance(cast(Metric, metric)).heads(aggregate) for side in stats), eps=eps), sinks
 
-    bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not progress)
+    bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and ranks.is_main()))
     if run is None:
         empty = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in groups}
         unpruned = NeuronMask.of_neurons(groups, {})
@@ -242,11 +254,12 @@ def _check_writable(out: Path) -> None:
 
 def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
     """Put a finished step on disk: the run so far, then what can be made of it, its history as CSV and its mask."""
-    if out is not None:
-        if not step_file(out, run.steps).exists():
-            run.save(step_file(out, run.steps))
-        write_bytes(Path(out) / "history.csv", run.history.to_csv(index=False).encode())
-        run.mask.save(Path(out) / "mask.safetensors")
+    with ranks.together():
+        if out is not None and ranks.is_main():
+            if not step_file(out, run.steps).exists():
+                run.save(step_file(out, run.steps))
+            write_bytes(Path(out) / "history.csv", run.history.to_csv(index=False).encode())
+            run.mask.save(Path(out) / "mask.safetensors")
     return run
 
 

@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.moments import Moments
+from sp_lens.jackknife import standard_errors
+from sp_lens.moments import Moments, stacked, unstacked
 from sp_lens.neurons import NeuronMask, NeuronValues
 from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.storage import load_tensors, save_tensors
 
 Metric = Literal["abs", "rms", "std", "freq"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+_BLOCKS = "blocks."  # before the names of tensors that have a row a block, in a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +30,13 @@ class ActivationStats(Mapping[str, Moments]):
         layout: the neuron groups, in layer order.
         moments: by hook name, what one pass keeps (freq, abs, rms, std, mean, min, max).
         about: model, corpora, number of tokens, versions; saved with the numbers.
+        blocks: the statistics of each block of documents, where they were kept (`collect(..., blocks=20)`).
     """
 
     layout: Layout
     moments: Mapping[str, Moments]
     about: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple["ActivationStats", ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.moments) != set(self.layout.names):
@@ -52,6 +56,11 @@ class ActivationStats(Mapping[str, Moments]):
         """Number of tokens; padding, special tokens and the first token of a row never count."""
         return next(iter(self.moments.values())).count
 
+    def part(self, layout: Layout) -> "ActivationStats":
+        """The statistics of some of the groups, blocks included; `stats.part(stats.layout.of("mlp"))`."""
+        moments = {name: self[name] for name in layout.names}
+        return ActivationStats(layout, moments, self.about, tuple(block.part(layout) for block in self.blocks))
+
     def importance(self, metric: Metric = "abs") -> NeuronValues:
         """Definition 1 of arXiv 2403.01267: how much a neuron does on this corpus, in units of activation.
 
@@ -65,6 +74,25 @@ class ActivationStats(Mapping[str, Moments]):
         check_choice("metric", metric, METRICS)
         tensors = {name: getattr(self[name], metric)().cpu() for name in self}
         return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
+
+    def standard_error(self, metric: Metric = "abs") -> NeuronValues:
+        """The jackknife's standard error of `importance`: each block of documents is left out once.
+
+        Raises:
+            SpLensError: when no statistics of blocks were kept.
+        """
+        check_choice("metric", metric, METRICS)
+        self.require_blocks()
+        tensors = {name: standard_errors([block[name] for block in self.blocks], metric).cpu() for name in self}
+        return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
+
+    def require_blocks(self) -> None:
+        """Refuse statistics of a corpus as a whole, which don't say how sure they are."""
+        if not self.blocks:
+            raise SpLensError(
+                "these statistics are of a corpus as a whole and don't say how sure they are: collect them by blocks, "
+                "collect(model, corpus, blocks=20)."
+            )
 
     def sinks(self, *, ratio: float = 10) -> NeuronMask:
         """The neurons that are huge where no token counts: those of attention sinks.
@@ -90,15 +118,20 @@ class ActivationStats(Mapping[str, Moments]):
         return NeuronMask(self.layout, tensors, {**self.about, "ratio": ratio})
 
     def merge(self, other: "ActivationStats") -> "ActivationStats":
-        """The statistics of both corpora together; in any order the same to 1e-12.
+        """The statistics of both corpora together; in any order the same to 1e-12. Blocks merge one to one.
 
         Raises:
-            SpLensError: when the two are of different models, or differ in their histograms.
+            SpLensError: when the two are of different models, or differ in their histograms or number of blocks.
         """
         self.require_same_model(other)
+        if len(self.blocks) != len(other.blocks):
+            raise SpLensError(
+                f"statistics of {len(self.blocks)} and {len(other.blocks)} blocks can't be merged: collect both alike."
+            )
         moments = {name: self[name].merge(other[name]) for name in self}
         about = {**self.about, "corpora": [*self.about.get("corpora", []), *other.about.get("corpora", [])]}
-        return ActivationStats(self.layout, moments, about)
+        blocks = tuple(one.merge(two) for one, two in zip(self.blocks, other.blocks, strict=True))
+        return ActivationStats(self.layout, moments, about, blocks)
 
     def require_same_model(self, other: "ActivationStats") -> None:
         """Refuse statistics of another model: another layout, or another name where both are known."""
@@ -110,13 +143,20 @@ class ActivationStats(Mapping[str, Moments]):
             )
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head, neuron, freq, abs, rms, std, mean, min, max, count."""
-        columns = {metric: self.importance(metric) for metric in ("freq", "abs", "rms", "std")}
+        """One row a neuron: site, layer, head, neuron, freq, abs, rms, std, mean, min, max, count.
+
+        With blocks there are standard errors too: freq_error, abs_error, rms_error, std_error.
+        """
+        metrics: tuple[Metric, ...] = ("freq", "abs", "rms", "std")
+        columns: dict[Metric, NeuronValues] = {metric: self.importance(metric) for metric in metrics}
         frame = columns["freq"].frame().drop(columns="value")
         for metric, values in columns.items():
             frame[metric] = np.concatenate([values[name].cpu().numpy() for name in self])
         for column in ("mean", "min", "max"):
             frame[column] = np.concatenate([getattr(self[name], column).cpu().numpy() for name in self])
+        for metric in columns if self.blocks else ():
+            errors = self.standard_error(metric)
+            frame[f"{metric}_error"] = np.concatenate([errors[name].numpy() for name in self])
         return frame.assign(count=self.count)
 
     def edges(
@@ -229,6 +269,10 @@ class ActivationStats(Mapping[str, Moments]):
         """Write to a safetensors file, whole or not at all."""
         tensors = {f"{name}/{key}": tensor for name in self for key, tensor in self[name].tensors().items()}
         header = {"layout": self.layout.to_json(), "about": self.about, "count": self.count}
+        if self.blocks:
+            header["blocks"] = [block.count for block in self.blocks]
+            of_blocks = {name: stacked([block[name] for block in self.blocks]) for name in self}
+            tensors |= {f"{name}/{_BLOCKS}{key}": tensor for name in self for key, tensor in of_blocks[name].items()}
         save_tensors(path, "ActivationStats", tensors, header)
 
     @classmethod
@@ -244,8 +288,16 @@ class ActivationStats(Mapping[str, Moments]):
         for key, tensor in tensors.items():
             name, _, part = key.partition("/")
             grouped[name][part] = tensor
+        counts = header.get("blocks", [])
+        by_block = {}
+        for name, parts in grouped.items():
+            own = {key.removeprefix(_BLOCKS): parts.pop(key) for key in list(parts) if key.startswith(_BLOCKS)}
+            by_block[name] = unstacked(counts, own)
         moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
-        return cls(layout, moments, header["about"])
+        model = {key: value for key, value in header["about"].items() if key == "model"}
+        blocks = ({name: own[place] for name, own in by_block.items()} for place in range(len(counts)))
+        return cls(layout, moments, header["about"], tuple(cls(layout, block, model) for block in blocks))
 
     def __repr__(self) -> str:
-        return f"ActivationStats({self.count} tokens, {self.layout})"
+        blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
+        return f"ActivationStats({self.count} tokens{blocks}, {self.layout})"

@@ -66,7 +66,8 @@ def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, torch.Tensor
     """
     text = json.dumps({"kind": kind, "versions": versions(), **header})
     # Cloned, as safetensors refuses tensors that share memory (the edges of several histograms may).
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # In that format, as one number is contiguous to torch whatever its strides are, and may not be viewable as bytes.
+    plain = {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
     write_bytes(path, save(plain, metadata={_HEADER: text, "sha256": _digest(text, plain)}))
 
 

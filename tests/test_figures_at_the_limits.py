@@ -19,9 +19,9 @@ def test_two_hundred_runs_of_fifty_steps_are_a_light_figure(draw: Any) -> None:
     ramp = np.linspace(0.5, 0.1, 51).tolist()
     rising = np.linspace(10, 1000, 51).tolist()
     runs = [run_of(ramp, ramp, perplexity=(rising, rising), metric="random", seed=seed) for seed in range(MANY)]
-    start = time.perf_counter()
+    start = time.process_time()
     figure = draw(runs)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert megabytes(figure) < 5
     assert figure.layout.height < 700
     shown = sum(len(trace.x) for trace in figure.data)

@@ -126,7 +126,13 @@ def test_excluding_neurons_of_another_model_is_refused(other: Layout) -> None:
 
 @pytest.mark.parametrize(
     ("aggregate", "by_numpy"),
-    [("mean", np.mean), ("median", np.median), ("max", np.max), ("l2", lambda z, axis: np.sqrt((z**2).sum(axis)))],
+    [
+        ("mean", np.mean),
+        ("median", np.median),
+        ("max", np.max),
+        ("sum", np.sum),
+        ("l2", lambda z, axis: np.sqrt((z**2).sum(axis))),
+    ],
 )
 def test_heads_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) -> None:
     values = values_of(1, model="m")
@@ -138,8 +144,8 @@ def test_heads_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) ->
 
 
 def test_unknown_aggregates_and_models_without_attention_are_refused() -> None:
-    with pytest.raises(SpLensError, match="aggregate 'sum'"):
-        values_of(0).heads("sum")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SpLensError, match="aggregate 'product'"):
+        values_of(0).heads("product")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpLensError, match="attn"):
         values_of(0).of("mlp").heads()
 

@@ -70,7 +70,12 @@ def test_weights_on_disk(folder: Path, tmp_path: Path) -> None:
     assert runs[0].mask == runs[1].mask
     assert runs[0].history["retain_loss"].tolist() == pytest.approx(runs[1].history["retain_loss"].tolist(), abs=1e-5)
     kept = [parameter.clone() for parameter in placed.parameters() if not parameter.is_meta]
-    for way in (lambda: fold_mask(placed, runs[1].mask), lambda: sp.export(placed, runs[1].mask, tmp_path / "out")):
+    for way in (
+        lambda: fold_mask(placed, runs[1].mask),
+        lambda: sp.compact(placed, runs[1].mask),
+        lambda: sp.export(placed, runs[1].mask, tmp_path / "out"),
+        lambda: sp.export(placed, runs[1].mask, tmp_path / "out", compact=True),
+    ):
         with pytest.raises(sp.SpLensError, match=r"quantised or offloaded to disk.*Ablation by hooks works"):
             way()
     assert all(map(torch.equal, kept, (parameter for parameter in placed.parameters() if not parameter.is_meta)))

@@ -208,7 +208,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("unknown site 'ffn': choose one of 'mlp', 'attn', 'both'", {"site": "ffn"}),
     ("unknown metric 'l1'", {"metric": "l1"}),
     ("unknown unit 'layer'", {"unit": "layer"}),
-    ("unknown aggregate", {"aggregate": "sum"}),
+    ("unknown aggregate", {"aggregate": "product"}),
     ('whole heads are of the attention: say site="attn"', {"unit": "head"}),
     ("is none: give at least", {"fraction": 1e-6}),
     ("above 0 and at most 1", {"fraction": 0.0}),

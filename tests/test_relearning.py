@@ -1,6 +1,6 @@
 """Relearning against updates of plain torch on plain transformers; and the model that comes back."""
 
-import sys
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import sp_lens as sp
 
 pytestmark = pytest.mark.model
 
-ROOM = sys.modules["sp_lens.relearning"]  # the name in sp_lens is that of the function
+ROOM = importlib.import_module("sp_lens.relearning")  # the name in sp_lens is that of the function
 
 
 def corpora() -> dict[str, Any]:

@@ -55,6 +55,9 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 SIZES = pd.DataFrame(
     {"parameters": [1e6, 4e6], "selectivity": [5.0, 9.0], "low": [4.0, 7.0], "high": [6.0, 12.0], "pair": ["a", "a"]}
 )
+STABILITY = pd.DataFrame(
+    {"order": [0, 1], "blocks": [1, 1], "tokens": [9.0, 9.0], "with_all": [0.5, 0.6], "with_others": [0.4, 0.5]}
+)
 
 
 def figures() -> dict[str, Any]:
@@ -78,6 +81,7 @@ def figures() -> dict[str, Any]:
         "score_map": sp.plots.score_map(sp.score(forget, retain)),
         "head_map": sp.plots.head_map(heads_of([1, 2], [3, 4])),
         "importance_scatter": sp.plots.importance_scatter(forget, retain, fraction=0.1),
+        "rank_stability": sp.plots.rank_stability(STABILITY),
         "metric_agreement": sp.plots.metric_agreement(forget, retain),
         "specialisation_by_layer": sp.plots.specialisation_by_layer(special, above=1),
         "cross_importance": sp.plots.cross_importance(special, fraction=0.1),

@@ -10,6 +10,7 @@ from sp_lens.plots.neuron_card import neuron_card
 from sp_lens.plots.neuron_density import neuron_density
 from sp_lens.plots.perplexity import perplexity
 from sp_lens.plots.pruned_by_layer import pruned_by_layer
+from sp_lens.plots.rank_stability import rank_stability
 from sp_lens.plots.ridgeline import ridgeline
 from sp_lens.plots.score_map import score_map
 from sp_lens.plots.selectivity import selectivity
@@ -31,6 +32,7 @@ __all__ = [
     "neuron_density",
     "perplexity",
     "pruned_by_layer",
+    "rank_stability",
     "ridgeline",
     "score_map",
     "selectivity",

@@ -1,19 +1,22 @@
 """How pruning runs are drawn, whatever the axes: a dot for each step, a smoothed curve through them."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
+from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import common_settings
 from sp_lens.plots.templates import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
+    from sp_lens.confidence import DocumentHits, Interval, Side
     from sp_lens.runs import Run
 
+SIDES: "tuple[Side, ...]" = ("forget", "retain")
 Floats = npt.NDArray[np.floating]
 
 # Runs past the last colour take the next symbol and dash; more runs than this can't be told apart by a legend.
@@ -22,8 +25,23 @@ DASHES = ("solid", "dash", "dot")
 MOST_IN_LEGEND = len(PALETTE) * len(SYMBOLS)
 
 
+class Intervals(NamedTuple):
+    """The ends of the intervals at one row of a history: retain, which is x, and forget, which is y."""
+
+    row: int
+    forget: list[float]
+    retain: list[float]
+
+
 def draw_runs(
-    histories: Mapping[str, pd.DataFrame], *, x: str, y: str, hover: str, columns: list[str], log: bool = False
+    histories: Mapping[str, pd.DataFrame],
+    *,
+    x: str,
+    y: str,
+    hover: str,
+    columns: list[str],
+    log: bool = False,
+    intervals: "Mapping[str, Intervals] | None" = None,
 ) -> go.Figure:
     """A figure with two traces a run, curve and dots, and a legend that hides both.
 
@@ -33,6 +51,7 @@ def draw_runs(
         hover: what a dot says below the label of its run.
         columns: of the history, the `customdata` that `hover` can name.
         log: the axes are logarithmic, so the curve is smoothed in logarithms (a geometric mean).
+        intervals: label -> bars at one step of the run, `intervals_of`.
     """
     crowded = len(histories) > MOST_IN_LEGEND
     figure = go.Figure()
@@ -60,16 +79,62 @@ def draw_runs(
             showlegend=not crowded,
             customdata=history[columns].to_numpy(),
             hovertemplate=f"<b>{label}</b><br>{hover}<extra></extra>",
+            **_bars(points, (intervals or {}).get(label)),
         )
     lines = 0 if crowded else legend_lines(list(histories), 800 / 14)
     figure.update_layout(template=TEMPLATES["notebook"], height=540 + 24 * lines)
     return figure
 
 
-def runs_subtitle(runs: "Mapping[str, Run]") -> str:
-    """What the dots and curves are, and what all the runs have in common."""
+def intervals_of(
+    histories: Mapping[str, pd.DataFrame],
+    hits: "Mapping[str, DocumentHits] | None",
+    measure: "Callable[[DocumentHits, Side], Interval]",
+    *,
+    scale: float = 1,
+) -> "dict[str, Intervals]":
+    """The bars of each run of which there are hits, at the step that the hits are of.
+
+    Args:
+        histories: label -> history of a run, one row a step.
+        hits: label -> `document_hits` of the model as it is after one step of the run, the best for instance.
+        measure: what the axes are, of hits and a side.
+        scale: what an axis shows of a measure of 1.
+
+    Raises:
+        SpLensError: for hits of no run.
+    """
+    found: dict[str, Intervals] = {}
+    for label, one in (hits or {}).items():
+        if label not in histories:
+            raise SpLensError(f"hits of {label!r}, which is no run: there are {', '.join(map(repr, histories))}.")
+        history = histories[label]
+        away = sum(
+            (history[f"{side}_top1"].iloc[0] - history[f"{side}_top1"] - one.drop(side).value).abs() for side in SIDES
+        )
+        ends = [[scale * end for end in measure(one, side)[1:]] for side in SIDES]
+        found[label] = Intervals(int(np.argmin(away)), *ends)
+    return found
+
+
+def _bars(points: Floats, bars: "Intervals | None") -> dict[str, Any]:
+    """Error bars of the dots, all but one of them of no length."""
+    if bars is None:
+        return {}
+    found: dict[str, Any] = {}
+    for axis, place, (low, high) in (("error_x", 0, bars.retain), ("error_y", 1, bars.forget)):
+        lengths = np.full((2, len(points)), np.nan)
+        value = points[bars.row, place]
+        lengths[:, bars.row] = max(0.0, high - value), max(0.0, value - low)
+        found[axis] = {"array": lengths[0], "arrayminus": lengths[1], "symmetric": False, "thickness": 1.5, "width": 4}
+    return found
+
+
+def runs_subtitle(runs: "Mapping[str, Run]", intervals: "Mapping[str, Intervals] | None" = None) -> str:
+    """What the dots, the curves and the bars are, and what all the runs have in common."""
+    bars = ", bars 95 % intervals over held-out documents" if intervals else ""
     number = f"{len(runs)} runs, named on hover; " if len(runs) > MOST_IN_LEGEND else ""
-    return f"{number}dots are steps, curves their moving mean; {common_settings(runs.values())}"
+    return f"{number}dots are steps, curves their moving mean{bars}; {common_settings(runs.values())}"
 
 
 def set_axes(figure: go.Figure, title: str, low: Floats, high: Floats) -> None:

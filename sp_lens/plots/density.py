@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
@@ -21,7 +22,7 @@ from sp_lens.plots._shared import SITE_NAMES, colour_bar, of_model, ordered_colo
 from sp_lens.plots.templates import NEUTRAL, PALETTE
 
 if TYPE_CHECKING:
-    from sp_lens.sites import Site
+    from sp_lens.sites import NeuronGroup, Site
     from sp_lens.stats import ActivationStats
 
 # More curves than this can't be told apart, and make a slow figure of many megabytes.
@@ -49,6 +50,9 @@ def density(
     200 curves (our choice: the paper draws 100 neurons).
 
     With `highlight`, those neurons stand out in colour and in a legend, and the others are grey.
+
+    Of statistics by blocks (`collect_histograms(..., blocks=20)`), the hover of a curve has the neuron's mean |z| with
+    its 95 % interval over documents, and a panel says how wide that is at the median neuron.
 
     Args:
         stats_by_corpus: panel title -> statistics with histograms between the same edges, as
@@ -94,12 +98,16 @@ def density(
     colours = [NEUTRAL] * grey + list(PALETTE) if bright else ordered_colours(grey)
     fill = min(0.25, max(0.03, 1 / len(curves)))  # fainter, the more curves lie over one another
 
-    figure, places = _panels(histograms)
-    for number, (panel, (row, column)) in enumerate(zip(heights, places, strict=True)):
+    sure = {label: _intervals(stats, group, chosen) for label, stats in stats_by_corpus.items()}
+    figure, places = _panels(histograms, sure)
+    for number, (label, panel, (row, column)) in enumerate(zip(histograms, heights, places, strict=True)):
         for place, (name, height) in enumerate(zip(names, panel.density, strict=True)):
             stands_out = place >= grey
             opacity = 1 if stands_out else 0.6
-            curve = outline(edges, height, floor=floor, name=name, colour=colours[place], fill=fill, line=opacity)
+            hover = _hover(sure[label], curves[place])
+            curve = outline(
+                edges, height, floor=floor, name=name, colour=colours[place], fill=fill, line=opacity, hover=hover
+            )
             curve.update(line_width=2 if stands_out else 1, legendgroup=name)
             figure.add_trace(curve.update(showlegend=stands_out and number == 0), row, column)
     if len(curves) > 1 and not bright:
@@ -127,9 +135,28 @@ def _curves(chosen: list[int], bright: list[int]) -> list[list[int]]:
     return [[int(neuron) for neuron in part] for part in parts] + [[neuron] for neuron in bright]
 
 
-def _panels(histograms: Mapping[str, Histograms]) -> tuple[go.Figure, list[tuple[int, int]]]:
+def _intervals(stats: "ActivationStats", group: "NeuronGroup", neurons: list[int]) -> pd.DataFrame | None:
+    """The mean |z| of the neurons with its interval, by neuron; None where no statistics by blocks were kept."""
+    if not stats.blocks:
+        return None
+    from sp_lens.sites import Layout  # these need torch, which whoever has statistics has loaded
+    from sp_lens.uncertainty import uncertainty
+
+    return uncertainty(stats.part(Layout((group,)))).frame().set_index("neuron").loc[neurons]
+
+
+def _hover(sure: pd.DataFrame | None, members: list[int]) -> str:
+    if sure is None or len(members) > 1:
+        return ""
+    value, low, high = sure.loc[members[0], ["value", "low", "high"]]
+    return f"mean |z| {value:.3g} [{low:.3g}, {high:.3g}]<br>"
+
+
+def _panels(
+    histograms: Mapping[str, Histograms], sure: "Mapping[str, pd.DataFrame | None]"
+) -> tuple[go.Figure, list[tuple[int, int]]]:
     """A figure with a titled panel for each corpus on the same axes, and the row and column of each panel."""
-    titles = [_panel_title(label, one) for label, one in histograms.items()]
+    titles = [_panel_title(label, one, sure[label]) for label, one in histograms.items()]
     figure, places = panels(titles, columns=COLUMNS, gap=0.4)
     figure.update_xaxes(matches="x", nticks=6)
     figure.update_layout(xaxis_matches=None)  # as `panels` does for y
@@ -138,11 +165,14 @@ def _panels(histograms: Mapping[str, Histograms]) -> tuple[go.Figure, list[tuple
     return figure, places
 
 
-def _panel_title(label: str, histograms: Histograms) -> str:
+def _panel_title(label: str, histograms: Histograms, sure: pd.DataFrame | None) -> str:
     outside = 1 - float((histograms.density * np.diff(histograms.edges)).sum(axis=1).mean())
     note = f"{histograms.tokens:,} tokens"
     if outside > 1e-9:  # more than rounding
         note += f", {outside:.2%} outside the bins"
+    if sure is not None:
+        fires = sure.loc[sure["low"] > 0]
+        note += f"<br>mean |z| known to ±{(fires['high'] / fires['low']).median() ** 0.5 - 1:.0%} (95 %, median neuron)"
     return f"{label}<br><span style='font-size:0.85em'>{note}</span>"
 
 

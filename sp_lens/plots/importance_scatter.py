@@ -1,6 +1,6 @@
 """Every neuron by its importance on the forget and on the retain corpus."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.floating]
 MOST_POINTS = 20_000
 ALWAYS = 1000  # the highest scores, drawn however dense their surroundings are
 NEAR = 10  # an eps further below all importances would leave most of the axis empty, so it is told instead
+BARS = 100  # the highest scores, whose intervals are drawn; more would hide the points
 GRID = 100  # cells on either axis, by which it is told where points are dense
 
 
@@ -49,6 +50,9 @@ def importance_scatter(
 
     Beyond 20,000 neurons not all of them are drawn: the 1000 highest scores and the extremes of both axes
     are, and everything where points are sparse; where they are dense, a random sample (seed 0).
+
+    Of statistics by blocks (`collect(..., blocks=20)`), the hover has the 95 % interval of the score, and the 100
+    highest scores have bars: the intervals of both importances.
 
     Args:
         forget: statistics on the forget corpus, as `collect` returns them.
@@ -75,6 +79,8 @@ def importance_scatter(
     """
     scores = scores_of(forget, retain, metric=metric, site=site)
     frame, eps = _neurons(scores, forget, retain, metric, fraction), scores.about["eps"][site]
+    if forget.blocks and retain.blocks:
+        frame = _with_intervals(frame, forget, retain, metric, site)
     drawn = frame if len(frame) <= MOST_POINTS else frame.loc[_kept(frame)]
     share, attention = f"top {100 * fraction:.3g} %", site == "attn"
     others, top = drawn.loc[~drawn["taken"]], drawn.loc[drawn["taken"]]
@@ -93,6 +99,9 @@ def importance_scatter(
     if len(drawn) < len(frame):
         subtitle += f", {len(drawn):,} drawn"
     subtitle += f"; cut at score {cut:.3g}, eps {eps:g}"
+    if "low" in frame:
+        most = f" of the {BARS} highest scores" if frame["taken"].sum() > BARS else ""
+        subtitle += f"; bars: 95 % intervals over documents{most}"
     if not _near(eps, frame):
         subtitle += ", far below all retain importances"
     zeros = {side: int((frame[side] == 0).sum()) for side in ("forget", "retain")}
@@ -122,6 +131,20 @@ def _neurons(
     return frame
 
 
+def _with_intervals(
+    frame: pd.DataFrame, forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", site: "Site"
+) -> pd.DataFrame:
+    """The ends of the interval of each score, and how far those of both importances reach below and above them."""
+    from sp_lens.uncertainty import uncertainty  # it needs torch, which whoever has statistics has loaded
+
+    of_score = uncertainty(forget, retain, metric=metric).of(site).frame()
+    columns = {"low": of_score["low"], "high": of_score["high"]}
+    for side, stats in (("retain", retain), ("forget", forget)):
+        own = uncertainty(stats, metric=metric).of(site).frame()
+        columns |= {f"{side}_below": own["value"] - own["low"], f"{side}_above": own["high"] - own["value"]}
+    return frame.assign(**columns)
+
+
 def _near(eps: float, frame: pd.DataFrame) -> bool:
     """Whether the axis can hold eps without being mostly empty."""
     return eps > frame["retain_drawn"].min() / NEAR
@@ -146,6 +169,13 @@ def _kept(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
 def _points(frame: pd.DataFrame, name: str, colour: str, *, opacity: float, attention: bool) -> go.Scattergl:
     columns = ["layer", "neuron", "score", "forget", "retain", *(["head"] if attention else [])]
     head = " (head %{customdata[5]})" if attention else ""
+    bars: dict[str, Any] = {}
+    interval = ""
+    if "low" in frame:
+        interval = f" [%{{customdata[{len(columns)}]:.3g}}, %{{customdata[{len(columns) + 1}]:.3g}}]"
+        columns += ["low", "high"]
+        if frame["taken"].any():
+            bars = {axis: _bars(frame, side) for axis, side in (("error_x", "retain"), ("error_y", "forget"))}
     return go.Scattergl(
         x=frame["retain_drawn"].to_numpy(np.float32),
         y=frame["forget_drawn"].to_numpy(np.float32),
@@ -154,10 +184,19 @@ def _points(frame: pd.DataFrame, name: str, colour: str, *, opacity: float, atte
         name=name,
         customdata=frame[columns].to_numpy(np.float32),
         hovertemplate=(
-            f"<b>layer %{{customdata[0]}}, neuron %{{customdata[1]}}{head}</b><br>score %{{customdata[2]:.3g}}<br>"
+            f"<b>layer %{{customdata[0]}}, neuron %{{customdata[1]}}{head}</b><br>"
+            f"score %{{customdata[2]:.3g}}{interval}<br>"
             "forget %{customdata[3]:.3g}, retain %{customdata[4]:.3g}<extra></extra>"
         ),
+        **bars,
     )
+
+
+def _bars(frame: pd.DataFrame, side: str) -> dict[str, Any]:
+    """The intervals of an importance, of the highest scores."""
+    chosen = frame["score"].rank(ascending=False, method="first") <= BARS
+    below, above = (frame[f"{side}_{end}"].where(chosen).to_numpy(np.float32) for end in ("below", "above"))
+    return {"array": above, "arrayminus": below, "symmetric": False, "thickness": 0.7, "width": 0}
 
 
 def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float, share: str) -> None:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from sp_lens.neurons import NeuronValues
     from sp_lens.runs import PruneRun
     from sp_lens.sites import Layout, NeuronGroup, Site
-    from sp_lens.stats import ActivationStats
+    from sp_lens.stats import ActivationStats, Metric
+    from sp_lens.uncertainty import Uncertainty
 
+METRICS: "tuple[Metric, ...]" = ("abs", "rms", "std", "freq")
 SHOWN = 5  # contexts of a corpus; the others are folded away
 _NONE = "not measured"
 
@@ -31,7 +33,7 @@ def neuron_card(
     site: "Site",
     layer: int,
     neuron: int,
-    scores: "NeuronValues | None" = None,
+    scores: "NeuronValues | Uncertainty | None" = None,
     run: "PruneRun | None" = None,
     effects: "Mapping[str, NeuronValues] | None" = None,
     examples: "Mapping[str, TopExamples] | None" = None,
@@ -42,11 +44,13 @@ def neuron_card(
     densities of corpora without a histogram of this neuron.
 
     Args:
-        stats_by_corpus: label -> statistics; with histograms (`collect(..., edges=...)`) for the densities.
+        stats_by_corpus: label -> statistics; with histograms (`collect(..., edges=...)`) for the densities, by
+            blocks (`collect(..., blocks=20)`) for intervals.
         site: "attn" (units of `hook_z`) or "mlp" (units of `hook_post`).
         layer: the block.
         neuron: index into the layer; on "attn", head * d_head + unit.
-        scores: of all neurons, as `score` returns them; the rank is among all the neurons of the site.
+        scores: of all neurons, as `score` returns them, or `uncertainty` with their intervals; the rank is among all
+            the neurons of the site.
         run: says whether and at which step the neuron was pruned.
         effects: label -> `ablation_effect(model, corpus, unit="neuron", neurons=...)`, in nats per token.
         examples: label -> `top_examples(model, corpus, neurons)`. Tokens are coloured by z, orange above 0
@@ -96,7 +100,7 @@ def card_sections(
     neuron: int,
     *,
     stats: "Mapping[str, ActivationStats]",
-    scores: "NeuronValues | None",
+    scores: "NeuronValues | Uncertainty | None",
     run: "PruneRun | None",
     effects: "Mapping[str, NeuronValues] | None",
     examples: "Mapping[str, TopExamples] | None",
@@ -151,8 +155,11 @@ def _has(layout: "Layout", group: "NeuronGroup", what: str) -> bool:
     return same is not None
 
 
-def _standing(group: "NeuronGroup", neuron: int, scores: "NeuronValues | None", run: "PruneRun | None") -> str:
+def _standing(
+    group: "NeuronGroup", neuron: int, scores: "NeuronValues | Uncertainty | None", run: "PruneRun | None"
+) -> str:
     rows = []
+    sure, scores = (None, scores) if scores is None or isinstance(scores, Mapping) else (scores, scores.values)
     if scores is not None and _has(scores.layout, group, "the scores"):
         part = scores.of(group.site)
         own = float(part[group.name][neuron])
@@ -161,7 +168,8 @@ def _standing(group: "NeuronGroup", neuron: int, scores: "NeuronValues | None", 
         # As `top` ranks them: equal ones by layer and neuron.
         rank = 1 + int((everyone > own).sum() + (everyone[:before] == own).sum())
         metric = str(scores.about.get("metric", "value"))
-        rows.append(("score" if is_score(scores) else METRIC_NAMES.get(metric, metric), f"{own:.3g}"))
+        said = f"{own:.3g}" if sure is None else f"{_with_interval(sure, group, neuron)}, 95 % over documents"
+        rows.append(("score" if is_score(scores) else METRIC_NAMES.get(metric, metric), said))
         if not math.isnan(own):
             rows.append(("rank", f"{rank:,} of all {len(everyone):,} {SITE_NAMES[group.site]} neurons"))
         if about := values_about(scores.about):
@@ -188,8 +196,8 @@ def _measured(
         row = [label]
         if label in stats:
             moments = stats[label][group.name]
-            values = [getattr(moments, metric)() for metric in ("abs", "rms", "std", "freq")]
-            row += [f"{moments.count:,}", *(f"{float(one[neuron]):.3g}" for one in (*values, moments.min, moments.max))]
+            ends = (f"{float(one[neuron]):.3g}" for one in (moments.min, moments.max))
+            row += [f"{moments.count:,}", *(_importance(stats[label], group, neuron, one) for one in METRICS), *ends]
         elif stats:
             row += [_NONE] * 7
         if rises:
@@ -197,7 +205,23 @@ def _measured(
             row.append(_NONE if math.isnan(rise) else f"{rise:+.2g}")
         rows.append(row)
     effect = "; ablation effect: rise in loss without this neuron, nats per token" if rises else ""
-    return table(f"Importance of the neuron; z is its activation{effect}", rows, columns)
+    sure = "; in brackets: 95 % intervals over documents" if any(one.blocks for one in stats.values()) else ""
+    return table(f"Importance of the neuron; z is its activation{sure}{effect}", rows, columns)
+
+
+def _importance(stats: "ActivationStats", group: "NeuronGroup", neuron: int, metric: "Metric") -> str:
+    """An importance, with its interval where there are statistics by blocks."""
+    if not stats.blocks:
+        return f"{float(getattr(stats[group.name], metric)()[neuron]):.3g}"
+    from sp_lens.sites import Layout  # these need torch, which whoever has statistics has loaded
+    from sp_lens.uncertainty import uncertainty
+
+    return _with_interval(uncertainty(stats.part(Layout((group,))), metric=metric), group, neuron)
+
+
+def _with_interval(sure: "Uncertainty", group: "NeuronGroup", neuron: int) -> str:
+    value, low, high = (float(part[group.name][neuron]) for part in (sure.values, sure.low, sure.high))
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _densities(group: "NeuronGroup", neuron: int, stats: "Mapping[str, ActivationStats]", anchor: str) -> str:

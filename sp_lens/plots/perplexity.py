@@ -8,16 +8,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
+from sp_lens.plots._runs import add_diagonal, draw_runs, intervals_of, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, log_ticks, set_title
 
 if TYPE_CHECKING:
+    from sp_lens.confidence import DocumentHits
     from sp_lens.runs import Run
 
 SIDES = ["retain_perplexity", "forget_perplexity"]  # x and y
 
 
-def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
+def perplexity(
+    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
+) -> go.Figure:
     """Figure 3 of arXiv 2403.01267: perplexity on the forget corpus against perplexity on the retain corpus.
 
     Drawn as `tradeoff` draws runs, on logarithmic axes: a dot for each step, and a smoothed curve, the
@@ -28,14 +31,17 @@ def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     Args:
         runs: what `prune` or one of `baselines` returns, a list of it, or a mapping from a label to it. Runs
             without a label are called after the settings in which they differ.
+        hits: label of a run -> `document_hits` of it, for bars, the 95 % intervals over held-out documents at the step
+            that the hits are of:
+            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
         x and y are perplexities, exp(mean loss in nats per token); each run is two traces, curve and dots.
         Steps of infinite perplexity (a loss above 700 nats) are left out, and the subtitle counts them.
 
     Raises:
-        SpLensError: when there is no run, something that is no `PruneRun`, or a run without a step of finite
-            perplexity.
+        SpLensError: when there is no run, something that is no `PruneRun`, a run without a step of finite
+            perplexity, or hits of no run.
 
     Example:
         >>> import sp_lens as sp
@@ -46,10 +52,12 @@ def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """
     named = as_runs(runs)
     histories = {label: _finite(label, run) for label, run in named.items()}
+    bars = intervals_of(histories, hits, lambda one, side: one.perplexity(side))
     figure = draw_runs(
         histories,
         x=SIDES[0],
         y=SIDES[1],
+        intervals=bars,
         columns=["step", "share", "forget_top1", "retain_top1"],
         hover=(
             "step %{customdata[0]}, %{customdata[1]:.1%} pruned<br>"
@@ -69,7 +77,7 @@ def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     if np.allclose(starts, starts[0]) and factor > 1:
         x, y = starts[0]
         add_diagonal(figure, (x, y), (x * factor, y * factor), "both rise alike")
-    subtitle = runs_subtitle(named)
+    subtitle = runs_subtitle(named, bars)
     if left_out := sum(len(run.records) for run in named.values()) - sum(map(len, histories.values())):
         subtitle += f"; left out, steps of infinite perplexity: {left_out}"
     set_title(figure, "Selective pruning: perplexity on forget against retain data", subtitle)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -11,6 +12,7 @@ from sp_lens.plots._shared import SITE_NAMES, as_runs, common_settings, panels, 
 from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
+    from sp_lens.confidence import DocumentHits
     from sp_lens.runs import Run
 
 METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as the paper's caption lists them, the control last
@@ -19,18 +21,23 @@ COLUMNS = 2
 MOST_PANELS = 12
 
 
-def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
+def selectivity(
+    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
+) -> go.Figure:
     """Figure 4 of arXiv 2403.01267: how selectively each importance metric prunes, at each site.
 
     A bar is the largest difference, over the steps, between the drop in forget accuracy and the drop in
     retain accuracy. Runs that agree in everything but their seed are one bar: its height is their mean, and
     its error bar their standard deviation (of a sample, n - 1; our choice, the paper shows one run each).
+    With `hits` of the runs, error bars are 95 % intervals of that mean over held-out documents instead.
     Where runs differ in more than metric, site and seed (in the model, as in the paper, or in the corpora),
     there is one panel for each.
 
     Args:
         runs: what `prune` returns, a list of it, or a mapping from a label to it. Bars are named after the
             settings of the runs, never after labels: labels could not be told apart from seeds.
+        hits: label of each run -> `document_hits` at its best step,
+            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`; all runs or none.
 
     Returns:
         y is `run.selectivity` in percentage points of next-token top-1 accuracy, never below 0, as the
@@ -38,7 +45,7 @@ def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
 
     Raises:
         SpLensError: when there is no run, something that is no `PruneRun`, a run that pruned nothing or does
-            not say its metric and site, or runs that need more than 12 panels.
+            not say its metric and site, runs that need more than 12 panels, or hits that are not of these runs.
 
     Example:
         >>> import sp_lens as sp
@@ -48,7 +55,9 @@ def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
         sp_lens.errors.SpLensError: no runs to draw: expected a PruneRun, a list of them, or {label: PruneRun}.
     """
     named = as_runs(runs)
-    bars = _bars(named)
+    if hits is not None and set(hits) != set(named):
+        raise SpLensError(f"hits are of {sorted(hits)}, and the runs are {sorted(named)}: give hits of each run.")
+    bars = _bars(named, hits)
     titles = list(bars["panel"].unique())
     if len(titles) > MOST_PANELS:
         raise SpLensError(
@@ -71,6 +80,8 @@ def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     steps = sorted({run.steps for run in named.values()})
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
+    if hits is not None:
+        errors = "; error bars: 95 % intervals over held-out documents"
     nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain data"
     set_title(
         figure,
@@ -80,8 +91,8 @@ def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     return figure
 
 
-def _bars(named: "Mapping[str, Run]") -> pd.DataFrame:
-    """One row a bar: panel, metric, site, and mean, std, min, max (points) and number of its runs."""
+def _bars(named: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None") -> pd.DataFrame:
+    """One row a bar: panel, metric, site, mean, std, min, max (points) and number of its runs, below and above it."""
     facts = {label: run_facts(run) for label, run in named.items()}
     keys = dict.fromkeys(key for one in facts.values() for key in one if key not in ("metric", "site", "seed"))
     differing = [key for key in keys if len({one.get(key) for one in facts.values()}) > 1]
@@ -97,18 +108,24 @@ def _bars(named: "Mapping[str, Run]") -> pd.DataFrame:
             )
         panel = ", ".join(own[key] for key in differing if key in own) or ("not recorded" if differing else "")
         rows.append({"panel": panel, "metric": own["metric"], "site": own["site"], "points": 100 * run.selectivity})
-    grouped = pd.DataFrame(rows).groupby(["panel", "metric", "site"], sort=False)["points"]
+    grouped = pd.DataFrame(rows, index=list(named)).groupby(["panel", "metric", "site"], sort=False)["points"]
     bars = grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
-    return bars.rename(columns={"count": "runs"})
+    bars = bars.rename(columns={"count": "runs"})
+    if hits is None:
+        return bars.assign(below=bars["std"], above=bars["std"])
+    # The runs of a bar are of the same documents, which are drawn alike for each: the mean is taken draw by draw.
+    draws = [np.mean([100 * hits[str(label)].draws() for label in points.index], axis=0) for _, points in grouped]
+    low, high = np.percentile(draws, [2.5, 97.5], axis=1)
+    return bars.assign(below=bars["mean"] - low, above=high - bars["mean"])
 
 
 def _bar(bars: pd.DataFrame, site: str, *, first: bool) -> go.Bar:
     """The bars of one site in one panel; `first`: this one stands in the legend."""
-    several = (bars["runs"] > 1).any()
+    ends = {"array": bars["above"], "arrayminus": bars["below"], "symmetric": False, "thickness": 1.5, "width": 5}
     return go.Bar(
         x=bars["metric"],
         y=bars["mean"],
-        error_y={"array": bars["std"], "thickness": 1.5, "width": 5} if several else None,
+        error_y=ends if bars["above"].notna().any() else None,
         name=f"{SITE_NAMES[site]} neurons",
         legendgroup=site,
         showlegend=first,

@@ -7,16 +7,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.plots._runs import add_diagonal, draw_runs, runs_subtitle, set_axes
+from sp_lens.plots._runs import add_diagonal, draw_runs, intervals_of, runs_subtitle, set_axes
 from sp_lens.plots._shared import as_runs, set_title
 
 if TYPE_CHECKING:
+    from sp_lens.confidence import DocumentHits
     from sp_lens.runs import Run
 
 DROPS = ("retain_drop", "forget_drop")  # x and y
 
 
-def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
+def tradeoff(
+    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
+) -> go.Figure:
     """Figure 2 of arXiv 2403.01267: accuracy lost on the forget corpus against accuracy lost on the retain corpus.
 
     One colour a run: a dot for each step, as it was measured, and a smoothed curve through them. The
@@ -27,6 +30,9 @@ def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     Args:
         runs: what `prune` or one of `baselines` returns, a list of it, or a mapping from a label to it. Runs
             without a label are called after the settings in which they differ. A random control is one more run.
+        hits: label of a run -> `document_hits` of it, for bars, the 95 % intervals over held-out documents at the step
+            that the hits are of:
+            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
         x and y are the drops in next-token top-1 accuracy since step 0, in percentage points; each run is
@@ -34,7 +40,7 @@ def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
         and only the hover names them.
 
     Raises:
-        SpLensError: when there is no run, or something that is no `PruneRun`.
+        SpLensError: when there is no run, something that is no `PruneRun`, or hits of no run.
 
     Example:
         >>> import sp_lens as sp
@@ -47,10 +53,12 @@ def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     histories = {
         label: run.history.assign(**{side: 100 * run.history[side] for side in DROPS}) for label, run in named.items()
     }
+    bars = intervals_of(histories, hits, lambda one, side: one.drop(side), scale=100)
     figure = draw_runs(
         histories,
         x="retain_drop",
         y="forget_drop",
+        intervals=bars,
         columns=["step", "share", "forget_top1", "retain_top1"],
         hover=(
             "step %{customdata[0]}, %{customdata[1]:.1%} pruned<br>"
@@ -59,7 +67,7 @@ def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
         ),
     )
     _set_axes(figure, pd.concat(list(histories.values())))
-    set_title(figure, "Selective pruning: accuracy lost on forget against retain data", runs_subtitle(named))
+    set_title(figure, "Selective pruning: accuracy lost on forget against retain data", runs_subtitle(named, bars))
     return figure
 
 

@@ -1,5 +1,6 @@
 """The experiment that sets selective pruning beside other methods of unlearning: one class of images forgotten."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -40,7 +41,9 @@ def methods(setting: Setting) -> Found:
         corpora |= {"forget": setting.images(pair.forget, "train"), "retain": setting.images(pair.retain, "train")}
         # A run, the same again to its best step, and what is measured of the model then.
         each = _methods(setting, setting.protected(pair, corpora))
-        setting.tell_time(corpora, len(each) * (2 * (setting.steps["steps"] + 1) + 10))
+        evaluated = 2 * (setting.steps["steps"] + 1)
+        passes = Counter(forget=10, retain=10, eval_forget=evaluated, eval_retain=evaluated)
+        setting.tell_time(corpora, [passes for _ in each])
         found.corpora |= origins(corpora)
         runs: dict[str, Run] = {}
         hits: dict[str, DocumentHits] = {}
@@ -57,7 +60,7 @@ def methods(setting: Setting) -> Found:
         found.table += [{"pair": str(pair), **row} for row in rows]
         found.findings.append(_finding(pair, hits))
         name = plain(f"other-methods-{pair.forget}")
-        found.figures[name] = plots.tradeoff(runs)
+        found.figures[name] = plots.tradeoff(runs, hits=hits)
         found.data[name] = pd.concat([run.history.assign(method=label) for label, run in runs.items()])
     return found
 

@@ -1,5 +1,6 @@
 """Experiments that look at neurons and prune nothing: figures 1 and 5."""
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -10,13 +11,16 @@ from sp_lens.confidence import bootstrap_mean
 from sp_lens.corpus import load_corpus
 from sp_lens.importance import score
 from sp_lens.offline import Split
+from sp_lens.permutation import SpecialisedNeurons, specialised
 from sp_lens.reproduction.result import Finding, compared
 from sp_lens.reproduction.setting import Setting
 from sp_lens.reproduction.writing import Found, origins
-from sp_lens.sites import SITES
+from sp_lens.sites import Site
 from sp_lens.specialisation import specialisation
+from sp_lens.uncertainty import uncertainty
 
 LAYER, NEURONS = 2, range(100)  # of Figure 5
+NAMES: dict[Site, str] = {"mlp": "feed-forward", "attn": "attention"}
 TIMES = 2.0  # a neuron is specialised when its mean |z| differs by more than this factor
 
 
@@ -25,16 +29,30 @@ def illustration(setting: Setting) -> Found:
     found = Found()
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
-    setting.tell_time(corpora, 1)
-    forget, retain = (collect(setting.model, corpora[side], progress=setting.progress) for side in ("forget", "retain"))
+    setting.tell_time(corpora, [Counter(forget=1, retain=1)])
+    sides = [corpora[side] for side in ("forget", "retain")]
+    options: dict[str, Any] = {"blocks": setting.blocks(*sides), "progress": setting.progress}
+    forget, retain = (collect(setting.model, corpus, **options) for corpus in sides)
     found.corpora = origins(corpora)
     scores = score(forget, retain, metric="abs").of("mlp").frame()
     low, middle, high = scores["value"].quantile([0.05, 0.5, 0.95])
     measured = f"scores by abs, 5 %, median, 95 % of the feed-forward neurons: {low:.2f}, {middle:.2f}, {high:.2f}"
     found.findings.append(Finding("neurons differ in what they matter for", measured, bool(high > TIMES * low)))
+    if options["blocks"]:
+        test = specialised(forget, retain, progress=setting.progress)
+        scores = uncertainty(forget, retain).of("mlp").frame().assign(adjusted=test.adjusted.of("mlp").frame()["value"])
+        found.findings.append(_beyond_chance(test))
     found.figures["figure-1"] = plots.importance_scatter(forget, retain, site="mlp")
     found.data["figure-1"] = scores
     return found
+
+
+def _beyond_chance(test: SpecialisedNeurons) -> Finding:
+    """How many neurons differ surely: blocks of documents swapped between the corpora."""
+    chosen = test.mask()
+    said = " and ".join(f"{chosen.share(site):.0%} of the {name} neurons" for site, name in NAMES.items())
+    claim = "neurons are specialised beyond chance"
+    return Finding(claim, f"{said}, at a false discovery rate of {test.rate:.0%}", chosen.count() > 0)
 
 
 def densities(setting: Setting) -> Found:
@@ -48,7 +66,8 @@ def densities(setting: Setting) -> Found:
     corpora = {name: read(name) for name in names}
     found.corpora = origins(corpora)
     layer = min(LAYER, setting.model.cfg.n_layers - 1)
-    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, progress=setting.progress)
+    options: dict[str, Any] = {"blocks": setting.blocks(*corpora.values()), "progress": setting.progress}
+    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, **options)
     neurons = range(min(len(NEURONS), stats["code"].layout.of("attn")[layer].width))
     found.figures["figure-5"] = plots.density(stats, site="attn", layer=layer, neurons=neurons)
     frames = [one.histogram_frame("attn", layer, neurons).assign(corpus=name) for name, one in stats.items()]
@@ -56,7 +75,7 @@ def densities(setting: Setting) -> Found:
     more_code = collect(setting.model, read("code", "evaluate"), progress=setting.progress)
     between = specialisation({"code": stats["code"], "prose": stats["pile_codeless"]}).frame()
     within = specialisation({"code": stats["code"], "more code": more_code}).frame()
-    for site, name in zip(SITES, ("feed-forward", "attention"), strict=True):
+    for site, name in NAMES.items():
         of_site = between["site"] == site
         twice, by_chance = ((frame.loc[of_site, "specificity"] > TIMES).to_numpy(float) for frame in (between, within))
         said = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from sp_lens.errors import SpLensError
+from sp_lens.estimate import duration
 from sp_lens.paper import EXPERIMENTS, Experiment
 from sp_lens.reproduction.result import RESULT, Finding, Reproduction
-from sp_lens.reproduction.setting import duration
 from sp_lens.storage import write_bytes
 
 PAGE = "reproduction.md"
@@ -102,7 +102,7 @@ def _about(experiment: Experiment, one: Reproduction) -> str:
     """On what it was run, and what is not the paper's."""
     scale = one.scale
     read = f"at most {scale['images']} images" if experiment.images else f"{scale['tokens']:,} tokens"
-    spared = ", sinks spared" if scale["spare_sinks"] else ""
+    spared = ", sinks spared" if scale.get("spare_sinks") else ""
     replaced = "; ".join(f"`{name}` is {origin}" for name, origin in one.corpora.items())
     instead = f" In the place of the Hub's: {replaced}." if replaced else ""
     return (

@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sp_lens import ranks
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models import load_model, model_name
 from sp_lens.paper import EXPERIMENTS, SCALES, Experiment, Scale, ScaleName
@@ -73,8 +74,9 @@ def reproduce(
 
     Raises:
         SpLensError: before any long work, for an unknown experiment or scale, a model that can't be loaded or that
-            reads something else, and corpora that can't be read.
+            reads something else, corpora that can't be read, and in several processes.
     """
+    ranks.require_one("reproduce")
     check_choice("experiment", name, EXPERIMENTS)
     check_choice("scale", scale, SCALES)
     if image_format != "html":  # that figures can be drawn is found out first

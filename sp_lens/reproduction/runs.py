@@ -10,7 +10,7 @@ from sp_lens import plots
 from sp_lens.confidence import DocumentHits, Interval, interval
 from sp_lens.paper import Pair
 from sp_lens.reproduction.result import Finding, compared
-from sp_lens.reproduction.setting import Setting, passes_of, plain
+from sp_lens.reproduction.setting import Setting, plain
 from sp_lens.reproduction.writing import Found, origins
 from sp_lens.runs import PruneRun
 
@@ -22,7 +22,7 @@ def pruning(setting: Setting) -> Found:
     """Every pair forgotten by every variant; one figure a pair."""
     found = Found()
     variants, steps = setting.experiment.variants, setting.steps
-    passes = sum(passes_of(steps["steps"], options) for options in variants.values()) * len(setting.pairs)
+    passes = [setting.passes(options) for _ in setting.pairs for options in variants.values()]
     for place, pair in enumerate(setting.pairs):
         corpora = setting.corpora(pair)
         if place == 0:
@@ -34,9 +34,7 @@ def pruning(setting: Setting) -> Found:
         found.findings += FINDINGS[setting.experiment.name](pair, runs, hits)
         for figure in setting.experiment.figures:
             name = plain(f"{setting.experiment.name}-{pair.forget}-{pair.retain}")
-            # Selectivity groups runs by their settings, and has no use for labels.
-            drawn = getattr(plots, figure)(list(runs.values()) if figure == "selectivity" else runs)
-            found.figures[name] = drawn
+            found.figures[name] = getattr(plots, figure)(runs, hits=hits)
             found.data[name] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return found
 

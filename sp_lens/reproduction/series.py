@@ -8,7 +8,7 @@ from sp_lens import plots
 from sp_lens.confidence import DocumentHits
 from sp_lens.corpus import load_corpora
 from sp_lens.reproduction.result import Finding
-from sp_lens.reproduction.setting import Setting, passes_of
+from sp_lens.reproduction.setting import Setting
 from sp_lens.reproduction.writing import Found, origins
 
 # Of the scale's tokens, so many are collected from.
@@ -30,7 +30,7 @@ def one_size(setting: Setting) -> Found:
     for place, pair in enumerate(setting.pairs):
         corpora = setting.corpora(pair)
         if place == 0:
-            setting.tell_time(corpora, passes_of(steps["steps"], {}) * len(setting.pairs))
+            setting.tell_time(corpora, [setting.passes(setting.experiment.variants["abs"]) for _ in setting.pairs])
         run = setting.run(pair, "abs", corpora, **steps, **setting.experiment.variants["abs"])
         hits = setting.hits(pair, "abs", corpora, run)
         found.corpora |= origins(corpora)
@@ -81,7 +81,7 @@ def data_efficiency(setting: Setting) -> Found:
     corpora = setting.corpora(pair)
     counts = sorted({max(FEWEST_TOKENS, round(share * all_tokens)) for share in SHARES})
     steps = setting.steps
-    setting.tell_time(corpora, len(counts) * passes_of(steps["steps"], {"recollect": False}))
+    setting.tell_time(corpora, [setting.passes({"recollect": False}) for _ in counts])
     found.corpora = origins(corpora)
     hits: dict[int, DocumentHits] = {}
     for tokens in counts:

@@ -2,17 +2,18 @@
 
 import logging
 import re
-import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sp_lens.ablation import ablate
+from sp_lens.batches import FEWEST_BLOCKS, documents_in
 from sp_lens.collect import collect
 from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.corpus import load_corpora
-from sp_lens.evaluate import evaluate
+from sp_lens.estimate import estimate_passes, passes_of
 from sp_lens.image_sets import LOCAL
 from sp_lens.images import load_images, split_classes
 from sp_lens.models import model_name
@@ -24,8 +25,8 @@ from sp_lens.runs import PruneRun
 
 logger = logging.getLogger(__name__)
 
-# Items that the speed is measured on before a run.
-TRIAL = 16
+# Of documents, in the figures of neurons.
+BLOCKS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +107,17 @@ class Setting:
     def hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
         """By document, what the model has right at the run's best step and before it."""
         file = self._run_folder(pair, label) / "documents.safetensors"
-        if file.exists():
-            return DocumentHits.load(file)
+        if file.exists() and "forget_nats_after" in (hits := DocumentHits.load(file)).tensors:  # older ones have none
+            return hits
         pruned = ablate(self.model, run.mask_at(run.best_step))
         hits = document_hits(self.model, corpora, pruned, progress=self.progress)
         hits.save(file)
         return hits
+
+    def blocks(self, *corpora: Any) -> int | None:
+        """Into how many blocks documents are dealt, of each corpus as many; None where they are too few."""
+        fewest = min(len(documents_in(self.model, corpus)) for corpus in corpora)
+        return min(BLOCKS, fewest) if fewest >= FEWEST_BLOCKS else None
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
         read = self.scale.images if self.experiment.images else self.scale.tokens
@@ -119,39 +125,17 @@ class Setting:
         what = f"{self.scale.name}-{read}-{steps}" + "-sinks-spared" * self.spare_sinks + "-offline" * self.offline
         return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
 
-    def tell_time(self, corpora: Mapping[str, Any], passes: float) -> None:
-        """Log how long so many passes over the four corpora will take, by the speed on a few rows."""
-        rows = corpora["eval_retain"].select(range(min(TRIAL, len(corpora["eval_retain"]))))
-        evaluate(self.model, rows, progress=False)  # the first is slower
-        started = time.perf_counter()
-        evaluate(self.model, rows, progress=False)
-        per_row = (time.perf_counter() - started) / len(rows)
-        total = sum(len(corpora[side]) for side in ("forget", "retain", "eval_forget", "eval_retain")) / 2
-        seconds = per_row * total * passes
-        logger.info(
-            "%s on %s: about %s, %d passes over %d rows; what is done already is not done again",
-            self.experiment.name, self.name, duration(seconds), round(passes), round(total),
-        )  # fmt: skip
+    def passes(self, options: Mapping[str, Any]) -> Counter[str]:
+        """How often a run with these options reads each of its corpora, evaluation by document included."""
+        collecting = {key: options[key] for key in ("metric", "recollect") if key in options}
+        return passes_of(self.steps["steps"], **collecting) + Counter(eval_forget=2, eval_retain=2)
 
-
-def passes_of(steps: int, options: Mapping[str, Any]) -> float:
-    """How often a run of so many steps reads two of its four corpora, evaluation by document included."""
-    collected = 0 if options.get("metric") == "random" else steps if options.get("recollect", True) else 1
-    return collected + (steps + 1) + 2
+    def tell_time(self, corpora: Mapping[str, Any], passes: Iterable[Counter[str]]) -> None:
+        """Log what so many passes over the four corpora, of one run and the next, will take together."""
+        told = estimate_passes(self.model, corpora, sum(passes, Counter()))
+        logger.info("%s on %s: %s; what is done already is not done again", self.experiment.name, self.name, told)
 
 
 def plain(name: str) -> str:
     """A name as part of a path."""
     return re.sub(r"[^\w.+-]+", "-", name)
-
-
-def duration(seconds: float) -> str:
-    """In words.
-
-    Example:
-        >>> duration(42), duration(600), duration(9000)
-        ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ from sp_lens.classifiers import tweet_classifier
 from sp_lens.confidence import Interval
 from sp_lens.reproduction.result import Finding
 from sp_lens.reproduction.runs import as_row, tradeoff_finding
-from sp_lens.reproduction.setting import Setting, passes_of
+from sp_lens.reproduction.setting import Setting
 from sp_lens.reproduction.writing import Found, origins
 from sp_lens.sliding import sliding_perplexity
 from sp_lens.text_sets import read_text
@@ -27,7 +27,7 @@ def toxic(setting: Setting) -> Found:
     (pair,) = setting.pairs
     corpora, steps = setting.corpora(pair), setting.steps
     variants = setting.experiment.variants
-    setting.tell_time(corpora, sum(passes_of(steps["steps"], options) for options in variants.values()))
+    setting.tell_time(corpora, map(setting.passes, variants.values()))
     classifier = tweet_classifier() if setting.offline else CLASSIFIER
     wikitext, record = read_text("wikitext", "evaluate", offline=setting.offline)
     texts = [document.text for document in wikitext]
@@ -39,7 +39,7 @@ def toxic(setting: Setting) -> Found:
         written[label] = _written(setting, classifier, texts, run.mask_at(run.best_step))
         found.table.append(as_row(pair, label, run, hits[label]))
     found.findings = [*tradeoff_finding(pair, runs, hits), _less_toxic(written), _perplexity(written)]
-    found.figures["toxicity"] = plots.tradeoff(runs)
+    found.figures["toxicity"] = plots.tradeoff(runs, hits=hits)
     found.data["toxicity"] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return found
 

@@ -27,7 +27,15 @@ CHECKS = {
     ),
     "hooks": Check(1e-5, "logits with `ablate` or `ablation_hooks`, and with the weights of plain transformers zeroed"),
     "folded": Check(1e-5, "the same with `fold_mask` in place of hooks"),
-    "export": Check(1e-5, "the same of the exported folder, loaded by plain transformers and by `load_model`"),
+    "export": Check(
+        1e-5,
+        "the same of the exported folder, loaded by plain transformers and by `load_model`",
+    ),
+    "compact": Check(
+        1e-5,
+        "the same with neurons taken out of the weights: by `compact`, as `prune` does it, and in the folder of "
+        "`export(..., compact=True)`",
+    ),
     "heads": Check(
         1e-5,
         "`hook_z` of each query head, and in plain transformers its attention pattern times the values of the "

@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 import sp_lens as sp
 from families.architectures import FAMILIES, Family
 from families.table import CHECKS
+from sp_lens import compaction
 from sp_lens.ablation import folded
 from sp_lens.batches import text_batches
 from sp_lens.masking import mask_tokens
@@ -194,6 +195,33 @@ def test_ablation_is_the_exported_model(case: Case, measure: Measure, tmp_path: 
     again = sp.load_model(folder, device="cpu")
     assert sp.layout_of(again) == sp.layout_of(case.model)
     measure("export", largest(logits(again, case.inputs), logits(hf, case.inputs)))
+
+
+@cases()
+def test_compaction_is_zeroed_weights(
+    case: Case, measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Narrower layers for the length of a `with`, in a folder, and for good."""
+    mask, hf = case.pruned
+    expected, whole = logits(hf, case.inputs), sp.layout_of(case.model)
+    weights = {name: value.clone() for name, value in case.model.state_dict().items()}
+    monkeypatch.setattr(compaction, "PAYS", 1)
+    with compaction.pruned(case.model, mask):
+        assert all(group.width < was.width for group, was in _mlps(case.model, whole))
+        measure("compact", largest(logits(case.model, case.inputs), expected))
+    folder = sp.export(case.model, mask, tmp_path / "pruned", compact=True, hf_model=case.hf)
+    assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
+    reloaded = case.family.model.from_pretrained(folder, attn_implementation="eager").eval()
+    measure("compact", largest(logits(reloaded, case.inputs), expected))
+    made = tiny_bridge if hasattr(case.model, "original_model") else tiny_hooked
+    model = made(case.family.name)
+    sp.compact(model, mask)
+    assert all(group.width < was.width for group, was in _mlps(model, whole))
+    measure("compact", largest(logits(model, case.inputs), expected))
+
+
+def _mlps(model: Any, whole: sp.Layout) -> Iterator[tuple[sp.NeuronGroup, sp.NeuronGroup]]:
+    return zip(sp.layout_of(model).of("mlp"), whole.of("mlp"), strict=True)
 
 
 @cases(causal=True)

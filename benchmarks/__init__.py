@@ -1,0 +1,1 @@
+"""What everything costs, as a ratio against a bare forward pass in the same run: `python -m benchmarks`."""
