@@ -111,7 +111,8 @@ def test_blocks_that_share_keys_and_values() -> None:
         "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 4096, "attn_implementation": "eager",
     }  # fmt: skip
     torch.manual_seed(0)
-    hf = transformers.Gemma4ForCausalLM(transformers.Gemma4ForCausalLM.config_class(**settings)).eval()
+    kind: Any = transformers.Gemma4ForCausalLM
+    hf = kind(kind.config_class(**settings)).eval()
     hf.config.architectures = ["Gemma4ForCausalLM"]
     check(bridge_of(hf, "tiny-gemma4"), ROWS[:2])
 
@@ -277,7 +278,8 @@ def test_the_estimate_ranks_the_neurons_of_the_bundled_model(demo: Any) -> None:
     mask = sp.NeuronMask.of_neurons(sp.layout_of(demo), chosen)
     effects = sp.ablation_effect(demo, held_out, unit="neuron", neurons=mask, progress=False)
     one, other = (torch.cat([values[name][mask[name]] for name in mask]) for values in (estimate, effects))
-    assert spearmanr(one, other)[0] > 0.6
+    correlation: Any = spearmanr(one, other)[0]
+    assert correlation > 0.6
 
 
 @pytest.mark.parametrize(
