@@ -44,6 +44,8 @@ ablation_effect(model, corpus, unit='head').
     what, unit = "Importance of attention heads by activation", METRIC_NAMES.get(metric, metric)
     if "mode" in heads.about:  # of an ablation
         what, unit = "Importance of attention heads by ablation", "rise in loss (nats per token)"
+        if metric.startswith("estimated"):  # effect_estimate
+            unit = f"estimated {unit}"
     if ratio:
         what, unit = what.replace("Importance", "Score"), "score (log)"
     values = in_rows([tensor.cpu().double().numpy() for tensor in heads.values()])
