@@ -3,8 +3,8 @@
 It needs an older transformers, so another Python runs this file as a script, and says how it compares with the bare
 forward pass there:
 
-    python -m venv /tmp/taker && /tmp/taker/bin/pip install torch "transformers<5" "setuptools<80" taker==1.2.3
-    python -m benchmarks --taker /tmp/taker/bin/python
+    python -m venv taker-venv && taker-venv/bin/pip install torch "transformers<5" "setuptools<80" taker==1.2.3
+    python -m benchmarks --taker taker-venv/bin/python
 """
 
 import json

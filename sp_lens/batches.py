@@ -109,14 +109,14 @@ def documents_of(batch: Batch | ImageBatch, *, images_before: int) -> list[Hasha
     """What each row of a batch belongs to: its document, itself where it is of none; an image to itself, by number."""
     if isinstance(batch, ImageBatch):
         return list(range(images_before, images_before + len(batch.labels)))
-    return [row.number if row.document is None else row.document for row in batch.rows]
+    return [row.owner for row in batch.rows]
 
 
 def documents_in(model: Any, corpus: Any) -> list[Hashable]:
     """The documents of a corpus as `documents_of` has them, in its order; rows that are of none, or images."""
     if reads_images(model):
         return list(range(sum(1 for _ in pictures(model, corpus))))
-    return list(dict.fromkeys(row.number if row.document is None else row.document for row in rows(model, corpus)))
+    return list(dict.fromkeys(row.owner for row in rows(model, corpus)))
 
 
 def deal(model: Any, corpus: Any, blocks: int) -> Mapping[Hashable, int]:

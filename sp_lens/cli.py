@@ -148,9 +148,11 @@ def _prune(arguments: argparse.Namespace) -> None:
 
 def _estimated(arguments: argparse.Namespace, what: "sp.Estimate") -> bool:
     """Say what the command will take; whether that was all that was asked for."""
-    if arguments.estimate:
+    from sp_lens import ranks
+
+    if arguments.estimate and ranks.is_main():
         print(what)
-    else:
+    elif not arguments.estimate:
         logging.getLogger("sp_lens").info("%s", what)
     return arguments.estimate
 
@@ -193,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
         help="range of the histograms, so that several corpora share their edges (default: what occurs)",
     )  # fmt: skip
     collect.add_argument(
-        "--blocks", type=positive, help="keep the statistics of so many blocks of documents too, for intervals (20)"
+        "--blocks",
+        type=positive,
+        help="keep the statistics of so many blocks of documents too, such as 20: for intervals",
     )
     _add_estimate(collect)
     collect.add_argument("--out", required=True, help="file for the statistics (.safetensors)")

@@ -94,9 +94,10 @@ def compacted(model: Any, mask: NeuronMask) -> Iterator[int]:
 def pruned(model: Any, mask: NeuronMask) -> Iterator[Callable[[ActivationStats], ActivationStats]]:
     """`ablate` for less: layers that lose enough neurons are computed without them for the length of a `with`.
 
-    No copy is made: the neurons that are left change places with those that are pruned, and the matrices are
-    views of the former. At the end they change back, bit by bit. Where weights can't be cut, or
-    neurons do something else without the others on a few random tokens, all is ablated by hooks.
+    No copy of the weights is made: neurons that are left take the places of pruned ones, which are kept aside, and the
+    matrices are views of the former. At the end all is as it was, bit by bit, after an error or Ctrl-C too. Where
+    weights can't be cut, or neurons do something else without the others on a few random tokens, all is ablated by
+    hooks.
 
     Yields:
         What makes statistics collected in the `with` those of the whole model, in which a pruned neuron is at zero.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +14,13 @@ from tqdm.auto import tqdm
 
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.evaluate import losses
+from sp_lens.importance import SIDES, Side
 from sp_lens.per_item import sums_by_item
 from sp_lens.storage import load_tensors, save_tensors
 
 DRAWS = 2000
 # Documents of either side below which drawing them anew says nothing.
 FEWEST = 5
-Side = Literal["forget", "retain"]
-SIDES: tuple[Side, ...] = get_args(Side)
 
 
 class Interval(NamedTuple):

@@ -13,6 +13,10 @@ from sp_lens.stats import ActivationStats, Metric
 ScoreMetric = Literal[Metric, "random"]
 SCORE_METRICS: tuple[ScoreMetric, ...] = (*get_args(Metric), "random")
 
+# The two corpora of a score.
+Side = Literal["forget", "retain"]
+SIDES: tuple[Side, ...] = get_args(Side)
+
 # Added to the retain importance, by site, in the released experiments.
 EPS: Mapping[Site, float] = {"mlp": 1e-3, "attn": 1e-4}
 

@@ -126,21 +126,28 @@ class Cut:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """For the length of a `with`, without a copy: views of tensors in which neurons have changed places."""
+        """For the length of a `with`: views of the tensors, in whose front neurons that stay replace those that go.
+
+        What is written over is kept, at most a quarter of it, and written back whatever happens.
+        """
+        early, late = self._moves()
         before = [(sliced, sliced.parameter) for sliced in self.matrices]
-        self._exchange()
+        over = [whole.data.index_select(sliced.axis, early.to(whole.device)) for sliced, whole in before]
         filling = self.filling(self.matrices.output.parameter.data)
         filled = filling.clone()
-        filling.zero_()
         try:
+            for sliced, whole in before:
+                moved = whole.data.index_select(sliced.axis, late.to(whole.device))
+                whole.data.index_copy_(sliced.axis, early.to(whole.device), moved)
+            filling.zero_()
             for sliced, whole in before:
                 sliced.put_tensor(whole.data.narrow(sliced.axis, 0, self.width))
             yield
         finally:
-            for sliced, whole in before:
-                sliced.put(whole)
             filling.copy_(filled)
-            self._exchange()
+            for (sliced, whole), slices in zip(before, over, strict=True):
+                whole.data.index_copy_(sliced.axis, early.to(whole.device), slices)
+                sliced.put(whole)
 
     def filling(self, output: torch.Tensor) -> torch.Tensor:
         """The slices of the output weights, in the order of `left` and then others, that are to be zero."""
@@ -149,22 +156,15 @@ class Cut:
     @property
     def first(self) -> Int[torch.Tensor, " left"]:
         """The neurons that stay in the order in which `in_force` puts them first: as few as possible move."""
-        early, late = self._pairs()
+        early, late = self._moves()
         order = torch.arange(len(self.left))
         order[early] = late
         return order
 
-    def _pairs(self) -> tuple[Int[torch.Tensor, " pair"], Int[torch.Tensor, " pair"]]:
-        """Neurons that go from among the first, and as many that stay from behind them: they change places."""
+    def _moves(self) -> tuple[Int[torch.Tensor, " move"], Int[torch.Tensor, " move"]]:
+        """Neurons that go from among the first, and as many that stay from behind them, which take their places."""
         count = len(self.left)
         return self.gone[self.gone < count], self.left[self.left >= count]
-
-    def _exchange(self) -> None:
-        early, late = self._pairs()
-        for sliced in self.matrices:
-            whole = sliced.parameter.data
-            here, there = (torch.cat(pair).to(whole.device) for pair in ((early, late), (late, early)))
-            whole.index_copy_(sliced.axis, here, whole.index_select(sliced.axis, there))
 
 
 def matrices_of(model: Any, groups: Iterable[NeuronGroup]) -> list[Matrices]:

@@ -4,7 +4,6 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.importance import Side
 from sp_lens.moments import Moments
 from sp_lens.neurons import NeuronMask, NeuronValues
 from sp_lens.sites import Layout
@@ -20,7 +20,6 @@ from sp_lens.stats import METRICS, ActivationStats, Metric
 from sp_lens.storage import load_tensors, save_tensors
 from sp_lens.uncertainty import require_blocks
 
-Side = Literal["forget", "retain"]
 _SIGNS: dict[Side, int] = {"forget": 1, "retain": -1}
 _AT_ONCE = 1000  # permutations that are worked on together: a few hundred megabytes for wide layers
 _PARTS = ("statistic", "p_values", "adjusted")

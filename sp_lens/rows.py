@@ -33,6 +33,11 @@ class Row(NamedTuple):
         return self.tokens.numpy().tobytes()
 
     @property
+    def owner(self) -> str | int:
+        """What the row is counted with: its document, or where it is of none, itself, by its number."""
+        return self.number if self.document is None else self.document
+
+    @property
     def is_boilerplate(self) -> bool:
         """Whether it is so short that it may well recur in text that is no copy."""
         return len(self.tokens) < 16

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import random_mask, random_rows, tiny_bridge
+from conftest import count_hooks, random_mask, random_rows, tiny_bridge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +106,32 @@ def test_statistics_are_of_the_whole_model(opt: Any) -> None:
             torch.testing.assert_close(values, expected[name].tensors()[field], rtol=1e-5, atol=1e-6)
             assert not values[mask[name]].any()
     assert stats.sinks() == expected.sinks()
+
+
+@pytest.mark.usefixtures("pays")
+@pytest.mark.parametrize("done", range(6))
+def test_an_interrupt_at_any_point_leaves_the_weights_as_they_were(
+    opt: Any, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after so many steps of cutting two layers, a step being a move or a view of one parameter."""
+    mask, before, hooks, left = random_mask(opt, 0.5), snapshot(opt), count_hooks(opt), [done]
+
+    def interrupted(step: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            result = step(*arguments)
+            left[0] -= 1
+            if left[0] == -1:  # not again, while things are put back
+                raise KeyboardInterrupt
+            return result
+
+        return run
+
+    monkeypatch.setattr(Sliced, "put_tensor", interrupted(Sliced.put_tensor))
+    monkeypatch.setattr(torch.Tensor, "index_copy_", interrupted(torch.Tensor.index_copy_))
+    with pytest.raises(KeyboardInterrupt), pruned(opt, mask):
+        pass
+    assert_same(opt, before)
+    assert count_hooks(opt) == hooks
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from sp_lens.plots._shared import common_settings
 from sp_lens.plots.templates import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
-    from sp_lens.confidence import DocumentHits, Interval, Side
+    from sp_lens.confidence import DocumentHits, Interval
+    from sp_lens.importance import Side
     from sp_lens.runs import Run
 
 SIDES: "tuple[Side, ...]" = ("forget", "retain")
