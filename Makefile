@@ -7,7 +7,7 @@ PIP_OPTIONS ?=
 BIN = $(VENV)/bin
 TL3 = .venv-tl3
 # A process a core, four at most, a file of tests to each: what a file shares is made once. torch is then not to use them all.
-TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE = 1
 

@@ -43,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASURED] = Measured()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "smollm" not in item.keywords)  # the longest first: files go to processes in this order
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     file = session.config.getoption("--families-table")
     if file and exitstatus == pytest.ExitCode.OK:  # a table of failures would be read as one of successes
