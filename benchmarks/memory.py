@@ -11,14 +11,17 @@ from benchmarks.timing import Row, Target
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+@torch.no_grad()
 def memory(subject: Subject, *, tokens: tuple[int, ...]) -> list[Row]:
     """MB above what is there before, at the peak; of a CPU on Linux, or of a GPU."""
     if not torch.cuda.is_available() and not RESET.exists():
         return []
-    rows, smallest = [], None
+    rows: list[Row] = []
+    subject.model(subject.batches[0][:1])  # weights are read from disk when they are first used
+    before = _now()
     for count in tokens:
         repeats = -(-count // subject.batch_tokens)
-        before = _start()
+        _start()
         sp.collect(
             subject.model,
             (subject.batches[0] for _ in range(repeats)),
@@ -30,21 +33,24 @@ def memory(subject: Subject, *, tokens: tuple[int, ...]) -> list[Row]:
             Row(subject.name, f"collect, peak memory, {count:,} tokens", "MB above the model", taken,
                 Target("at most", 300), f"batches of {subject.batch_tokens} tokens")
         )  # fmt: skip
-        smallest = smallest or taken
     rows.append(
         Row(subject.name, f"collect, peak memory, {tokens[-1]:,} tokens", f"that at {tokens[0]:,} tokens",
-            rows[-1].measured / smallest, Target("at most", 1.1))
+            rows[-1].measured / rows[0].measured, Target("at most", 1.1))
     )  # fmt: skip
     return rows
 
 
-def _start() -> int:
-    """What is used now, in bytes; from here on the peak is counted."""
+def _now() -> int:
+    """What is used now, in bytes."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS")
+
+
+def _start() -> None:
+    """From here on the peak is counted."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    RESET.write_text("5")
-    return _status("VmRSS")
+    else:
+        RESET.write_text("5")
 
 
 def _peak() -> int:

@@ -6,9 +6,6 @@ import sp_lens as sp
 from benchmarks.subjects import Subject
 from benchmarks.timing import Row, Target, medians
 
-# The share of feed-forward neurons that is gone where pruned models are timed.
-HALF = 0.5
-
 
 def steps(subject: Subject, *, repeats: int) -> list[Row]:
     """One step of `prune`, and a pruned model, by the bare forward passes over the same rows."""
@@ -35,7 +32,7 @@ def steps(subject: Subject, *, repeats: int) -> list[Row]:
 
 def effects(subject: Subject, *, repeats: int) -> list[Row]:
     """Definition 3 by ablation, of every head, by the forward passes that one head at a time would take."""
-    few = Subject(subject.name, subject.model, subject.plain, subject.batches[:1])
+    few = Subject(subject.name, subject.model, subject.plain, [subject.batches[0][:1]])
     heads = sum(group.heads for group in sp.layout_of(subject.model).of("attn"))
     seconds = medians(
         {
@@ -47,6 +44,6 @@ def effects(subject: Subject, *, repeats: int) -> list[Row]:
         repeats=repeats,
     )
     return [
-        Row(subject.name, "`ablation_effect` of every head", f"seconds of {heads} bare forward passes",
+        Row(subject.name, "`ablation_effect` of every head", f"seconds of {heads} bare forward passes over a row",
             seconds["effects"] / (heads * seconds["forward"]), Target("at most", 0.6))
     ]  # fmt: skip
