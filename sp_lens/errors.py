@@ -1,10 +1,14 @@
-"""The one exception that `sp_lens` raises for something its caller can mend."""
+"""The exception that `sp_lens` raises for something its caller can mend."""
 
 from collections.abc import Iterable
 
 
 class SpLensError(ValueError):
     """Bad input. The message says what came, what was expected, and what to do about it."""
+
+
+class DamagedFile(SpLensError):
+    """A file of ours that can't be read to its end, or whose checksum does not agree: what it held has to be made again."""
 
 
 def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from sp_lens.errors import SpLensError
+from sp_lens.errors import DamagedFile, SpLensError
 
 _HEADER = "sp_lens"
 
@@ -84,7 +84,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
     """The tensors and the header of a file that `save_tensors` wrote.
 
     Raises:
-        SpLensError: when the file is missing, cut short, foreign, or of another kind.
+        DamagedFile: when the file is cut short, changed, or foreign.
+        SpLensError: when it is missing, or of another kind.
     """
     if not Path(path).is_file():
         raise SpLensError(f"there is no file {path}: expected a saved {kind}.")
@@ -96,7 +97,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
         if metadata["sha256"] != _digest(metadata[_HEADER], tensors):
             raise ValueError("its checksum does not agree")
     except (SafetensorError, KeyError, ValueError) as error:
-        raise SpLensError(
+        raise DamagedFile(
             f"{path} is not a {kind} that sp_lens saved, or it was cut short ({error}): "
             "make it again, or name another file."
         ) from error
