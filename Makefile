@@ -11,7 +11,7 @@ TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --di
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-models test-notebooks notebooks check docs families wheel-test figures reproduction bench clean
+.PHONY: demo test test-tl3 test-models test-faults test-notebooks notebooks check docs families wheel-test figures reproduction bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -27,6 +27,10 @@ test-tl3: $(TL3)/installed
 # lm-evaluation-harness.
 test-models: $(VENV)/installed-models
 	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
+
+# The drill: a run killed, cut short, interrupted, out of room or memory, a hundred times each; and its table.
+test-faults: $(VENV)/installed
+	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m faults --page ../docs/pages/faults.md
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm

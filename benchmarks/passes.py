@@ -18,6 +18,7 @@ def passes(subject: Subject, *, repeats: int, gpu: bool = False) -> list[Row]:
         {
             "with head": subject.with_head,
             "without head": subject.without_head,
+            "with hooks": subject.with_hooks,
             "by cache": subject.by_cache,
             "collect": lambda: sp.collect(subject.model, subject.batches, **options),
             "histograms": lambda: sp.collect(subject.model, subject.batches, edges=edges, **options),
@@ -31,6 +32,8 @@ def passes(subject: Subject, *, repeats: int, gpu: bool = False) -> list[Row]:
             with_head / seconds["collect"], Target("at least", 0.95 if gpu else 1.0), f"tokens/s: {said}"),
         Row(subject.name, "collect, both sites, all metrics", "seconds of the bare forward without it",
             seconds["collect"] / without_head, None if gpu else Target("at most", 1.08)),
+        Row(subject.name, "collect, both sites, all metrics", "seconds of the same pass, hooks that do nothing",
+            seconds["collect"] / seconds["with hooks"]),
         Row(subject.name, "collect with histograms of all neurons", "tokens/s of the bare forward with LM head",
             with_head / seconds["histograms"], None if gpu else Target("at least", 0.8)),
         Row(subject.name, "collect, both sites, all metrics", "tokens/s of `run_with_cache` and four reductions",

@@ -8,6 +8,7 @@ forward pass there:
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,17 @@ def peer_ratio(python: str, folder: str, texts: list[str], *, row_tokens: int) -
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / "texts.json"
         file.write_text(json.dumps(texts))
-        command = [python, __file__, folder, str(file), str(row_tokens)]
+        command = [python, __file__, _for_older(folder, Path(work) / "model"), str(file), str(row_tokens)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=work)
     return json.loads(done.stdout.splitlines()[-1])["ratio"]
+
+
+def _for_older(folder: str, out: Path) -> str:
+    """The model as an older transformers reads it, whose tokenizers have another name."""
+    shutil.copytree(folder, out)
+    file = out / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
+    return str(out)
 
 
 def _measure(folder: str, file: str, row_tokens: int) -> None:

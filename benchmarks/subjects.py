@@ -12,7 +12,9 @@ import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
 import sp_lens as sp
-from sp_lens.models import cache_folder
+from sp_lens.batches import text_batches
+from sp_lens.collect import visit
+from sp_lens.models import cache_folder, inference
 from sp_lens.sites import layout_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,6 +61,12 @@ class Subject:
         """The bare forward pass up to the last hidden state."""
         for batch in self.batches:
             self.plain.base_model(batch, use_cache=False)
+
+    def with_hooks(self) -> None:
+        """The pass that collecting makes, up to the last hook, with hooks that do nothing."""
+        with inference(self.model):
+            for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
+                visit(self.model, batch, list(layout_of(self.model)), lambda group, activation: None)
 
     @torch.no_grad()
     def by_cache(self) -> None:

@@ -42,6 +42,7 @@ from sp_lens.relearning import Relearning as Relearning
 from sp_lens.relearning import relearning as relearning
 from sp_lens.report import report as report
 from sp_lens.reproduction import reproduce as reproduce
+from sp_lens.runs import PruneInterrupted as PruneInterrupted
 from sp_lens.runs import PruneRun as PruneRun
 from sp_lens.sites import Layout as Layout
 from sp_lens.sites import NeuronGroup as NeuronGroup

@@ -60,6 +60,12 @@ class Batch:
         padded = (tensor.repeat(copies, 1) for tensor in (self.tokens, self.attention_mask, self.counted))
         return Batch(*padded, rows=self.rows * copies)
 
+    def part(self, rows: slice) -> "Batch":
+        """Some of the rows, as long as the longest of them."""
+        longest = max(len(row.tokens) for row in self.rows[rows])
+        padded = (tensor[rows, :longest] for tensor in (self.tokens, self.attention_mask, self.counted))
+        return Batch(*padded, rows=self.rows[rows])
+
     def to(self, device: torch.device) -> "Batch":
         """The padded tensors on a device."""
         return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
@@ -94,6 +100,10 @@ class ImageBatch:
         return ImageBatch(
             self.pixels.repeat(copies, 1, 1, 1), self.labels.repeat(copies), self.in_context.repeat(copies, 1)
         )
+
+    def part(self, rows: slice) -> "ImageBatch":
+        """Some of the images."""
+        return ImageBatch(self.pixels[rows], self.labels[rows], self.in_context[rows])
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The tensors on a device."""

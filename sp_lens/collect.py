@@ -14,6 +14,7 @@ from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches, deal, documents_of
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
+from sp_lens.halving import Halving
 from sp_lens.models import forward, inference, model_name
 from sp_lens.moments import Histogram, Moments
 from sp_lens.neurons import NeuronMask
@@ -24,6 +25,9 @@ from sp_lens.storage import versions
 BATCH_TOKENS = 4096
 
 Edges = Float[torch.Tensor, " edge"]
+
+# By hook name, of a batch, and by block of documents.
+_Reduced = tuple[dict[str, Moments], dict[int, dict[str, Moments]]]
 
 
 class _AllSeen(Exception):
@@ -62,7 +66,7 @@ def collect(
             dealt to blocks in turn, images likewise, rows that are of no document each by itself. What is returned
             of the whole corpus is the same to the last bit. Memory grows by blocks times neurons, and the corpus is
             read once more, without the model. None keeps none.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch, padding included; a batch that memory does not hold is read in halves.
         progress: show a bar.
 
     Returns:
@@ -80,7 +84,7 @@ def collect(
     dealt = None if blocks is None else deal(model, corpus, blocks)
     totals: dict[str, Moments] = {}
     of_blocks: list[dict[str, Moments]] = [{} for _ in range(blocks or 0)]
-    images = 0
+    images, halving = 0, Halving()
     silent = not (progress and ranks.is_main())
     with ranks.together() as work, inference(model), tqdm(desc="collect", unit=" tokens", disable=silent) as bar:
         work.same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
@@ -89,12 +93,15 @@ def collect(
             if dealt is not None:
                 owners = torch.tensor([dealt[document] for document in documents_of(batch, images_before=images)])
                 images += len(owners)
-            if not batch.in_context.any():
-                continue  # special tokens only: nothing in it counts
-            moments, by_block = _batch_moments(model, layout, batch, number=number, requests=requests, owners=owners)
-            _merge_into(totals, moments)
-            for block, part in by_block.items():
-                _merge_into(of_blocks[block], part)
+
+            def reduced(rows: slice, batch: Any = batch, number: int = number, owners: Any = owners) -> _Reduced:
+                of_rows = None if owners is None else owners[rows]
+                return _moments(model, layout, batch.part(rows), number=number, requests=requests, owners=of_rows)
+
+            for moments, by_block in halving.parts(reduced, batch):
+                _merge_into(totals, moments)
+                for block, part in by_block.items():
+                    _merge_into(of_blocks[block], part)
             bar.update(int(batch.in_context.sum()))
     totals = _of_all_ranks(totals, layout, requests)
     if not totals:
@@ -211,7 +218,7 @@ def require_finite(values: torch.Tensor, group: NeuronGroup, number: int) -> Non
         )
 
 
-def _batch_moments(
+def _moments(
     model: Any,
     layout: Layout,
     batch: Batch | ImageBatch,
@@ -219,10 +226,12 @@ def _batch_moments(
     number: int,
     requests: Mapping[str, tuple[Edges, torch.Tensor]],
     owners: Int[torch.Tensor, " row"] | None,
-) -> tuple[dict[str, Moments], dict[int, dict[str, Moments]]]:
+) -> _Reduced:
     """Of a batch, and of each block that has rows in it by `owners`, the moments by hook name."""
     seen: dict[str, Moments] = {}
     by_block: dict[int, dict[str, Moments]] = {}
+    if not batch.in_context.any():
+        return seen, by_block  # special tokens only: nothing in it counts
     chosen, uncounted = _places(batch)
     places = {} if owners is None else {int(block): _places(batch, owners == block) for block in owners.unique()}
     places = {block: those for block, those in places.items() if len(those[0])}

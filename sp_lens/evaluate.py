@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
+from sp_lens.halving import Halving
 from sp_lens.masking import mask_tokens
 from sp_lens.models import forward, inference
 from sp_lens.rows import rows
@@ -82,7 +83,7 @@ def evaluate(
         model: a bridge or a `HookedTransformer`.
         corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches; read twice.
         seed: of the choice of the tokens that a masked language model is asked for; the same seed asks for the same.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch, padding included; a batch that memory does not hold is read in halves.
         progress: show a bar.
 
     Raises:
@@ -91,15 +92,20 @@ def evaluate(
     """
     require_task(model)
     corpus = reusable(corpus)
-    tally = Tally()
+    tally, halving = Tally(), Halving()
     silent = not (progress and ranks.is_main())
     with ranks.together() as work, inference(model), tqdm(desc="evaluate", unit=" predictions", disable=silent) as bar:
         common = _common_tokens(model, corpus)
         work.same(seed)
         for _, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
-            before = tally.tokens
-            tally.add(*predictions(model, batch, seed), common)
-            bar.update(tally.tokens - before)
+
+            def judged(rows: slice, batch: Any = batch) -> Tally:
+                by_row = predictions_by_row(model, batch.part(rows), seed)
+                return sum((Tally.of(logits, targets, common) for logits, targets in by_row), Tally())
+
+            for part in halving.parts(judged, batch):
+                tally += part
+                bar.update(part.tokens)
     return tally.of_all_ranks().result()
 
 
@@ -122,10 +128,17 @@ def predictions(
     return logits[asked].float(), targets[asked]
 
 
+def predictions_by_row(
+    model: Any, batch: Batch | ImageBatch, seed: int
+) -> Iterator[tuple[Float[torch.Tensor, "prediction d_vocab"], Int[torch.Tensor, " prediction"]]]:
+    """The `predictions` of each row, one after the other: the logits of a whole batch are large, and copied slowly."""
+    for logits, targets, asked in zip(*_answers(model, batch, seed), strict=True):
+        yield logits[asked].float(), targets[asked]
+
+
 def prediction_losses(model: Any, batch: Batch | ImageBatch, seed: int) -> Float[torch.Tensor, " prediction"]:
-    """Nats of each of the `predictions`, in their order; row by row, as the logits of a batch are copied slowly."""
-    rows = zip(*_answers(model, batch, seed), strict=True)
-    return torch.cat([losses(logits[asked].float(), targets[asked]) for logits, targets, asked in rows])
+    """Nats of each of the `predictions`, in their order."""
+    return torch.cat([losses(logits, targets) for logits, targets in predictions_by_row(model, batch, seed)])
 
 
 def _answers(
@@ -173,7 +186,7 @@ def losses(
     return nats
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tally:
     """The running sums that an `Evaluation` is divided out of."""
 
@@ -184,21 +197,28 @@ class Tally:
     uncommon: int = 0
     uncommon_top1: int = 0
 
-    def add(
-        self,
+    @classmethod
+    def of(
+        cls,
         logits: Float[torch.Tensor, "token d_vocab"],
         targets: Int[torch.Tensor, " token"],
         common: Int[torch.Tensor, " common"],
-    ) -> None:
-        """Judge the predictions of a batch; `common` are the tokens that skip-50 leaves out."""
+    ) -> "Tally":
+        """The predictions of a batch, judged; `common` are the tokens that skip-50 leaves out."""
         ranks = _ranks(logits, targets)
         uncommon = ~torch.isin(targets, common.to(targets.device))
-        self.tokens += len(targets)
-        self.nats += float(losses(logits, targets).double().sum())
-        self.top1 += int((ranks == 0).sum())
-        self.top_k += int((ranks < TOP_K).sum())
-        self.uncommon += int(uncommon.sum())
-        self.uncommon_top1 += int((uncommon & (ranks == 0)).sum())
+        return cls(
+            tokens=len(targets),
+            nats=float(losses(logits, targets).double().sum()),
+            top1=int((ranks == 0).sum()),
+            top_k=int((ranks < TOP_K).sum()),
+            uncommon=int(uncommon.sum()),
+            uncommon_top1=int((uncommon & (ranks == 0)).sum()),
+        )
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Of both batches."""
+        return Tally(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
     def of_all_ranks(self) -> "Tally":
         """The sums over the batches of all ranks, added in the order of the ranks."""
@@ -226,9 +246,24 @@ def _ranks(
 ) -> Int[torch.Tensor, " token"]:
     """How many tokens are likelier than the target; equal logits rank by token id, as argmax has it."""
     own = logits.gather(1, targets[:, None])
-    ids = torch.arange(logits.shape[1], device=logits.device)
-    ahead = (logits > own) | ((logits == own) & (ids < targets[:, None]))
-    return ahead.sum(dim=1)
+    ahead, equal = _count(torch.gt, logits, own), _count(torch.eq, logits, own)
+    tied = equal > 1
+    if tied.any():
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        ahead[tied] += ((logits[tied] == own[tied]) & (ids < targets[tied][:, None])).sum(dim=1)
+    return ahead
+
+
+def _count(
+    compare: Callable[..., torch.Tensor],
+    logits: Float[torch.Tensor, "token d_vocab"],
+    own: Float[torch.Tensor, "token 1"],
+) -> Int[torch.Tensor, " token"]:
+    """In each row, how many logits compare so with the row's own; on a CPU as many rows at a time as fit its cache."""
+    at_once = 16 if logits.device.type == "cpu" else max(1, len(logits))
+    # As floats, which count exactly to 2^24: to compare and to add up takes six times as long with booleans.
+    rows = zip(logits.split(at_once), own.split(at_once), strict=True)
+    return torch.cat([compare(some, of, out=torch.empty_like(some)).sum(dim=1) for some, of in rows]).long()
 
 
 def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.heap import keep_freed_memory
 from sp_lens.tasks import check_vocabulary, reads_images
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
     """No gradients and no dropout for the length of a `with`; the model's mode comes back after it."""
+    if input_device(model).type == "cpu":
+        keep_freed_memory()
     training = model.training
     model.eval()
     try:

@@ -1,32 +1,25 @@
-"""Algorithm 1 of arXiv 2403.01267: collect, score, prune the top, evaluate; again."""
+"""Algorithm 1 of arXiv 2403.01267 as a call: checked before any long work, kept step by step, gone on with."""
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from sp_lens import ranks
-from sp_lens.collect import BATCH_TOKENS, collect
-from sp_lens.compaction import pruned
+from sp_lens.algorithm import Algorithm, AnySite, sites_of
+from sp_lens.collect import BATCH_TOKENS
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.evaluate import evaluate_sides
-from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site, random_values, score
+from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site
 from sp_lens.models import model_name, weights_fingerprint
-from sp_lens.neurons import AGGREGATES, Aggregate, HeadValues, NeuronMask, NeuronValues, pick_count
+from sp_lens.neurons import AGGREGATES, Aggregate, NeuronMask, pick_count
 from sp_lens.overlap import checked_corpora
-from sp_lens.runs import PruneRun, step_file, step_files, stopped
+from sp_lens.run_folder import identity, keep, locked, resumed
+from sp_lens.runs import PruneInterrupted, PruneRun, stopped
 from sp_lens.sites import SITES, Layout, Site, layout_of
-from sp_lens.stats import Metric
-from sp_lens.storage import write_bytes
 from sp_lens.tasks import require_task
-
-logger = logging.getLogger(__name__)
-
-AnySite = Literal[Site, "both"]
 
 _OTHER_RUN = (
     "the ranks were called with different models, corpora or settings, or found different steps in the folder of the "
@@ -87,7 +80,8 @@ def prune(
         min_retain_top1: stop after the step at which retain accuracy is below this.
         max_forget_top1: stop after the step at which forget accuracy is at or below this.
         out: folder of the run. Every finished step is on disk there, and the same call goes on after a
-            kill, to the same mask and history. A larger `steps` goes on further.
+            kill, to the same mask and history; after a step that is damaged on disk, from the one before. A larger
+            `steps` goes on further. One process at a time works in it.
         batch_tokens: tokens in a batch, padding included.
         progress: show a bar.
 
@@ -96,7 +90,8 @@ def prune(
 
     Raises:
         SpLensError: before any long work, for a model without a head, bad settings, corpora that overlap or
-            can't be read, or an `out` folder that holds another run.
+            can't be read, or an `out` folder that holds another run, or in which one is at work.
+        PruneInterrupted: for Ctrl-C; its `run` has the steps that were done.
     """
     layout = layout_of(model)
     task = require_task(model)  # before hours of collecting, not at the first evaluation
@@ -106,89 +101,73 @@ def prune(
     eps = eps_by_site(eps)
     protected = _protected(groups, protect, unit)
     check_steps(protected, site, unit, fraction, steps)
-    with ranks.together(_OTHER_RUN) as work:
-        if out is not None and ranks.is_main():
-            _check_writable(Path(out))
-        corpora, about = checked_corpora(
-            model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
+
+    def is_last(record: Mapping[str, Any]) -> bool:
+        return record["step"] == steps or stopped(record, min_retain_top1, max_forget_top1)
+
+    with ExitStack() as folder:
+        with ranks.together(_OTHER_RUN) as work:
+            if out is not None and ranks.is_main():
+                folder.enter_context(locked(out))
+            corpora, about = checked_corpora(
+                model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
+            )
+            settings = {
+                "model": model_name(model),
+                "weights": weights_fingerprint(model),
+                "site": site,
+                "unit": unit,
+                "metric": metric,
+                "aggregate": aggregate if unit == "head" else None,
+                "fraction": fraction,
+                "recollect": recollect,
+                "eps": eps,
+                "seed": seed if metric == "random" or task == "masked" else None,
+                "protected": None
+                if protect is None
+                else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
+                "corpora": about,
+            }
+            run = None if out is None else resumed(out, settings, is_last)
+            work.same(identity(settings), steps, min_retain_top1, max_forget_top1, run and run.records)
+        algorithm = Algorithm(
+            model=model,
+            corpora=corpora,
+            groups=groups,
+            site=site,
+            unit=unit,
+            metric=metric,
+            aggregate=aggregate,
+            fraction=fraction,
+            recollect=recollect,
+            eps=eps,
+            seed=seed,
+            protected=protected,
+            batch_tokens=batch_tokens,
         )
-        settings = {
-            "model": model_name(model),
-            "weights": weights_fingerprint(model),
-            "site": site,
-            "unit": unit,
-            "metric": metric,
-            "aggregate": aggregate if unit == "head" else None,
-            "fraction": fraction,
-            "recollect": recollect,
-            "eps": eps,
-            "seed": seed if metric == "random" or task == "masked" else None,
-            "protected": None
-            if protect is None
-            else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
-            "corpora": about,
-        }
-        run = _resume(out, settings, steps, lambda record: stopped(record, min_retain_top1, max_forget_top1))
-        work.same(_identity(settings), steps, min_retain_top1, max_forget_top1, run and run.records)
-    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": False}
-
-    def evaluated(mask: NeuronMask) -> dict[str, Any]:
-        with pruned(model, mask):
-            numbers = evaluate_sides(model, corpora, seed=seed, **options)
-        return {"step": 0, "pruned": mask.count(), "share": mask.share(), **numbers}
-
-    def scored(mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
-        with pruned(model, mask) as whole:
-            stats = [whole(collect(model, corpora[side], **options)) for side in ("forget", "retain")]
-        sinks = stats[0].merge(stats[1]).sinks()
-        if unit == "neuron":
-            return score(*stats, metric=metric, eps=eps), sinks
-        # Definition 3 before Definition 2: the importance of a head is of its neurons' importances.
-        return score(*(side.importance(cast(Metric, metric)).heads(aggregate) for side in stats), eps=eps), sinks
-
-    bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and ranks.is_main()))
-    if run is None:
-        empty = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in groups}
-        unpruned = NeuronMask.of_neurons(groups, {})
-        run = _keep(PruneRun(groups, empty, [evaluated(unpruned)], settings), out)
-    else:
-        logger.info("going on after step %d in %s", run.steps, out)
-        _keep(run, out)  # the kill may have come between the step and its history
-    bar.update(run.steps)
-    values, sinks = None, NeuronMask.of_neurons(groups, {})
-    while run.steps < steps and not stopped(run.records[-1], min_retain_top1, max_forget_top1):
-        if metric == "random":
-            values = random_values(groups, seed)
-            values = values.heads(aggregate) if unit == "head" else values
-        elif recollect:
-            values, sinks = scored(run.mask)
-        elif values is None:
-            values, sinks = scored(NeuronMask.of_neurons(groups, {}))
-        new = _top(values, fraction, site, run.mask | protected)
-        _warn_of_sinks(new, sinks, step=run.steps + 1)
-        run = _step(run, new, evaluated)
-        run = _keep(run, out)
-        bar.update()
-        bar.set_postfix(forget=f"{run.records[-1]['forget_top1']:.3f}", retain=f"{run.records[-1]['retain_top1']:.3f}")
-    bar.close()
+        bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and ranks.is_main()))
+        run = run or algorithm.unpruned(settings)
+        _keep(run, out)  # of one that goes on too: the kill may have come between the step and its history
+        bar.update(run.steps)
+        try:
+            for after in algorithm.steps_after(run, is_last):
+                run = after
+                _keep(run, out)
+                last = run.records[-1]
+                bar.update()
+                bar.set_postfix(forget=f"{last['forget_top1']:.3f}", retain=f"{last['retain_top1']:.3f}")
+        except KeyboardInterrupt as stop:
+            raise PruneInterrupted(run, out) from stop
+        finally:
+            bar.close()
     return run
 
 
-def _step(run: PruneRun, new: NeuronMask, evaluated: Any) -> PruneRun:
-    step = run.steps + 1
-    pruned_at = {name: torch.where(new[name], step, at) for name, at in run.pruned_at.items()}
-    record = evaluated(run.mask | new) | {"step": step}
-    return PruneRun(run.layout, pruned_at, [*run.records, record], run.settings)
-
-
-def _top(values: NeuronValues | HeadValues, fraction: float, site: AnySite, pruned: NeuronMask) -> NeuronMask:
-    """The next neurons to go, as a mask over all groups of the run."""
-    if isinstance(values, HeadValues):
-        return values.top(fraction, exclude=pruned)
-    tensors: dict[str, torch.Tensor] = {}
-    for one in _sites(site):
-        tensors |= values.top(fraction, site=one, exclude=pruned).tensors
-    return NeuronMask(pruned.layout, tensors)
+def _keep(run: PruneRun, out: str | Path | None) -> None:
+    """Put a finished step on disk, where there is a folder: by the first process, and the others wait for it."""
+    with ranks.together():
+        if out is not None and ranks.is_main():
+            keep(run, out)
 
 
 def _layout_of_site(layout: Layout, site: AnySite, unit: str) -> Layout:
@@ -196,12 +175,8 @@ def _layout_of_site(layout: Layout, site: AnySite, unit: str) -> Layout:
     check_choice("unit", unit, UNITS)
     if unit == "head" and site != "attn":
         raise SpLensError(f'whole heads are of the attention: say site="attn" with unit="head", not site={site!r}.')
-    chosen = {group for one in _sites(site) for group in layout.of(one)}
+    chosen = {group for one in sites_of(site) for group in layout.of(one)}
     return Layout(tuple(group for group in layout if group in chosen))
-
-
-def _sites(site: AnySite) -> tuple[Site, ...]:
-    return SITES if site == "both" else (site,)
 
 
 def _protected(groups: Layout, protect: NeuronMask | None, unit: Unit) -> NeuronMask:
@@ -217,21 +192,11 @@ def _protected(groups: Layout, protect: NeuronMask | None, unit: Unit) -> Neuron
     return NeuronMask(groups, tensors)
 
 
-def _warn_of_sinks(new: NeuronMask, sinks: NeuronMask, *, step: int) -> None:
-    if count := sum(int((new[name] & sinks[name]).sum()) for name in new if name in sinks):
-        logger.warning(
-            "step %d prunes %d neurons that are at their strongest on the BOS or the first token of a row, attention "
-            "sinks that all text needs: collect(model, retain).sinks() has them, prune(..., protect=...) spares them",
-            step,
-            count,
-        )
-
-
 def check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
     """Refuse more steps than there are neurons (heads) for, those of `protected` left out."""
     if steps < 1:
         raise SpLensError(f"steps={steps}: expected at least one.")
-    for one in _sites(site):
+    for one in sites_of(site):
         part = protected.of(one)
         size = {group.name: group.width // group.heads if unit == "head" else 1 for group in part.layout}
         total = sum(group.width // size[group.name] for group in part.layout)
@@ -242,47 +207,3 @@ def check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: floa
                 f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-free // k)}: all {free} {one} "
                 f"{unit}s that may be pruned are gone by then. Ask for fewer steps or a smaller fraction."
             )
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        write_bytes(out / ".writable", b"")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise SpLensError(f"cannot write to the folder {out} ({error}): name another, out=...") from error
-
-
-def _keep(run: PruneRun, out: str | Path | None) -> PruneRun:
-    """Put a finished step on disk: the run so far, then what can be made of it, its history as CSV and its mask."""
-    with ranks.together():
-        if out is not None and ranks.is_main():
-            if not step_file(out, run.steps).exists():
-                run.save(step_file(out, run.steps))
-            write_bytes(Path(out) / "history.csv", run.history.to_csv(index=False).encode())
-            run.mask.save(Path(out) / "mask.safetensors")
-    return run
-
-
-def _resume(
-    out: str | Path | None, settings: Mapping[str, Any], steps: int, last: Callable[[Mapping[str, Any]], bool]
-) -> PruneRun | None:
-    """The last finished step in `out` that is not beyond `steps` or a stopping rule, None where there is none."""
-    done = {step: file for step, file in step_files(out).items() if step <= steps} if out is not None else {}
-    if not done:
-        return None
-    run = PruneRun.load(done[max(done)])
-    there, asked = _identity(run.settings), _identity(settings)
-    if different := [key for key in asked if there.get(key) != asked[key]]:
-        key = different[0]
-        raise SpLensError(
-            f"{out} holds a run of another configuration: its {key} is {there.get(key)!r}, and {asked[key]!r} was "
-            f"asked for (what differs: {', '.join(different)}). Name another folder, or repeat the call that made it."
-        )
-    stop = next((record["step"] for record in run.records if last(record)), run.steps)
-    return run if stop == run.steps else PruneRun.load(done[stop])
-
-
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, of the corpora only what was in them: not with which versions it was read."""
-    corpora = settings.get("corpora", {})
-    return {**settings, "corpora": {name: about["fingerprint"] for name, about in corpora.items()}}

@@ -1,5 +1,6 @@
 """Runs as data: the history that any has, and of a pruning run the step at which each neuron went. No model in here."""
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,12 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
-from sp_lens.errors import SpLensError
+from sp_lens.errors import DamagedFile, SpLensError
 from sp_lens.neurons import NeuronMask
 from sp_lens.sites import Layout
 from sp_lens.storage import load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -93,6 +96,11 @@ class PruneRun(Run):
         about = {key: self.settings[key] for key in ("model", "metric", "site") if key in self.settings}
         return NeuronMask(self.layout, tensors, {**about, "step": step})
 
+    def until(self, step: int) -> "PruneRun":
+        """The run as it was after `step` steps."""
+        pruned_at = {name: torch.where(at <= step, at, 0) for name, at in self.pruned_at.items()}
+        return PruneRun(self.layout, pruned_at, self.records[: step + 1], self.settings)
+
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
         header = {"layout": self.layout.to_json(), "records": list(self.records), "settings": dict(self.settings)}
@@ -100,21 +108,34 @@ class PruneRun(Run):
 
     @classmethod
     def load(cls, path: str | Path) -> "PruneRun":
-        """Read a saved run, or the last finished step in the folder of a run.
+        """Read a saved run, or the last finished step in the folder of a run, damaged ones left out with a warning.
 
         Raises:
             SpLensError: when there is none, or the file is cut short or foreign.
         """
         if Path(path).is_dir():
-            steps = step_files(path)
-            if not steps:
+            run = last_whole_step(path)
+            if run is None:
                 raise SpLensError(f"there is no finished step in {path}: expected the `out` folder of prune().")
-            path = steps[max(steps)]
+            return run
         tensors, header = load_tensors(path, "PruneRun")
         return cls(Layout.from_json(header["layout"]), tensors, header["records"], header["settings"])
 
     def __repr__(self) -> str:
         return f"PruneRun({self.steps} steps, selectivity {self.selectivity:.3f}, {self.mask})"
+
+
+class PruneInterrupted(KeyboardInterrupt):
+    """Ctrl-C, or the stop button of a notebook, while a run was pruning: the model is as it was, and `run` is kept.
+
+    Attributes:
+        run: the steps that were done. In a notebook, `sys.last_value.run`.
+    """
+
+    def __init__(self, run: PruneRun, folder: str | Path | None) -> None:
+        kept = "`sys.last_value.run` has them" if folder is None else f"{folder} has them, and the same call goes on"
+        super().__init__(f"{run.steps} steps were done: {kept}")
+        self.run = run
 
 
 def step_file(folder: str | Path, step: int) -> Path:
@@ -126,6 +147,16 @@ def step_files(folder: str | Path) -> dict[int, Path]:
     """The finished steps in the folder of a run, by number."""
     named = ((re.fullmatch(r"step-(\d+)\.safetensors", file.name), file) for file in Path(folder).glob("step-*"))
     return {int(match[1]): file for match, file in named if match}
+
+
+def last_whole_step(folder: str | Path) -> PruneRun | None:
+    """The last finished step in the folder of a run that can be read, with a warning of those that can't."""
+    for step, file in sorted(step_files(folder).items(), reverse=True):
+        try:
+            return PruneRun.load(file)
+        except DamagedFile as error:
+            logger.warning("step %d is damaged, and the one before it is used: %s", step, error)
+    return None
 
 
 def stopped(record: Mapping[str, Any], min_retain_top1: float | None, max_forget_top1: float | None) -> bool:

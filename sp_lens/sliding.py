@@ -82,9 +82,9 @@ def sliding_perplexity(
     tally = Tally()
     with inference(model), tqdm(desc="perplexity", unit=" predictions", disable=not progress) as bar:
         for batch in _batches(torch.tensor([*head, *read]), window, stride, at_once=max(1, batch_tokens // window)):
-            before = tally.tokens
-            tally.add(*predictions(model, batch, seed=0), common)
-            bar.update(tally.tokens - before)
+            judged = Tally.of(*predictions(model, batch, seed=0), common)
+            tally += judged
+            bar.update(judged.tokens)
     return tally.result()
 
 

@@ -38,6 +38,12 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed processes had only half written there; for when no other process writes."""
+    for file in Path(folder).glob(f".*.{32 * '[0-9a-f]'}.tmp"):
+        file.unlink()
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

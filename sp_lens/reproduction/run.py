@@ -1,7 +1,7 @@
 """Run an experiment of `sp_lens.paper`, and write what came of it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sp_lens.reproduction.series import compare_sizes, data_efficiency, one_size
 from sp_lens.reproduction.setting import Setting
 from sp_lens.reproduction.toxic import toxic
 from sp_lens.reproduction.writing import Found
+from sp_lens.run_folder import locked
 from sp_lens.storage import versions, write_bytes
 from sp_lens.tasks import reads_images, task_of
 
@@ -74,14 +75,12 @@ def reproduce(
 
     Raises:
         SpLensError: before any long work, for an unknown experiment or scale, a model that can't be loaded or that
-            reads something else, corpora that can't be read, and in several processes.
+            reads something else, corpora that can't be read, a folder in which another run is at work, and in several
+            processes.
     """
     ranks.require_one("reproduce")
     check_choice("experiment", name, EXPERIMENTS)
     check_choice("scale", scale, SCALES)
-    if image_format != "html":  # that figures can be drawn is found out first
-        write_figure(go.Figure(), Path(out) / f".can-draw.{image_format}")
-        (Path(out) / f".can-draw.{image_format}").unlink()
     experiment = EXPERIMENTS[name]
     chosen = _scale(SCALES[scale], tokens, steps, share)
     chosen_models = models or (_stand_ins(experiment) if offline else experiment.models)
@@ -89,11 +88,24 @@ def reproduce(
         chosen_models = [chosen_models]
     options: dict[str, Any] = {"scale": chosen, "out": Path(out), "offline": offline, "progress": progress}
     options |= {"spare_sinks": spare_sinks}
+    with locked(out):
+        if image_format != "html":  # that figures can be drawn is found out first
+            write_figure(go.Figure(), Path(out) / f".can-draw.{image_format}")
+            (Path(out) / f".can-draw.{image_format}").unlink()
+        done = _of_each(experiment, chosen_models, options, image_format)
+        write_page(out, Path(out) / PAGE)
+    return done
+
+
+def _of_each(
+    experiment: Experiment, models: Sequence[Any], options: Mapping[str, Any], image_format: str
+) -> list[Reproduction]:
+    """The experiment on each of the models, or where it compares them, on all together."""
     done: list[Reproduction] = []
     parts: list[Found] = []
     labels: list[str] = []
     largest, started, setting = 0, time.monotonic(), None
-    for one in chosen_models:
+    for one in models:
         model = load_model(one) if isinstance(one, str | Path) else one
         _check_reads(experiment, model)
         setting = Setting(experiment, model, **options)
@@ -112,7 +124,6 @@ def reproduce(
         done.append(
             _written(setting, found, model=name_of_all, parameters=largest, started=started, image_format=image_format)
         )
-    write_page(out, Path(out) / PAGE)
     return done
 
 
