@@ -28,7 +28,7 @@ test-tl3: $(TL3)/installed
 test-models: $(VENV)/installed-models
 	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
 
-# The drill: a run killed, cut short, interrupted, out of room or memory, a hundred times each; and its table.
+# The drill: a run killed, cut short, interrupted, out of room or memory, up to a hundred times each; and its table.
 test-faults: $(VENV)/installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m faults --page ../docs/pages/faults.md
 

@@ -10,6 +10,7 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PIL
+from test_halving import little_memory, same
 
 import sp_lens as sp
 from sp_lens.assets.train_vision import digits_classifier
@@ -211,6 +212,19 @@ def test_overlap_is_refused(digits: Any) -> None:
     mixed["eval_retain"] = mixed["retain"]
     with pytest.raises(sp.SpLensError, match=r"eval_retain has \d+ rows that are in retain too.*load_images"):
         sp.prune(digits, **mixed, fraction=0.1, steps=1, progress=False)
+
+
+def test_images_that_memory_does_not_hold_at_once(digits: Any) -> None:
+    images = sp.load_images("digits", digits, images=20)
+    collected, evaluated = (
+        sp.collect(digits, images, blocks=5, progress=False),
+        sp.evaluate(digits, images, progress=False),
+    )
+    with little_memory(digits, 3):
+        halved = sp.collect(digits, images, blocks=5, progress=False)
+        assert sp.evaluate(digits, images, progress=False).loss == pytest.approx(evaluated.loss, rel=1e-6)
+    for one, other in zip((halved, *halved.blocks), (collected, *collected.blocks), strict=True):
+        same(one, other)
 
 
 def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The drill: `python -m faults` in tests/, with how often each fault is tried; as a table, or as JSON for the tests."""
+"""The drill: `python -m faults` in tests/, the long form or a short one; as a table, or as JSON for the tests."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ parts are rounded otherwise, and agree to 1e-5 of their size.
 def main() -> int:
     """Exit code 1 when something was lost, or ended otherwise."""
     parser = argparse.ArgumentParser("python -m faults", description=__doc__)
-    parser.add_argument("--tries", type=int, default=100, help="of each fault (default: %(default)s)")
+    parser.add_argument("--tries", type=int, help="of each fault, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--only", choices=list(FAULTS), nargs="+", default=list(FAULTS), help="some of them")
     parser.add_argument("--json", type=Path, help="where to write what came of it")
@@ -48,7 +48,9 @@ def main() -> int:
         scene = Scene.made(Path(folder))
         _ = scene.undisturbed, scene.seconds
         for name in tqdm(arguments.only, desc="faults"):
-            outcomes[name] = FAULTS[name](scene, random.Random(arguments.seed), arguments.tries)
+            fault, tries = FAULTS[name]
+            tries = min(tries, arguments.tries or tries)
+            outcomes[name] = fault(scene, random.Random(arguments.seed), tries)
             tqdm.write(f"{name}: {asdict(outcomes[name])}")
     if arguments.json:
         arguments.json.write_text(json.dumps({name: asdict(one) for name, one in outcomes.items()}))
