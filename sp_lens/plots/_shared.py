@@ -11,6 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
@@ -33,18 +34,18 @@ METRIC_NAMES = {
 
 
 def set_title(figure: go.Figure, text: str, subtitle: str) -> None:
-    """Give the figure a title, and a subtitle in as many lines as it takes."""
+    """Give the figure a title, and a subtitle in as many lines as it takes; of what is in them, <br> alone is a tag."""
     layout: Any = figure["layout"]  # not figure.layout, in whose type pyright loses itself
     letters = round(0.15 * (layout.width or layout.template.layout.width))
-    lines = [line for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
-    figure.update_layout(title={"text": text, "subtitle": {"text": "<br>".join(lines)}})
+    lines = [plain(line) for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
+    figure.update_layout(title={"text": plain(text), "subtitle": {"text": "<br>".join(lines)}})
 
 
 def panels(titles: Sequence[str], *, columns: int, gap: float) -> tuple[go.Figure, list[tuple[int, int]]]:
     """A figure with a titled panel for each title on one scale of y, and the row and column of each panel.
 
     Args:
-        titles: may be of several lines.
+        titles: may be of several lines; `plain` where they name what others have named.
         columns: at most so many panels stand side by side.
         gap: the height that lies between rows, as a share of a row.
     """
