@@ -209,7 +209,7 @@ def _file_documents(path: Path) -> Iterator[Document]:
         raise SpLensError(f"there is no file {path}.")
     try:
         if path.suffix == ".txt":
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")  # the mark that some editors begin a file with is no text
             return iter([Document(f"{path.name} {_hash(text)}", text)])
         dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
     except Exception as error:  # each of the builders has errors of its own for a file that it can't read

@@ -66,7 +66,7 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
     if not isinstance(corpus, Iterable):
         raise SpLensError(f"a corpus is images and their classes, got {type(corpus).__name__}.")
     number = -1
-    images = (image for place, item in enumerate(corpus) for image in _read(model, item, place))
+    images = (image for place, item in enumerate(_decoded(corpus)) for image in _read(model, item, place))
     for number, (pixels, label) in enumerate(images):
         if tuple(pixels.shape) != expected:
             raise SpLensError(
@@ -81,6 +81,25 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
         yield Picture(pixels, label)
     if number < 0:
         raise SpLensError("the corpus is empty: expected at least one image.")
+
+
+def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
+    """The items of a corpus; a dataset decodes an image when it is asked for it."""
+    items, number = iter(corpus), 0
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except SpLensError:
+            raise
+        except Exception as error:  # PIL has errors of its own for each way in which a file is no image
+            raise SpLensError(
+                f"image {number} of the corpus can't be read ({type(error).__name__}: {str(error)[:80]}): is it cut "
+                "short, of another kind than it is called, or far too large? Take it out."
+            ) from error
+        yield item
+        number += 1
 
 
 def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:

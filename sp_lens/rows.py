@@ -136,8 +136,18 @@ def _document(item: Any) -> str | None:
 
 
 def text_name(text: str) -> str:
-    """What a text of the caller's own is called as a document: by what it says."""
-    return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    """What a text of the caller's own is called as a document: by what it says.
+
+    Raises:
+        SpLensError: for a text with half a character in it, which no tokenizer reads.
+    """
+    try:
+        return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    except UnicodeEncodeError as error:
+        raise SpLensError(
+            f"the text {text[:40]!a} has half of a surrogate pair in it, which is no character ({error.reason}): read "
+            'the file as UTF-8, or say text.encode("utf-8", "replace").decode().'
+        ) from error
 
 
 def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:
