@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -161,16 +162,19 @@ def _rows(
     tokenizer = tokenizer_of(model)
     special = set(tokenizer.all_special_ids)
     head, tail = frame_of(model)
-    pieces = split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail)
-    left = sum(len(piece) for piece in pieces) if document_tokens is None else document_tokens
-    if own and sum(len(piece) for piece in pieces) < 2:
-        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
-    for whole in pieces:
+    left = sys.maxsize if document_tokens is None else document_tokens
+    read = 0
+    for whole in split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail):
+        read += len(whole)
         piece = _cut(whole, left, tail)
         left -= len(piece)
         counted = sum(token not in special for token in piece)
         if len(piece) >= 2 and counted:
             yield piece, counted
+        if left <= 0:
+            break
+    if own and read < 2:
+        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
 
 
 def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:

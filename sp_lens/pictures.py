@@ -1,6 +1,7 @@
 """A dataset of images -> pixels as a model reads them, each with its class: what `rows` is for text."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,8 @@ def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
     items, number = iter(corpus), 0
     while True:
         try:
-            item = next(items)
+            with _without_ghostscript():
+                item = next(items)
         except StopIteration:
             return
         except SpLensError:
@@ -100,6 +102,21 @@ def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
             ) from error
         yield item
         number += 1
+
+
+@contextmanager
+def _without_ghostscript() -> Iterator[None]:
+    """Pillow hands a picture that is PostScript, whatever its name, to Ghostscript, and PostScript is a program."""
+    try:
+        from PIL import EpsImagePlugin
+    except ImportError:  # then no picture is decoded
+        yield
+        return
+    before, EpsImagePlugin.gs_binary = EpsImagePlugin.gs_binary, False
+    try:
+        yield
+    finally:
+        EpsImagePlugin.gs_binary = before
 
 
 def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:

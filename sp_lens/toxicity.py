@@ -91,7 +91,7 @@ class Toxicity:
         Raises:
             SpLensError: when the file is missing or holds something else.
         """
-        return load_values(path, cls)
+        return load_values(path, cls, classifier={"accuracy": float | None})
 
     def __repr__(self) -> str:
         (mean_low, mean_high), (low, high) = self.mean_interval, self.share_interval
