@@ -1,5 +1,6 @@
 """Plain values of a file held against what is wanted of them: a file may say anything, and be whole all the same."""
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -43,24 +44,38 @@ def fitted(value: Any, wanted: Any, name: str) -> Any:  # noqa: PLR0911 (one ret
     if NoneType in inner:
         return None if value is None else fitted(value, next(one for one in inner if one is not NoneType), name)
     if origin is Mapping:
-        return {key: fitted(one, inner[1], f"{name}[{key!r}]") for key, one in _checked(value, dict, name).items()}
+        return {
+            _checked(key, str, f"a key of {name}"): fitted(one, inner[1], f"{name}[{key!r}]")
+            for key, one in _checked(value, dict, name).items()
+        }
     if origin is Sequence:
         return list(_listed(value, (*inner, ...), name))
     if origin is tuple:
         return _listed(value, inner, name)
     if origin is Literal:
         if not isinstance(value, str) or value not in inner:
-            raise SpLensError(f"{name} is {reprlib.repr(value)}: expected one of {inner}.")
+            raise SpLensError(f"{name} is {_shown(value)}: expected one of {inner}.")
         return value
     return value if wanted is Any else _checked(value, wanted, name)
 
 
 def _checked(value: Any, kind: type, name: str) -> Any:
-    """The value of a plain type: True is no number, a whole number is a float too, and none is endless."""
+    """The value of a plain type: True is no number, a whole number is a float too, and text has whole characters."""
     kinds = (int, float) if kind is float else (kind,)
-    if type(value) not in kinds or (type(value) is int and abs(value) >= _LARGEST):
-        raise SpLensError(f"{name} is {reprlib.repr(value)}: expected {kind.__name__}.")
+    endless = type(value) is int and abs(value) >= _LARGEST
+    if type(value) not in kinds or endless or (kind is str and not _is_text(value)):
+        raise SpLensError(f"{name} is {_shown(value)}: expected {kind.__name__}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    """The beginning of it, however long and deep it is."""
+    return reprlib.repr(value)[:100]
+
+
+def _is_text(value: str) -> bool:
+    """Whether no half of a surrogate pair is in it, which JSON can have, and no file, table or tokenizer."""
+    return not re.search("[\ud800-\udfff]", value)
 
 
 def _with_keys(value: Any, wanted: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -77,7 +92,7 @@ def _as_dataclass(value: Any, wanted: Any, name: str) -> Any:
     hints = get_type_hints(wanted)
     names = [field.name for field in fields(wanted)]
     if set(_checked(value, dict, name)) != set(names):
-        raise SpLensError(f"{name} has the parts {reprlib.repr(sorted(value))}: expected {sorted(names)}.")
+        raise SpLensError(f"{name} has the parts {_shown(sorted(value))}: expected {sorted(names)}.")
     return wanted(**_with_keys(value, {one: hints[one] for one in names}, name))
 
 

@@ -107,7 +107,7 @@ def _require_same_model(run: PruneRun, one: ActivationStats | NeuronValues | Top
 
 
 def _source(run: PruneRun, side: str) -> str:
-    return corpus_name(run.settings.get("corpora", {}).get(side, {})) or f"the {side} corpus"
+    return corpus_name((run.settings.get("corpora") or {}).get(side, {})) or f"the {side} corpus"
 
 
 def _title(run: PruneRun) -> str:
@@ -162,12 +162,12 @@ def _settings(run: PruneRun) -> Iterator[tuple[str, str]]:
     for key, text in run_facts(run).items():
         if key not in ("forget", "retain"):  # told below, with all that was read
             yield key, METRIC_NAMES.get(text, text)
-    for name, about in run.settings.get("corpora", {}).items():
+    for name, about in (run.settings.get("corpora") or {}).items():
         read = [f"{about[key]:,} {key}" for key in ("tokens", "documents", "images") if key in about]
         split = [f"split {about['split']!r}"] if "split" in about else []
         origin = [about["origin"]] if "origin" in about else []
         yield name.replace("eval_", "held-out "), ", ".join([corpus_name(about), *origin, *read, *split])
-    versions = next((c["versions"] for c in run.settings.get("corpora", {}).values() if "versions" in c), {})
+    versions = next((c["versions"] for c in (run.settings.get("corpora") or {}).values() if "versions" in c), {})
     if versions:
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items())
 

@@ -35,7 +35,7 @@ class NeuronGroup:
         heads: number of query heads on "attn", 0 on "mlp".
 
     Raises:
-        SpLensError: when a number is negative, or the neurons are not as many for each head.
+        SpLensError: when a number is negative, the neurons are not as many for each head, or an MLP has heads.
     """
 
     site: Site
@@ -46,6 +46,8 @@ class NeuronGroup:
     def __post_init__(self) -> None:
         check_at_least(0, layer=self.layer, heads=self.heads)
         check_at_least(1, width=self.width)
+        if bool(self.heads) != (self.site == "attn"):
+            raise SpLensError(f"there are {self.heads} heads at site {self.site!r}: expected 1 or more on attn alone.")
         if self.heads and self.width % self.heads:
             raise SpLensError(f"{self.width} neurons are not as many for each of {self.heads} heads.")
 

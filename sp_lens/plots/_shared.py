@@ -183,7 +183,8 @@ def corpus_name(about: Mapping[str, Any]) -> str:
 
 def corpus_names(corpora: Any) -> str:
     """The corpora that statistics record, by name; "code + prose" where they were merged."""
-    names = [corpus_name(one) for one in corpora or [] if isinstance(one, Mapping)]
+    named = corpora if isinstance(corpora, Sequence) else []  # a file may say anything here
+    names = [corpus_name(one) for one in named if isinstance(one, Mapping)]
     return " + ".join(dict.fromkeys(name for name in names if name))
 
 
@@ -242,7 +243,7 @@ def run_facts(run: Any) -> dict[str, str]:
 
     tell("model", settings.get("model"))
     for side in ("forget", "retain"):
-        tell(side, corpus_name(settings.get("corpora", {}).get(side, {})) or None, f"{side} {{}}")
+        tell(side, corpus_name((settings.get("corpora") or {}).get(side, {})) or None, f"{side} {{}}")
     tell("method", settings.get("method"))
     tell("metric", settings.get("metric"))
     tell("site", settings.get("site"))
