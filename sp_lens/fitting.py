@@ -73,7 +73,7 @@ def _shown(value: Any) -> str:
     return reprlib.repr(value)[:100]
 
 
-def _is_text(value: str) -> bool:
+def _is_text(value: Any) -> bool:
     """Whether no half of a surrogate pair is in it, which JSON can have, and no file, table or tokenizer."""
     return not re.search("[\ud800-\udfff]", value)
 

@@ -64,7 +64,6 @@ def results() -> dict[str, Any]:
     numbers = {f"{side}_{key}": value for side in corpora for key, value in sides.items()}
     records = [{"step": step, "pruned": step, "share": step / 10, **numbers} for step in range(3)]
     pruned_at = {group.name: torch.arange(group.width, dtype=torch.int32) % 3 for group in LAYOUT}
-    parts = [values] * 4
     hits = {f"{side}_{what}": torch.arange(1.0, 7) for side in corpora for what in ("counts", "before", "after")}
     hits |= {f"{side}_nats_{what}": torch.rand(6) for side in corpora for what in ("before", "after")}
     example = Example(("a", "<b>", "\n"), (0.5, 2.0, float("nan")), 1, 0, 7, "code/x.py")
@@ -78,8 +77,8 @@ def results() -> dict[str, Any]:
         BaselineRun({"weight": torch.rand(2, 3)}, records, {**settings, "method": "fine_tune"}),
         DocumentHits(hits),
         sp.TopExamples(LAYOUT, {MLP: {3: (example, example), 0: ()}}, {"model": "m", "corpora": []}),
-        sp.Uncertainty(*parts),
-        sp.SpecialisedNeurons(*parts[:3], 0.05),
+        sp.Uncertainty(values, values, values, values),
+        sp.SpecialisedNeurons(values, values, values, 0.05),
         sp.specialisation({"code": stats, "prose": stats}),
         sp.Evaluation(0.5, 0.75, float("nan"), 1.5, 4.5, 100),
         sp.MembershipInference(0.5, 0.25, 0.75, 0.9, 10, 20, 30),

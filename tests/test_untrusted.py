@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
+from sp_lens.models import model_name
 
 PACKAGE = Path(sp.__file__).parent
 VISION_FOLDER = DEMO_FOLDER.with_name("demo-vision")
@@ -194,7 +195,7 @@ def test_a_model_is_called_after_its_folder(place: str, tmp_path: Path, monkeypa
     inside = model_folder(tmp_path / "mine") / "inside"
     inside.mkdir()
     monkeypatch.chdir(tmp_path / "mine" if place == "." else inside)
-    assert sp.models.model_name(sp.load_model(place, device="cpu")) == "mine"
+    assert model_name(sp.load_model(place, device="cpu")) == "mine"
 
 
 # Text.
