@@ -3,10 +3,12 @@
 import html
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_files import CHROMES
 
 import sp_lens as sp
 from sp_lens.examples import Example
@@ -181,3 +184,18 @@ def test_what_plotly_is_given_stands_for_the_text_itself(text: str) -> None:
 def test_what_is_visible_can_be_printed(text: str) -> None:
     assert visible(text).isprintable()
     assert visible(visible(text)) == visible(text)
+
+
+def test_plotly_itself_shows_every_name_letter_by_letter(tmp_path: Path) -> None:
+    """In an SVG that it has drawn, whose text is read as XML."""
+    pytest.importorskip("kaleido", reason="needs kaleido: pip install '.[export]'")
+    if not any(map(shutil.which, CHROMES)):
+        pytest.skip("needs a Chrome: apt-get install chromium, or plotly_get_chrome")
+    figure = go.Figure(layout={"height": 900, "width": 1800})
+    for evil in EVIL:
+        figure.add_scatter(x=[1, 2], y=[1, 2], name=plain(evil))
+    figure.write_image(tmp_path / "figure.svg")
+    svg = ElementTree.parse(tmp_path / "figure.svg").getroot()
+    legend = [text for text in svg.iter() if text.get("class") == "legendtext"]
+    assert ["".join(text.itertext()) for text in legend] == [visible(evil) for evil in EVIL]
+    assert not [tag for tag in svg.iter() if tag.tag.endswith(("script", "}a"))]
