@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -151,7 +152,8 @@ def describe(corpus: Any) -> dict[str, Any]:
     """What `load_corpus` recorded of a corpus; for anything else, its type."""
     description = getattr(getattr(corpus, "info", None), "description", "") or ""
     if description.startswith('{"source"'):
-        return json.loads(description)
+        with suppress(ValueError):  # a dataset of others may begin like ours
+            return json.loads(description)
     return {"source": type(corpus).__name__}
 
 

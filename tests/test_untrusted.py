@@ -253,6 +253,12 @@ def test_text_out_of_a_pipe_or_a_folder(name: str, demo: Any, tmp_path: Path) ->
             sp.load_corpus(file, demo)
 
 
+def test_a_dataset_that_is_described_like_ours(demo: Any) -> None:
+    corpus = sp.load_corpus(["one two three"], demo, tokens=None)
+    corpus.info.description = '{"source": "code", '
+    assert sp.collect(demo, corpus, progress=False).about["corpora"] == [{"source": "Dataset"}]
+
+
 def test_half_of_a_character_is_told(demo: Any) -> None:
     for read in (lambda texts: sp.load_corpus(texts, demo, tokens=None), lambda texts: sp.collect(demo, texts)):
         with pytest.raises(sp.SpLensError, match=r"'\\ud800 and more' has half of a surrogate pair"):
