@@ -28,9 +28,11 @@ test-tl3: $(TL3)/installed
 test-models: $(VENV)/installed-models
 	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
 
-# The drill: a run killed, cut short, interrupted, out of room or memory, up to a hundred times each; and its table.
+# The drill: a run killed, cut short, interrupted, out of room or memory, up to a hundred times each, and its table; then
+# the fuzzer of files, at length. Half an hour.
 test-faults: $(VENV)/installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m faults --page ../docs/pages/faults.md
+	SP_LENS_FUZZ=100000 $(BIN)/python -m pytest tests/test_hostile.py
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm

@@ -184,17 +184,17 @@ def _pipeline(name: str) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         kind = (config.architectures or ["nothing"])[0]
         if not kind.endswith("ForSequenceClassification"):  # transformers would put a random head on it
             raise SpLensError(
                 f"{name!r} holds a {kind}, and a classifier of texts was expected (ForSequenceClassification)."
             )
-        return transformers.pipeline("text-classification", model=name)
+        return transformers.pipeline("text-classification", model=name, trust_remote_code=False)
     except SpLensError:
         raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # nothing there, of an unknown kind, or damaged: each library has errors of its own
+        reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise SpLensError(
             f"cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face model that "
             f"classifies texts while the Hub can be reached; tweet_classifier() needs neither. {reason}"

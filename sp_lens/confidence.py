@@ -13,10 +13,11 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.collect import BATCH_TOKENS
+from sp_lens.errors import SpLensError
 from sp_lens.evaluate import losses
 from sp_lens.importance import SIDES, Side
 from sp_lens.per_item import sums_by_item
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 
 DRAWS = 2000
 # Documents of either side below which drawing them anew says nothing.
@@ -120,7 +121,25 @@ class DocumentHits:
         Raises:
             SpLensError: when the file is missing, cut short, or holds something else.
         """
-        return cls(load_tensors(path, "DocumentHits")[0])
+        with opened(path, "DocumentHits", {}) as (tensors, _):
+            for side in SIDES:
+                _check_documents(tensors, side)
+            return cls(tensors)
+
+
+def _check_documents(tensors: Mapping[str, torch.Tensor], side: str) -> None:
+    """Refuse hits that are not of as many documents as there are counts, or of documents that nothing was asked of."""
+    counts = tensors[f"{side}_counts"]
+    if counts.ndim != 1 or not len(counts) or not (counts > 0).all() or not counts.isfinite().all():
+        raise SpLensError(f"{side}_counts are {tuple(counts.shape)}: expected a number above 0 for each document.")
+    for what in ("before", "after"):  # those of nats are missing where an older version wrote them
+        hits = tensors[f"{side}_{what}"]
+        nats = tensors.get(f"{side}_nats_{what}", hits)
+        for name, one in ((what, hits), (f"nats_{what}", nats)):
+            if one.shape != counts.shape or not (one >= 0).all():
+                raise SpLensError(f"{side}_{name} is {tuple(one.shape)}: expected 0 or more, {len(counts)} times.")
+        if (hits > counts).any():
+            raise SpLensError(f"{side}_{what}: more was right than was asked.")
 
 
 def document_hits(

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -150,7 +152,8 @@ def describe(corpus: Any) -> dict[str, Any]:
     """What `load_corpus` recorded of a corpus; for anything else, its type."""
     description = getattr(getattr(corpus, "info", None), "description", "") or ""
     if description.startswith('{"source"'):
-        return json.loads(description)
+        with suppress(ValueError):  # a dataset of others may begin like ours
+            return json.loads(description)
     return {"source": type(corpus).__name__}
 
 
@@ -161,16 +164,19 @@ def _rows(
     tokenizer = tokenizer_of(model)
     special = set(tokenizer.all_special_ids)
     head, tail = frame_of(model)
-    pieces = split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail)
-    left = sum(len(piece) for piece in pieces) if document_tokens is None else document_tokens
-    if own and sum(len(piece) for piece in pieces) < 2:
-        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
-    for whole in pieces:
+    left = sys.maxsize if document_tokens is None else document_tokens
+    read = 0
+    for whole in split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail):
+        read += len(whole)
         piece = _cut(whole, left, tail)
         left -= len(piece)
         counted = sum(token not in special for token in piece)
         if len(piece) >= 2 and counted:
             yield piece, counted
+        if left <= 0:
+            break
+    if own and read < 2:
+        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
 
 
 def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:
@@ -209,7 +215,7 @@ def _file_documents(path: Path) -> Iterator[Document]:
         raise SpLensError(f"there is no file {path}.")
     try:
         if path.suffix == ".txt":
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")  # the mark that some editors begin a file with is no text
             return iter([Document(f"{path.name} {_hash(text)}", text)])
         dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
     except Exception as error:  # each of the builders has errors of its own for a file that it can't read

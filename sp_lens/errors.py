@@ -8,7 +8,7 @@ class SpLensError(ValueError):
 
 
 class DamagedFile(SpLensError):
-    """A file that can't be read to its end, or whose checksum does not agree: what it held has to be made again."""
+    """A file of ours that can't be read to its end, or says what can't be: what it held has to be made again."""
 
 
 def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:

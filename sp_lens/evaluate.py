@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from sp_lens import ranks
 from sp_lens.batches import Batch, ImageBatch, batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
+from sp_lens.fitting import check_at_least, check_shares
 from sp_lens.halving import Halving
 from sp_lens.masking import mask_tokens
 from sp_lens.models import forward, inference
 from sp_lens.rows import rows
-from sp_lens.storage import read_json, write_json
+from sp_lens.storage import load_values, write_json
 from sp_lens.tasks import reads_images, require_task, task_of
 
 TOP_K = 10
@@ -47,6 +48,10 @@ class Evaluation:
     perplexity: float
     tokens: int
 
+    def __post_init__(self) -> None:
+        check_shares(top1=self.top1, top10=self.top10)
+        check_at_least(1, tokens=self.tokens)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
         write_json(path, {"kind": "Evaluation", **asdict(self)})
@@ -58,12 +63,7 @@ class Evaluation:
         Raises:
             SpLensError: when the file is missing or is no evaluation.
         """
-        values = read_json(path)
-        if not isinstance(values, dict) or values.pop("kind", None) != "Evaluation":
-            raise SpLensError(f"{path} is not an Evaluation that sp_lens saved.")
-        if set(values) != {field.name for field in fields(cls)}:
-            raise SpLensError(f"{path} is not an Evaluation that sp_lens saved.")
-        return cls(**values)
+        return load_values(path, cls)
 
 
 def evaluate(

@@ -1,8 +1,9 @@
 """Where single neurons are strongest: model + corpus -> the top contexts of each, in one streaming pass."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ from sp_lens.batches import Batch, text_batches
 from sp_lens.collect import BATCH_TOKENS, require_finite, visit
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
+from sp_lens.fitting import check_at_least
 from sp_lens.models import inference, input_device, model_name
-from sp_lens.neurons import NeuronMask
+from sp_lens.neurons import ABOUT, NeuronMask
 from sp_lens.rows import tokenizer_of
 from sp_lens.sites import Layout, NeuronGroup
-from sp_lens.storage import load_tensors, save_tensors, versions
+from sp_lens.storage import opened, save_tensors, versions
 from sp_lens.tokens import token_text
 
 
@@ -44,6 +46,14 @@ class Example:
     row: int
     position: int
     document: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.peak < len(self.tokens) == len(self.activations):
+            raise SpLensError(
+                f"the peak is token {self.peak} of {len(self.tokens)}, with {len(self.activations)} activations: "
+                "expected one of the tokens, and an activation for each."
+            )
+        check_at_least(0, row=self.row, position=self.position)
 
     @property
     def value(self) -> float:
@@ -115,21 +125,35 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "TopExamples")
-        activations = iter(tensors["activations"].tolist())
-
-        def example(tokens: list[str], *rest: Any) -> Example:
-            return Example(tuple(tokens), tuple(next(activations) for _ in tokens), *rest)
-
-        contexts = {
-            name: {int(neuron): tuple(example(*one) for one in found) for neuron, found in by.items()}
-            for name, by in header["contexts"].items()
-        }
-        return cls(Layout.from_json(header["layout"]), contexts, header["about"])
+        one = tuple[tuple[str, ...], int, int, int, str | None]
+        wanted = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[one]]]}
+        with opened(path, "TopExamples", wanted) as (tensors, header):
+            layout, found = Layout.from_json(header["layout"]), header["contexts"]
+            size = sum(len(tokens) for by in found.values() for kept in by.values() for tokens, *_ in kept)
+            if tensors["activations"].shape != (size,):
+                raise SpLensError(f"it has {size} tokens and {tuple(tensors['activations'].shape)} activations.")
+            activations = iter(tensors["activations"].tolist())
+            contexts = {
+                name: {
+                    _index(neuron, layout.group(name)): tuple(
+                        Example(tokens, tuple(islice(activations, len(tokens))), *rest) for tokens, *rest in kept
+                    )
+                    for neuron, kept in by.items()
+                }
+                for name, by in found.items()
+            }
+            return cls(layout, contexts, header["about"])
 
     def __repr__(self) -> str:
         neurons = sum(len(by_neuron) for by_neuron in self.contexts.values())
         return f"TopExamples({sum(1 for _ in self._each())} contexts of {neurons} neurons: {self.layout})"
+
+
+def _index(neuron: str, group: NeuronGroup) -> int:
+    """The index of a neuron, which JSON has as text."""
+    if not (neuron.isascii() and neuron.isdecimal() and len(neuron) < 20 and int(neuron) < group.width):
+        raise SpLensError(f"{group.name} has no neuron {neuron!r:.40}: it has {group.width}.")
+    return int(neuron)
 
 
 def top_examples(

@@ -14,7 +14,7 @@ from sp_lens.image_sets import IMAGE_SETS, Chosen, read_named
 from sp_lens.offline import SPLITS, Split
 from sp_lens.pictures import processor_of
 from sp_lens.sites import blocks_of
-from sp_lens.storage import versions
+from sp_lens.storage import require_files, versions
 from sp_lens.tasks import reads_images
 
 Classes = Sequence[str | int]
@@ -176,6 +176,7 @@ def _folder(source: Any) -> Dataset:
         )
     if not Path(source).is_dir():
         check_choice("set of images (or folder of class folders)", source, IMAGE_SETS)
+    require_files(source)
     try:
         return cast(Dataset, load_dataset("imagefolder", data_dir=str(source), split="train"))
     except Exception as error:  # the builder has errors of its own for each way in which a folder has no images

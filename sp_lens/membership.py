@@ -1,7 +1,7 @@
 """Does the model still tell what it was trained on from what it was not? The measure of forgetting single items."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError
 from sp_lens.evaluate import reusable
+from sp_lens.fitting import check_at_least, check_shares
 from sp_lens.overlap import check_disjoint, content_of
 from sp_lens.per_item import sums_by_item
-from sp_lens.storage import read_json, write_json
+from sp_lens.storage import load_values, write_json
 from sp_lens.tasks import require_task
 
 # Parts into which members and non-members are split to find how often the attack is right.
@@ -44,6 +45,10 @@ class MembershipInference:
     members: int
     non_members: int
 
+    def __post_init__(self) -> None:
+        check_shares(share=self.share, low=self.low, high=self.high, accuracy=self.accuracy)
+        check_at_least(1, forget_items=self.forget_items, members=self.members, non_members=self.non_members)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
         write_json(path, {"kind": "MembershipInference", **asdict(self)})
@@ -55,11 +60,7 @@ class MembershipInference:
         Raises:
             SpLensError: when the file is missing or is no membership inference.
         """
-        values = read_json(path)
-        kind = values.pop("kind", None) if isinstance(values, dict) else None
-        if kind != "MembershipInference" or set(values) != {field.name for field in fields(cls)}:
-            raise SpLensError(f"{path} is not a MembershipInference that sp_lens saved.")
-        return cls(**values)
+        return load_values(path, cls)
 
 
 def membership_inference(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.heap import keep_freed_memory
+from sp_lens.storage import require_files
 from sp_lens.tasks import check_vocabulary, reads_images
 
 if TYPE_CHECKING:
@@ -53,11 +53,14 @@ def load_model(
         quantization_config: a configuration of transformers, `BitsAndBytesConfig(load_in_4bit=True)`:
             the weights are quantised as they are loaded, `dtype` is what is computed in. Such weights are
             read, ablated by hooks and pruned; they can't be folded or exported.
-        trust_remote_code: passed on to transformers; off unless you ask for it.
+        trust_remote_code: run the Python that comes with a model; off unless you ask for it. Weights that come as a
+            pickle (`pytorch_model.bin` and no safetensors) are read by torch's loader of weights alone, which runs
+            nothing.
 
     Raises:
         SpLensError: when there is no such model, or the Hub can't be reached; for another dtype, a device that
-            is not here, a quantisation that can't be had; and for the tokenizer of another model.
+            is not here, a quantisation that can't be had; for code that came with the model and was not asked for; and
+            for the tokenizer of another model.
 
     Example:
         >>> import sp_lens as sp
@@ -76,6 +79,8 @@ def load_model(
             source = str(_converted_gguf(Path(name)))
         else:
             source = str(name)
+        if Path(source).is_dir():
+            require_files(source)
         if quantization_config is None:
             options |= {"device": device, "device_map": device_map}
         else:
@@ -84,21 +89,27 @@ def load_model(
         bridge = TransformerBridge.boot_transformers(source, **options)
     except SpLensError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:  # nothing there, of an unknown kind, or cut short
+    except (ImportError, RuntimeError) as error:  # no such quantisation, weights of another size, too little memory
+        how = "" if quantization_config is None else " with this quantization_config"
+        raise SpLensError(f"cannot load the model {str(name)!r}{how}. {_reason(error)}") from error
+    except Exception as error:  # nothing there, of an unknown kind, or damaged: each library has errors of its own
+        if "trust_remote_code" in str(error):
+            raise SpLensError(
+                f"the model {str(name)!r} comes with Python of its own, which was not run. Read it; if you trust it, "
+                "say load_model(..., trust_remote_code=True)."
+            ) from error
         raise SpLensError(
             f"cannot load the model {str(name)!r}: expected {', '.join(BUNDLED)}, a local folder, a GGUF file, or the "
             f"name of a Hugging Face model while the Hub can be reached. {_reason(error)}"
         ) from error
-    except (ImportError, RuntimeError) as error:  # no such quantisation, weights of another size, too little memory
-        how = "" if quantization_config is None else " with this quantization_config"
-        raise SpLensError(f"cannot load the model {str(name)!r}{how}. {_reason(error)}") from error
     check_vocabulary(bridge)
     return bridge.eval()
 
 
 def model_name(model: Any) -> str:
     """The last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
-    return Path(str(model.cfg.model_name)).name
+    path = Path(str(model.cfg.model_name))
+    return path.name if path.name not in ("", "..") else path.resolve().name  # of the folder "." or ".."
 
 
 def weights_fingerprint(model: Any) -> str:
@@ -227,8 +238,9 @@ def _converted_gguf(file: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        own: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}  # not of what lies beside it
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **own)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **own)
     except ImportError as error:
         raise SpLensError(f"reading {file.name} needs more packages: pip install 'sp-lens[gguf]' ({error}).") from error
     # transformers refuses to save a model that says it is quantised; these weights no longer are.

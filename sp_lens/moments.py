@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sp_lens.errors import SpLensError
+from sp_lens.fitting import check_at_least
 
 # Tokens that are reduced together on a CPU, so that what is made of them stays in its cache: three times as fast.
 _AT_ONCE = 256
@@ -51,6 +52,26 @@ class Histogram:
         slots += torch.arange(len(neurons), dtype=slots.dtype, device=slots.device) * (bins + 2)
         counts = torch.bincount(slots.flatten(), minlength=len(neurons) * (bins + 2)).view(len(neurons), bins + 2)
         return cls(edges, neurons, counts[:, 1:-1], counts[:, [0, -1]])
+
+    def check(self, width: int) -> None:
+        """Refuse a histogram that is none of some of so many neurons.
+
+        Raises:
+            SpLensError: saying what it is.
+        """
+        edges, neurons, counts, outside = self.edges, self.neurons, self.counts, self.outside
+        shapes = [tuple(tensor.shape) for tensor in (edges, neurons, counts, outside)]
+        if shapes != [(size := edges.numel(),), (chosen := neurons.numel(),), (chosen, size - 1), (chosen, 2)]:
+            raise SpLensError(f"a histogram has edges, neurons, counts and counts outside of the shapes {shapes}.")
+        if not edges.is_floating_point() or any(one.dtype != torch.int64 for one in (neurons, counts, outside)):
+            raise SpLensError("a histogram needs edges in decimal numbers, and all else in integers of 64 bits.")
+        indices = neurons.tolist()
+        if len(set(indices)) < chosen or not all(0 <= neuron < width for neuron in indices):
+            raise SpLensError(f"a histogram is of the neurons {indices[:5]}: expected each once, of {width}.")
+        if size < 2 or not edges.isfinite().all() or not (edges.diff() > 0).all():
+            raise SpLensError(f"a histogram has the edges {edges.tolist()[:5]}: expected two or more that ascend.")
+        if (counts < 0).any() or (outside < 0).any():
+            raise SpLensError("a histogram has negative counts.")
 
     def merge(self, other: "Histogram") -> "Histogram":
         """The histogram of both batches together."""
@@ -176,10 +197,36 @@ class Moments:
 
     @classmethod
     def from_tensors(cls, count: int, tensors: dict[str, torch.Tensor]) -> "Moments":
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`.
+
+        Raises:
+            SpLensError: when there are others, or too few.
+        """
         plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
         parts = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
+        wanted = {f.name for f in fields(cls)} - {"count", "histogram"}
+        if plain.keys() != wanted or (parts and parts.keys() != {f.name for f in fields(Histogram)}):
+            raise SpLensError(f"moments need {sorted(wanted)}, got {sorted(tensors)}.")
         return cls(count=count, histogram=Histogram(**parts) if parts else None, **plain)
+
+    def check(self, width: int) -> None:
+        """Refuse what no text can have given for so many neurons: other sizes, negative sums, more than all tokens.
+
+        Raises:
+            SpLensError: naming the part.
+        """
+        check_at_least(1, count=self.count)
+        for name, tensor in self.tensors().items():
+            if name.startswith("histogram."):
+                continue
+            if (shape := tuple(tensor.shape)) != (width,) or tensor.is_floating_point() == (name == "positive"):
+                raise SpLensError(f"{name} is {tensor.dtype} {shape}: expected a number a neuron, {width} of them.")
+            if not tensor.isfinite().all() or (name not in ("mean", "min", "max") and (tensor < 0).any()):
+                raise SpLensError(f"{name} has a value that is negative or no number: expected none.")
+        if (self.positive > self.count).any() or (self.min > self.max).any():
+            raise SpLensError("a neuron is above 0 on more tokens than there are, or its min is above its max.")
+        if self.histogram is not None:
+            self.histogram.check(width)
 
 
 def stacked(blocks: Sequence[Moments]) -> dict[str, torch.Tensor]:
@@ -189,7 +236,13 @@ def stacked(blocks: Sequence[Moments]) -> dict[str, torch.Tensor]:
 
 
 def unstacked(counts: Sequence[int], tensors: dict[str, torch.Tensor]) -> list[Moments]:
-    """The inverse of `stacked`."""
+    """The inverse of `stacked`.
+
+    Raises:
+        SpLensError: when a tensor has more or fewer rows than there are counts.
+    """
+    if unfit := [key for key, tensor in tensors.items() if tensor.shape[:1] != (len(counts),)]:
+        raise SpLensError(f"there are {len(counts)} blocks, and {unfit[0]!r} is {tuple(tensors[unfit[0]].shape)}.")
     rows = ({key: tensor[row] for key, tensor in tensors.items()} for row in range(len(counts)))
     return [Moments.from_tensors(count, row) for count, row in zip(counts, rows, strict=True)]
 

@@ -4,7 +4,7 @@ All three are mappings from hook names, in layer order, to tensors, and know the
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -16,12 +16,15 @@ from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.sites import Layout, NeuronGroup, Site
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 
 Aggregate = Literal["mean", "median", "max", "l2", "sum"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 
 Self = TypeVar("Self", bound="_OfLayout")
+
+# Of what values, masks and statistics say that they were made from, what is read anywhere.
+ABOUT = {"model": str | None, "metric": str | None, "corpora": Sequence[Any] | None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +88,8 @@ class _OfLayout(Mapping[str, torch.Tensor]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, cls.__name__)
-        return cls(Layout.from_json(header["layout"]), tensors, header["about"])
+        with opened(path, cls.__name__, {"layout": Any, "about": ABOUT}) as (tensors, header):
+            return cls(Layout.from_json(header["layout"]), tensors, header["about"])
 
     def stack(self, site: Site) -> Float[torch.Tensor, "layer neuron"]:
         """The values at `site` as one matrix, a row a layer.
@@ -171,7 +174,17 @@ class NeuronMask(_OfLayout):
         return f"NeuronMask({self.count()} of {self.layout.neurons} neurons: {self.layout})"
 
 
-class HeadValues(_OfLayout):
+class _Values(_OfLayout):
+    """Numbers, and no marks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, tensor in self.tensors.items():
+            if not tensor.is_floating_point():
+                raise SpLensError(f"{type(self).__name__} are of decimal numbers: {name} has {tensor.dtype}.")
+
+
+class HeadValues(_Values):
     """A number for every attention head. Shape `{hook name: Float[" head"]}`, attention hooks only."""
 
     @staticmethod
@@ -203,7 +216,7 @@ class HeadValues(_OfLayout):
         return NeuronMask(self.layout, tensors, self.about)
 
 
-class NeuronValues(_OfLayout):
+class NeuronValues(_Values):
     """A number for every neuron: an importance, a score, an effect. Shape `{hook name: Float[" neuron"]}`."""
 
     def heads(self, aggregate: Aggregate = "mean") -> HeadValues:

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,13 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.fitting import check_shares
 from sp_lens.importance import Side
 from sp_lens.moments import Moments
-from sp_lens.neurons import NeuronMask, NeuronValues
+from sp_lens.neurons import ABOUT, NeuronMask, NeuronValues
 from sp_lens.sites import Layout
 from sp_lens.stats import METRICS, ActivationStats, Metric
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 from sp_lens.uncertainty import require_blocks
 
 _SIGNS: dict[Side, int] = {"forget": 1, "retain": -1}
@@ -80,11 +82,13 @@ class SpecialisedNeurons:
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "SpecialisedNeurons")
-        layout = Layout.from_json(header["layout"])
-        parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
-        statistic, p_values, adjusted = (NeuronValues(layout, part, header["about"]) for part in parts)
-        return cls(statistic, p_values, adjusted, header["rate"])
+        wanted = {"layout": Any, "about": ABOUT, "rate": float}
+        with opened(path, "SpecialisedNeurons", wanted) as (tensors, header):
+            layout = Layout.from_json(header["layout"])
+            parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
+            statistic, p_values, adjusted = (NeuronValues(layout, part, header["about"]) for part in parts)
+            check_shares(rate=header["rate"])
+            return cls(statistic, p_values, adjusted, header["rate"])
 
     def __repr__(self) -> str:
         chosen = self.mask().count()

@@ -1,6 +1,7 @@
 """A dataset of images -> pixels as a model reads them, each with its class: what `rows` is for text."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
     if not isinstance(corpus, Iterable):
         raise SpLensError(f"a corpus is images and their classes, got {type(corpus).__name__}.")
     number = -1
-    images = (image for place, item in enumerate(corpus) for image in _read(model, item, place))
+    images = (image for place, item in enumerate(_decoded(corpus)) for image in _read(model, item, place))
     for number, (pixels, label) in enumerate(images):
         if tuple(pixels.shape) != expected:
             raise SpLensError(
@@ -81,6 +82,41 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
         yield Picture(pixels, label)
     if number < 0:
         raise SpLensError("the corpus is empty: expected at least one image.")
+
+
+def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
+    """The items of a corpus; a dataset decodes an image when it is asked for it."""
+    items, number = iter(corpus), 0
+    while True:
+        try:
+            with _without_ghostscript():
+                item = next(items)
+        except StopIteration:
+            return
+        except SpLensError:
+            raise
+        except Exception as error:  # PIL has errors of its own for each way in which a file is no image
+            raise SpLensError(
+                f"image {number} of the corpus can't be read ({type(error).__name__}: {str(error)[:80]}): is it cut "
+                "short, of another kind than it is called, or far too large? Take it out."
+            ) from error
+        yield item
+        number += 1
+
+
+@contextmanager
+def _without_ghostscript() -> Iterator[None]:
+    """Pillow hands a picture that is PostScript, whatever its name, to Ghostscript, and PostScript is a program."""
+    try:
+        from PIL import EpsImagePlugin
+    except ImportError:  # then no picture is decoded
+        yield
+        return
+    before, EpsImagePlugin.gs_binary = EpsImagePlugin.gs_binary, False
+    try:
+        yield
+    finally:
+        EpsImagePlugin.gs_binary = before
 
 
 def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:

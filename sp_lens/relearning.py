@@ -1,7 +1,7 @@
 """How soon what was forgotten comes back: the measure of whether it was forgotten or only hidden."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.evaluate import evaluate, reusable
 from sp_lens.models import model_name
 from sp_lens.overlap import check_disjoint, content_of
-from sp_lens.storage import read_json, write_json
+from sp_lens.storage import load_values, write_json
 from sp_lens.tasks import require_task
 
 
@@ -32,6 +32,10 @@ class Relearning:
 
     records: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise SpLensError("there are no records: expected one of update 0 at least.")
 
     @property
     def history(self) -> pd.DataFrame:
@@ -59,11 +63,7 @@ class Relearning:
         Raises:
             SpLensError: when the file is missing or is no relearning.
         """
-        values = read_json(path)
-        kind = values.pop("kind", None) if isinstance(values, dict) else None
-        if kind != "Relearning" or set(values) != {field.name for field in fields(cls)}:
-            raise SpLensError(f"{path} is not a Relearning that sp_lens saved.")
-        return cls(**values)
+        return load_values(path, cls, records=[{"update": int, "forget_top1": float}])
 
     def __repr__(self) -> str:
         first, last = self.records[0], self.records[-1]

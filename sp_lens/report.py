@@ -1,6 +1,5 @@
 """A pruning run as one page to read: what was forgotten and kept, the figures, and the neurons that went."""
 
-import html
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from sp_lens.neurons import NeuronValues
 from sp_lens.plots import Page
 from sp_lens.plots._page import Section, figure, page, table
 from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, as_runs, corpus_name, run_facts
+from sp_lens.plots._text import escaped
 from sp_lens.plots.neuron_card import by_label, card_sections, neuron_name
 from sp_lens.runs import PruneRun
 from sp_lens.sites import NeuronGroup, Site
@@ -107,7 +107,7 @@ def _require_same_model(run: PruneRun, one: ActivationStats | NeuronValues | Top
 
 
 def _source(run: PruneRun, side: str) -> str:
-    return corpus_name(run.settings.get("corpora", {}).get(side, {})) or f"the {side} corpus"
+    return corpus_name((run.settings.get("corpora") or {}).get(side, {})) or f"the {side} corpus"
 
 
 def _title(run: PruneRun) -> str:
@@ -116,7 +116,7 @@ def _title(run: PruneRun) -> str:
 
 def _lead(run: PruneRun) -> str:
     model, site = run.settings.get("model", "the model"), run.settings.get("site")
-    return html.escape(f"{SITE_NAMES.get(str(site), 'The')} neurons of {model}, {run.steps} steps of pruning.")
+    return escaped(f"{SITE_NAMES.get(str(site), 'The')} neurons of {model}, {run.steps} steps of pruning.")
 
 
 def _summary(run: PruneRun) -> str:
@@ -149,7 +149,7 @@ def _summary(run: PruneRun) -> str:
         if f"{side}_{key}" in history and history[f"{side}_{key}"].notna().any()  # of images there is no skip-50
     ]
     return (
-        f"<p>{html.escape(words)}</p>\n{table('On held-out data', rows, ['measure', *steps.values()])}\n"
+        f"<p>{escaped(words)}</p>\n{table('On held-out data', rows, ['measure', *steps.values()])}\n"
         f"<h3>Settings</h3>\n{table('What the run was asked for', _settings(run))}"
     )
 
@@ -162,12 +162,12 @@ def _settings(run: PruneRun) -> Iterator[tuple[str, str]]:
     for key, text in run_facts(run).items():
         if key not in ("forget", "retain"):  # told below, with all that was read
             yield key, METRIC_NAMES.get(text, text)
-    for name, about in run.settings.get("corpora", {}).items():
+    for name, about in (run.settings.get("corpora") or {}).items():
         read = [f"{about[key]:,} {key}" for key in ("tokens", "documents", "images") if key in about]
         split = [f"split {about['split']!r}"] if "split" in about else []
         origin = [about["origin"]] if "origin" in about else []
         yield name.replace("eval_", "held-out "), ", ".join([corpus_name(about), *origin, *read, *split])
-    versions = next((c["versions"] for c in run.settings.get("corpora", {}).values() if "versions" in c), {})
+    versions = next((c["versions"] for c in (run.settings.get("corpora") or {}).values() if "versions" in c), {})
     if versions:
         yield "made with", ", ".join(f"{name} {version}" for name, version in versions.items())
 
@@ -254,4 +254,4 @@ def _specialised(run: PruneRun, scores: NeuronValues | None) -> list[tuple[Neuro
 
 def _card(title: str, parts: list[Section]) -> str:
     bodies = (f"<h4>{part.title}</h4>\n{part.body}" for part in parts)
-    return "\n".join(["<article>", f"<h3>{html.escape(title)}</h3>", *bodies, "</article>"])
+    return "\n".join(["<article>", f"<h3>{escaped(title)}</h3>", *bodies, "</article>"])

@@ -16,6 +16,8 @@ from sp_lens.tasks import require_tokens, task_of
 
 # Where the released experiments cut their documents.
 DOCUMENT_TOKENS = 1000
+# A longer text is tokenized in parts of so many characters, as a tokenizer takes some 200 bytes for each.
+PART_CHARACTERS = 1_000_000
 _COLUMNS = ("input_ids", "attention_mask", "document")  # of a dataset, those that are read
 
 
@@ -45,19 +47,49 @@ class Row(NamedTuple):
 
 def split_text(
     tokenizer: Any, text: str, *, row_tokens: int, head: Sequence[int] = (), tail: Sequence[int] = ()
-) -> list[list[int]]:
-    """The rows of one text: its tokens in pieces, special ones before and after each, of at most `row_tokens`."""
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+) -> Iterator[list[int]]:
+    """The rows of one text: its tokens in pieces, special ones before and after each, of at most `row_tokens`.
+
+    Of a long text no more is tokenized than rows are asked for.
+    """
     step = row_tokens - len(head) - len(tail)
     if step < 1:
         raise SpLensError(f"rows of {row_tokens} tokens have no place for text beside the special ones: ask for more.")
-    pieces = [tokens[start : start + step] for start in range(0, len(tokens), step)]
-    if len(pieces) > 1 and len(head) + len(pieces[-1]) + len(tail) == 1:  # predicts nothing: give it company
-        if len(pieces[-2]) > 2:
-            pieces[-1].insert(0, pieces[-2].pop())
-        else:  # rows of two: it would leave the one before alone
-            pieces.pop()
-    return [[*head, *piece, *tail] for piece in pieces]
+    last: list[int] = []
+    for piece in _pieces(tokenizer, text, step):
+        if last and len(head) + len(piece) + len(tail) == 1:  # the end, which predicts nothing: give it company
+            if len(last) == 2:  # rows of two: it would leave the one before alone
+                break
+            piece.insert(0, last.pop())
+        if last:
+            yield [*head, *last, *tail]
+        last = piece
+    if last:
+        yield [*head, *last, *tail]
+
+
+def _pieces(tokenizer: Any, text: str, size: int) -> Iterator[list[int]]:
+    """The tokens of a text, so many at a time."""
+    tokens: list[int] = []
+    for part in _parts(text):
+        tokens += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        whole = len(tokens) // size * size
+        yield from (tokens[start : start + size] for start in range(0, whole, size))
+        tokens = tokens[whole:]
+    if tokens:
+        yield tokens
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts of at most `PART_CHARACTERS`, each ending before a space or a line break, if there is any."""
+    start = 0
+    while len(text) - start > PART_CHARACTERS:
+        end = start + PART_CHARACTERS
+        gap = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+        end = gap if gap > start else end
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def tokenizer_of(model: Any) -> Any:
@@ -136,8 +168,18 @@ def _document(item: Any) -> str | None:
 
 
 def text_name(text: str) -> str:
-    """What a text of the caller's own is called as a document: by what it says."""
-    return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    """What a text of the caller's own is called as a document: by what it says.
+
+    Raises:
+        SpLensError: for a text with half a character in it, which no tokenizer reads.
+    """
+    try:
+        return f"text {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    except UnicodeEncodeError as error:
+        raise SpLensError(
+            f"the text {text[:40]!a} has half of a surrogate pair in it, which is no character ({error.reason}): read "
+            'the file as UTF-8, or say text.encode("utf-8", "replace").decode().'
+        ) from error
 
 
 def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:
@@ -145,7 +187,7 @@ def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:
     if isinstance(item, str):
         head, tail = frame_of(model)
         row_tokens = min(longest, DOCUMENT_TOKENS)
-        text_rows = split_text(tokenizer_of(model), item, row_tokens=row_tokens, head=head, tail=tail)
+        text_rows = list(split_text(tokenizer_of(model), item, row_tokens=row_tokens, head=head, tail=tail))
         if sum(len(row) for row in text_rows) < 2:
             raise SpLensError(f"the text {item[:40]!r} has fewer than two tokens: take it out of the corpus.")
         yield from (torch.tensor(row) for row in text_rows)

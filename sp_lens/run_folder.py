@@ -85,5 +85,5 @@ def resumed(
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, of the corpora only what was in them: not with which versions it was read."""
-    corpora = settings.get("corpora", {})
-    return {**settings, "corpora": {name: about["fingerprint"] for name, about in corpora.items()}}
+    corpora = settings.get("corpora") or {}
+    return {**settings, "corpora": {name: about.get("fingerprint") for name, about in corpora.items()}}

@@ -13,9 +13,21 @@ import torch
 from jaxtyping import Int
 
 from sp_lens.errors import DamagedFile, SpLensError
+from sp_lens.fitting import check_shares, fitted
 from sp_lens.neurons import NeuronMask
 from sp_lens.sites import Layout
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
+
+# What is read anywhere of a run's settings, of a corpus among them, and of its records.
+_CORPUS = {
+    "source": str | None, "origin": str | None, "split": str | None, "fingerprint": str | None,
+    "tokens": int | None, "documents": int | None, "images": int | None, "versions": Mapping[str, str] | None,
+}  # fmt: skip
+SETTINGS = {
+    "model": str | None, "weights": str | None, "method": str | None, "metric": str | None, "site": str | None,
+    "fraction": float | None, "protected": Mapping[str, Any] | None, "corpora": Mapping[str, Any] | None,
+}  # fmt: skip
+RECORD = {"step": int, "share": float, "forget_top1": float, "retain_top1": float}
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +130,12 @@ class PruneRun(Run):
             if run is None:
                 raise SpLensError(f"there is no finished step in {path}: expected the `out` folder of prune().")
             return run
-        tensors, header = load_tensors(path, "PruneRun")
-        return cls(Layout.from_json(header["layout"]), tensors, header["records"], header["settings"])
+        wanted = {"layout": Any, "records": [RECORD], "settings": SETTINGS}
+        with opened(path, "PruneRun", wanted) as (tensors, header):
+            run = cls(Layout.from_json(header["layout"]), tensors, header["records"], header["settings"])
+            check_run(run)
+            _check_steps(run)
+        return run
 
     def __repr__(self) -> str:
         return f"PruneRun({self.steps} steps, selectivity {self.selectivity:.3f}, {self.mask})"
@@ -136,6 +152,33 @@ class PruneInterrupted(KeyboardInterrupt):
         kept = "`sys.last_value.run` has them" if folder is None else f"{folder} has them, and the same call goes on"
         super().__init__(f"{run.steps} steps were done: {kept}")
         self.run = run
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run whose records are not its steps, or whose settings are of no corpora.
+
+    Raises:
+        SpLensError: naming the part.
+    """
+    if [record["step"] for record in run.records] != list(range(len(run.records))) or not run.records:
+        raise SpLensError(f"it has records of {len(run.records)} steps, which are not 0, 1, 2, ... in turn.")
+    for record in run.records:
+        fitted(record, Mapping[str, float], f"the record of step {record['step']}")
+        check_shares(**{name: record[name] for name in ("share", "forget_top1", "retain_top1")})
+    for name, about in (run.settings.get("corpora") or {}).items():
+        fitted(about, _CORPUS, f"the corpus {name!r}")
+
+
+def _check_steps(run: PruneRun) -> None:
+    """Refuse neurons that are none of the layout's, or were pruned at a step that was not done."""
+    if set(run.pruned_at) != set(run.layout.names):
+        raise SpLensError(f"it says of {sorted(run.pruned_at)[:5]} when neurons were pruned: expected its layout's.")
+    for group in run.layout:
+        at = run.pruned_at[group.name]
+        if at.dtype not in (torch.int32, torch.int64) or tuple(at.shape) != (group.width,):
+            raise SpLensError(f"{group.name} has steps {at.dtype} {tuple(at.shape)}: expected {group.width} integers.")
+        if not 0 <= int(at.min()) <= int(at.max()) <= run.steps:
+            raise SpLensError(f"{group.name} has steps {int(at.min())} to {int(at.max())}, and {run.steps} were done.")
 
 
 def step_file(folder: str | Path, step: int) -> Path:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
+from sp_lens.fitting import check_at_least, fitted
 
 Site = Literal["mlp", "attn"]
 SITES: tuple[Site, ...] = get_args(Site)
@@ -32,12 +33,23 @@ class NeuronGroup:
         layer: index of the block.
         width: number of neurons (on "attn": heads * d_head).
         heads: number of query heads on "attn", 0 on "mlp".
+
+    Raises:
+        SpLensError: when a number is negative, the neurons are not as many for each head, or an MLP has heads.
     """
 
     site: Site
     layer: int
     width: int
     heads: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(0, layer=self.layer, heads=self.heads)
+        check_at_least(1, width=self.width)
+        if bool(self.heads) != (self.site == "attn"):
+            raise SpLensError(f"there are {self.heads} heads at site {self.site!r}: expected 1 or more on attn alone.")
+        if self.heads and self.width % self.heads:
+            raise SpLensError(f"{self.width} neurons are not as many for each of {self.heads} heads.")
 
     @property
     def name(self) -> str:
@@ -115,8 +127,15 @@ class Layout(Sequence[NeuronGroup]):
 
     @classmethod
     def from_json(cls, groups: list[dict[str, Any]]) -> "Layout":
-        """The inverse of `to_json`."""
-        return cls(tuple(NeuronGroup(**group) for group in groups))
+        """The inverse of `to_json`.
+
+        Raises:
+            SpLensError: when they are no groups, or one hook has two of them.
+        """
+        layout = cls(fitted(groups, tuple[NeuronGroup, ...], "its layout"))
+        if not layout or len(set(layout.names)) < len(layout):
+            raise SpLensError(f"its layout has the hooks {layout.names[:5]}: expected some, and each once.")
+        return layout
 
     def __str__(self) -> str:
         parts = []

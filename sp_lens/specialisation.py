@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,10 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.importance import EPS, eps_by_site, score
-from sp_lens.neurons import NeuronValues
+from sp_lens.neurons import ABOUT, NeuronValues
 from sp_lens.sites import Layout, Site
 from sp_lens.stats import ActivationStats, Metric
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 
 # Columns of the frames; a corpus of one of these names would hide it.
 _COLUMNS = ("site", "layer", "head", "neuron", "value", "corpus", "specificity", "neurons", "share")
@@ -134,13 +135,15 @@ class Specialisation(Mapping[str, NeuronValues]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "Specialisation")
-        layout = Layout.from_json(header["layout"])
-        importances = {
-            corpus: NeuronValues(layout, {name: tensors[f"{place}/{name}"] for name in layout.names}, about)
-            for place, (corpus, about) in enumerate(header["about"].items())
-        }
-        return cls(importances, header["eps"])
+        wanted = {"layout": Any, "about": Mapping[str, ABOUT], "eps": Mapping[str, float]}
+        with opened(path, "Specialisation", wanted) as (tensors, header):
+            layout = Layout.from_json(header["layout"])
+            importances = {
+                corpus: NeuronValues(layout, {name: tensors[f"{place}/{name}"] for name in layout.names}, about)
+                for place, (corpus, about) in enumerate(header["about"].items())
+            }
+            _check_labels(importances)
+            return cls(importances, eps_by_site(header["eps"]))
 
     def _others(self, corpus: str) -> NeuronValues:
         """The mean importances on the other corpora."""
@@ -190,16 +193,21 @@ def specialisation(
     if not isinstance(stats_by_corpus, Mapping) or isinstance(stats_by_corpus, ActivationStats):
         kind = type(stats_by_corpus).__name__
         raise SpLensError(f"expected {{label: ActivationStats}}, got {kind}: say {{'code': stats, 'prose': other}}.")
-    if len(stats_by_corpus) < 2:
-        raise SpLensError(f"{len(stats_by_corpus)} corpora: expected two or more, {{label: ActivationStats}}.")
-    if unfit := [label for label in stats_by_corpus if not isinstance(label, str) or label in _COLUMNS]:
-        raise SpLensError(f"a corpus is called {unfit[0]!r}: expected words, and none of the columns {_COLUMNS}.")
+    _check_labels(stats_by_corpus)
     first = next(iter(stats_by_corpus.values()))
     for label, stats in stats_by_corpus.items():
         if not isinstance(stats, ActivationStats):
             raise SpLensError(f"{label!r} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
         first.require_same_model(stats)
     return Specialisation({label: stats.importance(metric) for label, stats in stats_by_corpus.items()}, by_site)
+
+
+def _check_labels(by_corpus: Mapping[str, Any]) -> None:
+    """Refuse fewer than two corpora, and labels that columns of the frames have."""
+    if len(by_corpus) < 2:
+        raise SpLensError(f"{len(by_corpus)} corpora: expected two or more, {{label: ActivationStats}}.")
+    if unfit := [label for label in by_corpus if not isinstance(label, str) or label in _COLUMNS]:
+        raise SpLensError(f"a corpus is called {unfit[0]!r}: expected words, and none of the columns {_COLUMNS}.")
 
 
 def _flat(values: NeuronValues) -> np.ndarray:

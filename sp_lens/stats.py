@@ -1,6 +1,6 @@
 """Statistics of every neuron over a corpus: what `collect` returns. Mergeable, saveable; no model in here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.jackknife import standard_errors
 from sp_lens.moments import Moments, stacked, unstacked
-from sp_lens.neurons import NeuronMask, NeuronValues
+from sp_lens.neurons import ABOUT, NeuronMask, NeuronValues
 from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 
 Metric = Literal["abs", "rms", "std", "freq"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -282,21 +282,25 @@ class ActivationStats(Mapping[str, Moments]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "ActivationStats")
-        layout = Layout.from_json(header["layout"])
-        grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
-        for key, tensor in tensors.items():
-            name, _, part = key.partition("/")
-            grouped[name][part] = tensor
-        counts = header.get("blocks", [])
-        by_block = {}
-        for name, parts in grouped.items():
-            own = {key.removeprefix(_BLOCKS): parts.pop(key) for key in list(parts) if key.startswith(_BLOCKS)}
-            by_block[name] = unstacked(counts, own)
-        moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
-        model = {key: value for key, value in header["about"].items() if key == "model"}
-        blocks = ({name: own[place] for name, own in by_block.items()} for place in range(len(counts)))
-        return cls(layout, moments, header["about"], tuple(cls(layout, block, model) for block in blocks))
+        wanted = {"layout": Any, "about": ABOUT, "count": int, "blocks": Sequence[int] | None}
+        with opened(path, "ActivationStats", wanted) as (tensors, header):
+            layout = Layout.from_json(header["layout"])
+            grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
+            for key, tensor in tensors.items():
+                name, _, part = key.partition("/")
+                grouped[name][part] = tensor
+            counts = header.get("blocks") or []
+            by_block = {}
+            for name, parts in grouped.items():
+                own = {key.removeprefix(_BLOCKS): parts.pop(key) for key in list(parts) if key.startswith(_BLOCKS)}
+                by_block[name] = unstacked(counts, own)
+            moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
+            for group in layout:
+                for one in (moments[group.name], *by_block[group.name]):
+                    one.check(group.width)
+            model = {key: value for key, value in header["about"].items() if key == "model"}
+            blocks = ({name: own[place] for name, own in by_block.items()} for place in range(len(counts)))
+            return cls(layout, moments, header["about"], tuple(cls(layout, block, model) for block in blocks))
 
     def __repr__(self) -> str:
         blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""

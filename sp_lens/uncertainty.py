@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
 from sp_lens.importance import EPS, eps_by_site, score
-from sp_lens.neurons import NeuronValues
+from sp_lens.neurons import ABOUT, NeuronValues
 from sp_lens.sites import Layout, NeuronGroup, Site
 from sp_lens.stats import ActivationStats, Metric
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.storage import opened, save_tensors
 
 _PARTS = ("values", "standard_error", "low", "high")
 
@@ -61,10 +61,10 @@ class Uncertainty:
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "Uncertainty")
-        layout = Layout.from_json(header["layout"])
-        parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
-        return cls(*(NeuronValues(layout, part, header["about"]) for part in parts))
+        with opened(path, "Uncertainty", {"layout": Any, "about": ABOUT}) as (tensors, header):
+            layout = Layout.from_json(header["layout"])
+            parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
+            return cls(*(NeuronValues(layout, part, header["about"]) for part in parts))
 
     def __repr__(self) -> str:
         return f"Uncertainty({self.values.about.get('level')} of {self.layout})"

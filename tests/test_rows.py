@@ -126,7 +126,7 @@ def test_batches_are_the_same_each_time(model: Any) -> None:
 @example(text="a b c d e f g", row_tokens=3, bos=False)
 def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: int, bos: bool) -> None:
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = split_text(model.tokenizer, text, row_tokens=row_tokens, head=[EOS] * bos)
+    pieces = list(split_text(model.tokenizer, text, row_tokens=row_tokens, head=[EOS] * bos))
     assert [token for piece in pieces for token in piece[bos:]] == tokens
     assert all(len(piece) <= row_tokens for piece in pieces)
     assert all(piece[0] == EOS for piece in pieces) or not bos
@@ -135,7 +135,7 @@ def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: in
 
 
 def test_rows_of_two_without_bos(model: Any) -> None:
-    pieces = split_text(model.tokenizer, " one two three", row_tokens=2)
+    pieces = list(split_text(model.tokenizer, " one two three", row_tokens=2))
     assert [len(piece) for piece in pieces] == [2]  # or any other way without a row of one
 
 

@@ -30,7 +30,7 @@ LAYOUT = Layout((NeuronGroup("attn", 0, 4, heads=2), NeuronGroup("mlp", 0, 6)))
 MOMENTS = {group.name: Moments.of(torch.randn(5, group.width)) for group in LAYOUT}
 STATS = ActivationStats(LAYOUT, MOMENTS, {"model": "m"})
 VALUES = score(STATS, STATS)
-RECORD = {"step": 0, "forget_top1": 0.5, "retain_top1": 0.25}
+RECORD = {"step": 0, "share": 0.0, "forget_top1": 0.5, "retain_top1": 0.25}
 RESULTS = [
     STATS,
     VALUES,

@@ -11,8 +11,8 @@ import torch
 from sp_lens.baselines._weights import lent, write
 from sp_lens.errors import SpLensError
 from sp_lens.models import model_name, weights_fingerprint
-from sp_lens.runs import Run
-from sp_lens.storage import load_tensors, save_tensors
+from sp_lens.runs import RECORD, SETTINGS, Run, check_run
+from sp_lens.storage import opened, save_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +37,16 @@ class BaselineRun(Run):
         """The model with the weights after the last step, for the length of a `with`; then as it was.
 
         Raises:
-            SpLensError: for any model but the one that the run began from.
+            SpLensError: for any model but the one that the run began from, and for weights that it does not have.
         """
         if (there := weights_fingerprint(model)) != self.settings["weights"]:
             raise SpLensError(
                 f"these weights are of {self.settings['model']!r} with the fingerprint {self.settings['weights']}, and "
                 f"{model_name(model)!r} with {there} came: load the model that the run began from, unchanged."
             )
-        with lent(model) as (weights, _):
+        with lent(model) as (weights, before):
+            if unfit := [n for n, one in self.weights.items() if n not in before or before[n].shape != one.shape]:
+                raise SpLensError(f"the model has no weight {unfit[0]!r} of {tuple(self.weights[unfit[0]].shape)}.")
             write(weights, self.weights)
             yield model
 
@@ -60,8 +62,11 @@ class BaselineRun(Run):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        tensors, header = load_tensors(path, "BaselineRun")
-        return cls(tensors, header["records"], header["settings"])
+        settings = {**SETTINGS, "model": str, "weights": str, "method": str}
+        with opened(path, "BaselineRun", {"records": [RECORD], "settings": settings}) as (tensors, header):
+            run = cls(tensors, header["records"], header["settings"])
+            check_run(run)
+        return run
 
     def __repr__(self) -> str:
         return f"BaselineRun({self.settings['method']}, {self.steps} steps, selectivity {self.selectivity:.3f})"

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import log_ticks
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import TEMPLATES
 
 Floats = npt.NDArray[np.floating]
@@ -70,12 +71,12 @@ def heatmap(
     figure = go.Figure(
         go.Heatmap(
             z=shown.astype(np.float32),
-            y=list(rows),
+            y=[plain(row) for row in rows],
             customdata=np.dstack([values, *more]).astype(np.float32),
             **_annotations(values),
             hovertemplate=f"{hover}<extra></extra>",
             hoverongaps=False,
-            colorbar={"title": {"text": unit, "side": "right"}, **colours.pop("ticks")},
+            colorbar={"title": {"text": plain(unit), "side": "right"}, **colours.pop("ticks")},
             **colours,
         )
     )

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import convert_colors_to_same_type
 
 from sp_lens.errors import SpLensError
+from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
     from sp_lens.sites import NeuronGroup, Site
@@ -151,14 +152,15 @@ def outline(
         x=x.astype(np.float32),  # plotly writes arrays as binary: half the size
         y=y.astype(np.float32),
         customdata=np.column_stack([middles, density[bins]]).astype(np.float32),
-        name=name,
+        name=plain(name),
         mode="lines",
         line={"shape": "hv", "width": 1, "color": _translucent(colour, line)},
         fill="toself",
         fillcolor=_translucent(colour, fill),
         hoveron="points",
         hovertemplate=(
-            f"<b>{name}</b><br>{hover}z about %{{customdata[0]:.3g}}<br>density %{{customdata[1]:.3g}}<extra></extra>"
+            f"<b>{plain(name)}</b><br>{hover}z about %{{customdata[0]:.3g}}<br>"
+            "density %{customdata[1]:.3g}<extra></extra>"
         ),
     )
 

@@ -9,6 +9,8 @@ from string import Template
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from sp_lens.plots._text import escaped
+
 NOTEBOOK_HEIGHT = 720  # pixels; a longer page scrolls
 
 
@@ -31,7 +33,7 @@ class Page:
     def _repr_html_(self) -> str:
         # In a frame, so that the page's style stays off the notebook's, and its scripts run.
         return (
-            f'<iframe title="{html.escape(self.title)}" srcdoc="{html.escape(self.html)}" '
+            f'<iframe title="{escaped(self.title)}" srcdoc="{html.escape(self.html)}" '
             f'style="width: 100%; height: {NOTEBOOK_HEIGHT}px; border: 1px solid #ccc"></iframe>'
         )
 
@@ -56,14 +58,14 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> Page:
         lead: HTML.
         sections: in order; none of them empty.
     """
-    links = "".join(f'<li><a href="#{part.anchor}">{html.escape(part.title)}</a></li>' for part in sections)
+    links = "".join(f'<li><a href="#{part.anchor}">{escaped(part.title)}</a></li>' for part in sections)
     bodies = "\n".join(
-        f'<section aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{html.escape(part.title)}</h2>\n{part.body}\n'
+        f'<section aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{escaped(part.title)}</h2>\n{part.body}\n'
         "</section>"
         for part in sections
     )
     document = _PAGE.substitute(
-        title=html.escape(title), lead=lead, links=links, sections=bodies, style=_STYLE, plotly=get_plotlyjs()
+        title=escaped(title), lead=lead, links=links, sections=bodies, style=_STYLE, plotly=get_plotlyjs()
     )
     return Page(title, document)
 
@@ -76,15 +78,15 @@ def table(caption: str, rows: Iterable[Sequence[str]], columns: Sequence[str] = 
         rows: one text a column.
         columns: the head of each column, of a table of numbers; without, the rows are facts.
     """
-    heads = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    heads = "".join(f'<th scope="col">{escaped(column)}</th>' for column in columns)
     head = f"<thead><tr>{heads}</tr></thead>" if columns else ""
     body = "\n".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row">{escaped(first)}</th>{"".join(f"<td>{escaped(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(caption)}">'
-        f'<table class="{"numbers" if columns else "facts"}"><caption>{html.escape(caption)}</caption>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escaped(caption)}">'
+        f'<table class="{"numbers" if columns else "facts"}"><caption>{escaped(caption)}</caption>\n'
         f"{head}\n<tbody>{body}</tbody></table></div>"
     )
 
@@ -94,7 +96,7 @@ def figure(drawing: go.Figure, caption: str, anchor: str) -> str:
     div = drawing.to_html(
         full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=anchor, config={"displaylogo": False}
     )
-    said = html.escape(caption)
+    said = escaped(caption)
     return (
         f'<figure><div class="wide" tabindex="0" role="img" aria-label="{said}">{div}</div>'
         f"<figcaption>{said}</figcaption></figure>"

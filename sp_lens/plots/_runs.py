@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import common_settings
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
@@ -75,11 +76,11 @@ def draw_runs(
             y=points[:, 1],
             mode="markers",
             marker={"color": PALETTE[colour], "size": 3 if crowded else 8, "symbol": SYMBOLS[style]},
-            name=label,
+            name=plain(label),
             legendgroup=label,
             showlegend=not crowded,
             customdata=history[columns].to_numpy(),
-            hovertemplate=f"<b>{label}</b><br>{hover}<extra></extra>",
+            hovertemplate=f"<b>{plain(label)}</b><br>{hover}<extra></extra>",
             **_bars(points, (intervals or {}).get(label)),
         )
     lines = 0 if crowded else legend_lines(list(histories), 800 / 14)

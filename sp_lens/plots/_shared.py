@@ -11,6 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
@@ -33,18 +34,18 @@ METRIC_NAMES = {
 
 
 def set_title(figure: go.Figure, text: str, subtitle: str) -> None:
-    """Give the figure a title, and a subtitle in as many lines as it takes."""
+    """Give the figure a title, and a subtitle in as many lines as it takes; of what is in them, <br> alone is a tag."""
     layout: Any = figure["layout"]  # not figure.layout, in whose type pyright loses itself
     letters = round(0.15 * (layout.width or layout.template.layout.width))
-    lines = [line for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
-    figure.update_layout(title={"text": text, "subtitle": {"text": "<br>".join(lines)}})
+    lines = [plain(line) for part in subtitle.split("<br>") for line in textwrap.wrap(part, letters)]
+    figure.update_layout(title={"text": plain(text), "subtitle": {"text": "<br>".join(lines)}})
 
 
 def panels(titles: Sequence[str], *, columns: int, gap: float) -> tuple[go.Figure, list[tuple[int, int]]]:
     """A figure with a titled panel for each title on one scale of y, and the row and column of each panel.
 
     Args:
-        titles: may be of several lines.
+        titles: may be of several lines; `plain` where they name what others have named.
         columns: at most so many panels stand side by side.
         gap: the height that lies between rows, as a share of a row.
     """
@@ -182,7 +183,8 @@ def corpus_name(about: Mapping[str, Any]) -> str:
 
 def corpus_names(corpora: Any) -> str:
     """The corpora that statistics record, by name; "code + prose" where they were merged."""
-    names = [corpus_name(one) for one in corpora or [] if isinstance(one, Mapping)]
+    named = corpora if isinstance(corpora, Sequence) else []  # a file may say anything here
+    names = [corpus_name(one) for one in named if isinstance(one, Mapping)]
     return " + ".join(dict.fromkeys(name for name in names if name))
 
 
@@ -241,7 +243,7 @@ def run_facts(run: Any) -> dict[str, str]:
 
     tell("model", settings.get("model"))
     for side in ("forget", "retain"):
-        tell(side, corpus_name(settings.get("corpora", {}).get(side, {})) or None, f"{side} {{}}")
+        tell(side, corpus_name((settings.get("corpora") or {}).get(side, {})) or None, f"{side} {{}}")
     tell("method", settings.get("method"))
     tell("metric", settings.get("metric"))
     tell("site", settings.get("site"))

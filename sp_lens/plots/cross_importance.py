@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from sp_lens.plots._heatmap import heatmap
 from sp_lens.plots._shared import SITE_NAMES, require_specialisation, set_title, specialisation_about
+from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
     from sp_lens.sites import Site
@@ -47,7 +48,7 @@ def cross_importance(special: "Specialisation", *, site: "Site" = "mlp", fractio
         unit="share of the importance (%)",
         hover="neurons specific to %{y}, on %{x}<br>%{customdata[0]:.2f} % of the importance",
     )
-    figure.update_traces(x=labels)
+    figure.update_traces(x=[plain(label) for label in labels])
     figure.update_xaxes(title_text="measured on", type="category")
     figure.update_yaxes(title_text="neurons specific to")
     figure.update_layout(width=680, height=330 + 50 * len(labels))

@@ -19,6 +19,7 @@ from sp_lens.plots._histograms import (
     set_axes,
 )
 from sp_lens.plots._shared import SITE_NAMES, colour_bar, of_model, ordered_colours, panels, set_title
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import NEUTRAL, PALETTE
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _panel_title(label: str, histograms: Histograms, sure: pd.DataFrame | None) 
     if sure is not None:
         fires = sure.loc[sure["low"] > 0]
         note += f"<br>mean |z| ±{(fires['high'] / fires['low']).median() ** 0.5 - 1:.0%}"
-    return f"{label}<br><span style='font-size:0.85em'>{note}</span>"
+    return f"{plain(label)}<br><span style='font-size:0.85em'>{note}</span>"
 
 
 def _which(neurons: list[int]) -> str:

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from sp_lens.plots._heatmap import heatmap, in_rows, is_score, require_values
 from sp_lens.plots._shared import METRIC_NAMES, set_title, values_about
+from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
     from sp_lens.neurons import HeadValues
@@ -53,7 +54,7 @@ ablation_effect(model, corpus, unit='head').
         values,
         rows=[str(group.layer) for group in heads.layout],
         unit=unit,
-        hover=f"layer %{{y}}, head %{{x}}<br>{unit.removesuffix(' (log)')}: %{{customdata[0]:.3g}}",
+        hover=f"layer %{{y}}, head %{{x}}<br>{plain(unit.removesuffix(' (log)'))}: %{{customdata[0]:.3g}}",
         ratio=ratio,
     )
     figure.update_xaxes(title_text="head", dtick=-(-values.shape[1] // 32))

@@ -17,6 +17,7 @@ from sp_lens.plots._shared import (
     scores_of,
     set_title,
 )
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def importance_scatter(
     _add_lines(figure, frame, cut=cut, eps=eps, share=share)
     for axis, side, stats in (("xaxis", "retain", retain), ("yaxis", "forget", forget)):
         source = corpus_names(stats.about.get("corpora"))
-        title = f"importance on {side} data{f', {source}' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
+        title = f"importance on {side} data{f', {plain(source)}' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
     figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")

@@ -1,6 +1,5 @@
 """One neuron on one page: what it does on each corpus, what became of it, and the text it is strongest on."""
 
-import html
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.plots._heatmap import is_score
 from sp_lens.plots._page import Page, Section, figure, page, table
 from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, values_about
+from sp_lens.plots._text import escaped
 from sp_lens.plots.neuron_density import neuron_density
 from sp_lens.plots.templates import PALETTE
 
@@ -82,7 +82,7 @@ def neuron_card(
         layers[layer], neuron, stats=stats_by_corpus, scores=scores, run=run, effects=effects, examples=examples
     )
     model = stats.about.get("model")
-    lead = f"Model {html.escape(str(model))}." if model else ""
+    lead = f"Model {escaped(str(model))}." if model else ""
     return page(neuron_name(layers[layer], neuron), lead, sections)
 
 
@@ -249,7 +249,7 @@ def _contexts(contexts: "Mapping[str, tuple[Example, ...]]", level: int) -> str:
         "⇥ a tab.</p>"
     ]
     for label, found in contexts.items():
-        parts.append(f"<h{level}>{html.escape(label)}</h{level}>")
+        parts.append(f"<h{level}>{escaped(label)}</h{level}>")
         if not found:
             parts.append("<p>No token of this corpus counts.</p>")
         if found[:SHOWN]:
@@ -267,13 +267,13 @@ def _listed(examples: "Iterable[Example]", strongest: float, first: int) -> str:
             _token(token, z, strongest, peak=place == one.peak)
             for place, (token, z) in enumerate(zip(one.tokens, one.activations, strict=True))
         )
-        where = f'<span class="where">z = {one.value:.3g} · {html.escape(_visible(source))}</span>'
+        where = f'<span class="where">z = {one.value:.3g} · {escaped(source)}</span>'
         items.append(f'<li>{where}<span class="context">{tokens}</span></li>')
     return f'<ol class="contexts" start="{first}">{"".join(items)}</ol>'
 
 
 def _token(token: str, z: float, strongest: float, *, peak: bool) -> str:
-    text = html.escape(_visible(token))
+    text = escaped(token)
     tag = "mark" if peak else "span"
     if math.isnan(z):
         return f"<{tag}>{text}</{tag}>"
@@ -281,11 +281,3 @@ def _token(token: str, z: float, strongest: float, *, peak: bool) -> str:
     red, green, blue = (int(PALETTE[1 if z > 0 else 0][i : i + 2], 16) for i in (1, 3, 5))
     colour = f"rgba({red},{green},{blue},{0.7 * share:.2f})"
     return f'<{tag} style="background:{colour}" title="z = {z:.3g}">{text}</{tag}>'
-
-
-def _visible(text: str) -> str:
-    """The text with line breaks, tabs and all that can't be printed written out; spaces stay."""
-    signs = {"\n": "↵", "\t": "⇥", " ": " "}
-    return "".join(
-        signs.get(char, char if char.isprintable() else char.encode("unicode_escape").decode()) for char in text
-    )

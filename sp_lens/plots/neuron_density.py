@@ -15,6 +15,7 @@ from sp_lens.plots._histograms import (
     set_axes,
 )
 from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def neuron_density(
     for label, one in histograms.items():
         fires = _fires(stats_by_corpus[label], group.name, neuron)
         curve = outline(one.edges, one.density[0], floor=floor, name=label, colour=colours[label], hover=f"{fires}<br>")
-        figure.add_trace(curve.update(name=f"{label}: {one.tokens:,} tokens, {fires}", line_width=2))
+        figure.add_trace(curve.update(name=f"{plain(label)}: {one.tokens:,} tokens, {fires}", line_width=2))
     figure.update_layout(template=TEMPLATES["notebook"], height=500 + 24 * len(histograms), showlegend=True)
     figure.update_layout(legend_orientation="v")  # a line each, as they say more than a name
     set_axes(figure, histograms.values(), floor, top)

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from sp_lens.plots._heatmap import heatmap, in_rows, is_score, require_values
 from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, set_title, values_about
+from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
     from sp_lens.neurons import NeuronValues
@@ -61,11 +62,11 @@ stats.importance('abs').
         units = [[group.width // group.heads] for group in part.layout]
         head, more = " (head %{customdata[5]})", [*more, neuron // units]
     named = f"neuron %{{customdata[4]}}{head}"
-    hover = f"layer %{{y}}, rank %{{customdata[1]}}<br>{named}: {what} %{{customdata[0]:.3g}}"
+    hover = f"layer %{{y}}, rank %{{customdata[1]}}<br>{named}: {plain(what)} %{{customdata[0]:.3g}}"
     if size > 1:
         hover = (
-            f"layer %{{y}}, ranks %{{customdata[1]}} to %{{customdata[2]}}<br>mean {what} %{{customdata[0]:.3g}}<br>"
-            f"highest: {named}, %{{customdata[3]:.3g}}"
+            f"layer %{{y}}, ranks %{{customdata[1]}} to %{{customdata[2]}}<br>"
+            f"mean {plain(what)} %{{customdata[0]:.3g}}<br>highest: {named}, %{{customdata[3]:.3g}}"
         )
     figure = heatmap(
         mean,
@@ -76,7 +77,7 @@ stats.importance('abs').
         ratio=ratio,
     )
     figure.update_traces(x0=(1 + size) / 2, dx=size)  # the middle of the ranks of the first cell
-    figure.update_xaxes(title_text=f"rank of the neuron within its layer, highest {what} first")
+    figure.update_xaxes(title_text=f"rank of the neuron within its layer, highest {plain(what)} first")
     cells = f"a cell is the mean of {size} neurons" if size > 1 else "a cell is a neuron"
     meaning = "; red: more for the forget corpus, blue: more for the retain corpus" if ratio else ""
     title = f"Every {SITE_NAMES[site]} neuron, layer by layer: {unit}"

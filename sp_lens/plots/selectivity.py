@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import SITE_NAMES, as_runs, common_settings, panels, run_facts, set_title
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def selectivity(
             f"these {len(named)} runs differ in more than metric, site and seed and need {len(titles)} panels "
             f"({titles[0]!r}, {titles[1]!r}, ...), at most {MOST_PANELS} are drawn: give fewer runs at once."
         )
-    figure, places = panels(titles, columns=COLUMNS, gap=0.33)
+    figure, places = panels([plain(title) for title in titles], columns=COLUMNS, gap=0.33)
     sites = [site for site in SITE_COLOURS if site in set(bars["site"])]
     for title, (row, column) in zip(titles, places, strict=True):
         for site in sites:
             chosen = bars.loc[(bars["panel"] == title) & (bars["site"] == site)]
             figure.add_trace(_bar(chosen, site, first=title == titles[0]), row, column)
-    metrics = sorted(bars["metric"].unique(), key=_place_of_metric)
+    metrics = [plain(metric) for metric in sorted(bars["metric"].unique(), key=_place_of_metric)]
     half = max(len(metrics), 4) / 2  # so that few bars don't grow as wide as the figure
     ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
     figure.update_xaxes(title_text="importance metric", categoryorder="array", categoryarray=metrics, range=ends)
@@ -123,7 +124,7 @@ def _bar(bars: pd.DataFrame, site: str, *, first: bool) -> go.Bar:
     """The bars of one site in one panel; `first`: this one stands in the legend."""
     ends = {"array": bars["above"], "arrayminus": bars["below"], "symmetric": False, "thickness": 1.5, "width": 5}
     return go.Bar(
-        x=bars["metric"],
+        x=[plain(metric) for metric in bars["metric"]],
         y=bars["mean"],
         error_y=ends if bars["above"].notna().any() else None,
         name=f"{SITE_NAMES[site]} neurons",

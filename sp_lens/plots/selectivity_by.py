@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._shared import log_ticks, set_title
+from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 # What is on the axis, and its unit.
@@ -43,10 +44,10 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
                 "width": 5,
             },
             mode="lines+markers",
-            name=str(name),
+            name=plain(name),
             line_color=PALETTE[place % len(PALETTE)],
             marker_size=8,
-            hovertemplate=f"<b>{name}</b><br>{name_of_x}: %{{x:,}}<br>%{{y:.1f}} points<extra></extra>",
+            hovertemplate=f"<b>{plain(name)}</b><br>{name_of_x}: %{{x:,}}<br>%{{y:.1f}} points<extra></extra>",
         )
     figure.update_layout(template=TEMPLATES["notebook"], height=560, showlegend=True)
     figure.update_xaxes(type="log", title_text=f"{name_of_x}, log", **log_ticks(data[x].min(), data[x].max()))

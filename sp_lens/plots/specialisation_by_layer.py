@@ -13,6 +13,7 @@ from sp_lens.plots._shared import (
     set_title,
     specialisation_about,
 )
+from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
     from sp_lens.specialisation import Specialisation
@@ -58,13 +59,13 @@ def specialisation_by_layer(special: "Specialisation", *, above: float = 2.0) ->
                 x=bars["layer"],
                 y=100 * bars["share"],
                 customdata=bars["neurons"],
-                name=corpus,
+                name=plain(corpus),
                 legendgroup=corpus,
                 showlegend=column == 1,
                 marker_color=colour,
                 hovertemplate=(
-                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{corpus}: %{{y:.1f}} %, %{{customdata:,}} neurons"
-                    "<extra></extra>"
+                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{plain(corpus)}: %{{y:.1f}} %, "
+                    "%{customdata:,} neurons<extra></extra>"
                 ),
                 row=row,
                 col=column,

@@ -3,6 +3,7 @@
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -77,14 +78,14 @@ def _section(experiment: Experiment, results: dict[Path, Reproduction], beside: 
         lines.append(f"Ours: {experiment.choices}")
     lines.append(_models(experiment, results))
     for folder, one in results.items():
-        lines += [f"### {experiment.name}: {one.model}", _about(experiment, one)]
+        lines += [f"### {experiment.name}: {_plain(one.model)}", _about(experiment, one)]
         lines.append(_table([_finding(finding) for finding in one.findings]))
         lines += [
-            f"![{experiment.title}, {one.model}]({_relative(folder / name, beside)})"
+            f"![{experiment.title}, {_plain(one.model)}]({_relative(folder / name, beside)})"
             for name in one.files
             if name.endswith(IMAGES)
         ]
-        lines.append(_table(one.table))
+        lines.append(_table([{_plain(key): _cell(cell) for key, cell in row.items()} for row in one.table]))
     return "\n\n".join(line for line in lines if line)
 
 
@@ -103,17 +104,19 @@ def _about(experiment: Experiment, one: Reproduction) -> str:
     scale = one.scale
     read = f"at most {scale['images']} images" if experiment.images else f"{scale['tokens']:,} tokens"
     spared = ", sinks spared" if scale.get("spare_sinks") else ""
-    replaced = "; ".join(f"`{name}` is {origin}" for name, origin in one.corpora.items())
+    replaced = "; ".join(f"{_code(name)} is {_plain(origin)}" for name, origin in one.corpora.items())
     instead = f" In the place of the Hub's: {replaced}." if replaced else ""
+    made_with = ", ".join(f"{name} {_plain(one.versions[name])}" for name in ("sp_lens", "torch"))
     return (
-        f"`{one.model}`, {one.parameters / 1e6:.1f}M parameters; scale {scale['name']}: {read} of each corpus, "
+        f"{_code(one.model)}, {one.parameters / 1e6:.1f}M parameters; scale {_plain(scale['name'])}: {read} of each "
+        "corpus, "
         f"{scale['steps']} steps to {scale['share']:.0%} of the neurons{spared}; {duration(one.seconds)} without runs "
-        f"that were there; sp_lens {one.versions['sp_lens']}, torch {one.versions['torch']}.{instead}"
+        f"that were there; {made_with}.{instead}"
     )
 
 
 def _finding(finding: Finding) -> dict[str, str]:
-    return {"claim": finding.claim, "measured": finding.measured, "": WORDS[finding.holds]}
+    return {"claim": _plain(finding.claim), "measured": _plain(finding.measured), "": WORDS[finding.holds]}
 
 
 def _table(rows: Sequence[object]) -> str:
@@ -126,6 +129,22 @@ def _table(rows: Sequence[object]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
 
 
+def _plain(text: object) -> str:
+    """What a result says, which anyone may have written, in Markdown: on one line, with no tag, image or link in it."""
+    words = " ".join(str(text).split())
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(").replace("][", "]\\[")
+
+
+def _cell(value: object) -> object:
+    """A number, or nothing, as it is; anything else in Markdown."""
+    return value if value is None or isinstance(value, int | float) else _plain(value)
+
+
+def _code(text: str) -> str:
+    """The same between back-ticks, where Markdown takes all but those as it is."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
 def _relative(path: Path, beside: Path) -> str:
     """The path as a link from a page beside it, with forward slashes."""
-    return Path(os.path.relpath(path, beside)).as_posix()
+    return quote(Path(os.path.relpath(path, beside)).as_posix(), safe="/+")

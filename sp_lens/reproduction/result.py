@@ -1,15 +1,20 @@
 """What an experiment found, as data: its findings, its tables and where its figures are."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sp_lens.confidence import Interval
 from sp_lens.errors import SpLensError
-from sp_lens.storage import read_json, write_json
+from sp_lens.storage import load_values, write_json
 
 RESULT = "result.json"
+# What the page says of the scale and the versions.
+_SCALE = {"name": str, "tokens": int, "images": int, "steps": int, "share": float, "spare_sinks": bool | None}
+_VERSIONS = {"sp_lens": str, "torch": str}
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class Reproduction:
     seconds: float
     versions: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        if away := [name for name in self.files if not re.fullmatch(r"\w[\w.+-]*", name)]:
+            raise SpLensError(f"a file is called {away[0]!r}: expected names of files in the folder of the result.")
+        if not 0 <= self.seconds < math.inf:
+            raise SpLensError(f"it took {self.seconds} seconds: expected 0 or more.")
+
     def save(self, path: str | Path) -> None:
         """Write as JSON."""
         write_json(path, {"kind": "Reproduction", **asdict(self)})
@@ -72,9 +83,4 @@ class Reproduction:
         Raises:
             SpLensError: when the file is missing or is no reproduction.
         """
-        values: Any = read_json(path)
-        kind = values.pop("kind", None) if isinstance(values, dict) else None
-        if kind != "Reproduction" or set(values) != {field.name for field in fields(cls)}:
-            raise SpLensError(f"{path} is not a Reproduction that sp_lens saved.")
-        values["findings"] = [Finding(**finding) for finding in values["findings"]]
-        return cls(**values)
+        return load_values(path, cls, scale=_SCALE, versions=_VERSIONS)
