@@ -19,6 +19,7 @@ def steps(subject: Subject, *, repeats: int) -> list[Row]:
     seconds = medians(
         {
             "passes": lambda: (asked.with_head(), collected.without_head()),
+            "hooked passes": lambda: (asked.hooked_with_head(), collected.with_hooks()),
             "step": lambda: sp.prune(subject.model, **shares, fraction=0.02, steps=1, **options),
         },
         repeats=repeats,
@@ -26,7 +27,9 @@ def steps(subject: Subject, *, repeats: int) -> list[Row]:
     return [
         Row(subject.name, "`prune`, one step and the evaluation before it", "seconds of the bare passes it asks for",
             seconds["step"] / seconds["passes"], Target("at most", 1.1),
-            f"{seconds['step']:.2f} s for two corpora collected and two evaluated twice")
+            f"{seconds['step']:.2f} s for two corpora collected and two evaluated twice"),
+        Row(subject.name, "`prune`, one step and the evaluation before it", "seconds of TransformerLens' own passes",
+            seconds["step"] / seconds["hooked passes"]),
     ]  # fmt: skip
 
 
@@ -37,6 +40,7 @@ def effects(subject: Subject, *, repeats: int) -> list[Row]:
     seconds = medians(
         {
             "forward": few.with_head,
+            "hooked": few.hooked_with_head,
             "effects": lambda: sp.ablation_effect(
                 few.model, few.batches, batch_tokens=few.batch_tokens, progress=False
             ),
@@ -45,5 +49,7 @@ def effects(subject: Subject, *, repeats: int) -> list[Row]:
     )
     return [
         Row(subject.name, "`ablation_effect` of every head", f"seconds of {heads} bare forward passes over a row",
-            seconds["effects"] / (heads * seconds["forward"]), Target("at most", 0.6))
+            seconds["effects"] / (heads * seconds["forward"]), Target("at most", 0.6)),
+        Row(subject.name, "`ablation_effect` of every head", f"seconds of {heads} of TransformerLens' own passes",
+            seconds["effects"] / (heads * seconds["hooked"])),
     ]  # fmt: skip

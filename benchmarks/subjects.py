@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import sp_lens as sp
 from sp_lens.batches import text_batches
 from sp_lens.collect import visit
-from sp_lens.models import cache_folder, inference
+from sp_lens.models import cache_folder, forward, inference
 from sp_lens.sites import layout_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,6 +67,12 @@ class Subject:
         with inference(self.model):
             for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
                 visit(self.model, batch, list(layout_of(self.model)), lambda group, activation: None)
+
+    def hooked_with_head(self) -> None:
+        """The whole model as TransformerLens runs it."""
+        with inference(self.model):
+            for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
+                forward(self.model, batch)
 
     @torch.no_grad()
     def by_cache(self) -> None:

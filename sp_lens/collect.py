@@ -232,19 +232,19 @@ def _moments(
     by_block: dict[int, dict[str, Moments]] = {}
     if not batch.in_context.any():
         return seen, by_block  # special tokens only: nothing in it counts
-    chosen, uncounted = _places(batch)
+    counted, uncounted = _places(batch)
     places = {} if owners is None else {int(block): _places(batch, owners == block) for block in owners.unique()}
     places = {block: those for block, those in places.items() if len(those[0])}
 
     def look(group: NeuronGroup, activation: torch.Tensor) -> None:
         flat = activation.flatten(0, 1)
-        real = flat if len(chosen) == len(flat) else flat.index_select(0, chosen.to(flat.device))
-        moments = Moments.of(real, flat.index_select(0, uncounted.to(flat.device)))
-        for block, those in places.items():
-            own, other = (flat.index_select(0, place.to(flat.device)) for place in those)
-            by_block.setdefault(block, {})[group.name] = moments if len(places) == 1 else Moments.of(own, other)
+        moments = Moments.of(flat, counted=counted, uncounted=uncounted)
+        for block, (own, other) in places.items():
+            of_block = moments if len(places) == 1 else Moments.of(flat, counted=own, uncounted=other)
+            by_block.setdefault(block, {})[group.name] = of_block
         if group.name in requests:
-            moments = moments.with_histogram(Histogram.of(real.float(), *requests[group.name]))
+            real = flat.index_select(0, counted.to(flat.device)).float()
+            moments = moments.with_histogram(Histogram.of(real, *requests[group.name]))
         seen[group.name] = moments
 
     visit(model, batch, layout, look)

@@ -15,7 +15,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.fitting import check_at_least
 
 # Tokens that are reduced together on a CPU, so that what is made of them stays in its cache: three times as fast.
-_AT_ONCE = 256
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,28 +109,40 @@ class Moments:
     @classmethod
     def of(
         cls,
-        activations: Float[torch.Tensor, "token neuron"],
-        uncounted: Float[torch.Tensor, "position neuron"] | None = None,
+        activations: Float[torch.Tensor, "position neuron"],
+        *,
+        counted: Int[torch.Tensor, " token"] | None = None,
+        uncounted: Int[torch.Tensor, " other"] | None = None,
     ) -> "Moments":
-        """Reduce one batch. Activations of any float type; at least one token that counts."""
-        pieces = activations.detach().split(_AT_ONCE if activations.device.type == "cpu" else len(activations))
-        counts = torch.tensor([len(piece) for piece in pieces], device=activations.device).double()[:, None]
-        reduced = torch.stack([_reduced(piece.float()) for piece in pieces], dim=1)
+        """Reduce one batch.
+
+        Args:
+            activations: of any float type.
+            counted: the positions that count, at least one; None is all of them.
+            uncounted: the positions of which the peak is kept; None is of none.
+        """
+        x = activations.detach()
+        places = torch.arange(len(x)) if counted is None else counted
+        pieces = places.to(x.device).split(_AT_ONCE if x.device.type == "cpu" else len(places))
+        reduced = torch.stack([_reduced(x.index_select(0, piece).float()) for piece in pieces], dim=1)
         rounded, rest, squares, positive, absolute = _state(reduced[:-2])
+        counts = rounded.new_tensor([len(piece) for piece in pieces])[:, None]
         # Chan, Golub & LeVeque 1979 once more, here of all pieces at once.
         means = rounded + rest
-        mean = (counts * means).sum(dim=0) / len(activations)
+        mean = (counts * means).sum(dim=0) / len(places)
         squares = squares - counts * rest**2 + counts * (means - mean) ** 2
-        none = mean.new_zeros(mean.shape)
+        peak = torch.zeros_like(mean)
+        if uncounted is not None and len(uncounted):
+            peak = _state(x.index_select(0, uncounted.to(x.device)).abs().amax(dim=0))
         return cls(
-            count=len(activations),
+            count=len(places),
             positive=positive.sum(dim=0).long(),
             absolute=absolute.sum(dim=0),
             mean=mean,
             squares=squares.sum(dim=0).clamp(min=0),
             min=_state(reduced[-2].amin(dim=0)),
             max=_state(reduced[-1].amax(dim=0)),
-            uncounted_peak=none if uncounted is None or not len(uncounted) else _state(uncounted.abs().amax(dim=0)),
+            uncounted_peak=peak,
         )
 
     def with_histogram(self, histogram: Histogram) -> "Moments":
