@@ -11,8 +11,6 @@ from datasets import Dataset
 import sp_lens as sp
 from sp_lens.corpus import describe
 
-pytestmark = pytest.mark.libraries
-
 TEXTS = ["def add(a, b):\n    return a + b\n" * 40, "It was a bright cold day in April."]
 
 
