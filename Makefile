@@ -69,7 +69,7 @@ wheel-test:
 	mkdir $(WHEEL)/away
 	cd $(WHEEL)/away && ../bin/sp-lens demo --out demo && test -s demo/tradeoff.html
 	cd $(WHEEL)/away && ../bin/python -I $(CURDIR)/tests/cells.py $(CURDIR)/README.md
-	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) pytest pytest-xdist hypothesis
+	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) "$$(echo dist/*.whl)[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
 	cd $(WHEEL)/away && $(call TEST,$(CURDIR)/$(WHEEL)) -c $(CURDIR)/pyproject.toml -m libraries $(CURDIR)/tests
 
 # The environments of all the other tests, before they are needed.
