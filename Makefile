@@ -5,13 +5,17 @@ VENV ?= .venv
 #   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_OPTIONS ?=
 BIN = $(VENV)/bin
-TL3 = .venv-tl3
+LOWEST = .venv-lowest
+WHEEL = .venv-wheel
+# PyPI has older builds of torch for Linux with CUDA alone, which is gigabytes, so the lowest environment has this one.
+# Its lower bound is TransformerLens' own; the workflow, which has an index of CPU builds, says LOWEST_TORCH=2.6.0.
+LOWEST_TORCH ?= 2.13.0
 # A process a core, four at most, a file of tests to each: what a file shares is made once. torch is then not to use them all.
 TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-tl3 test-models test-faults test-notebooks notebooks check docs families wheel-test figures reproduction bench clean
+.PHONY: demo test test-lowest test-models test-faults test-notebooks notebooks check docs families api wheel-test install figures reproduction bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
@@ -19,9 +23,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-smollm
 	$(call TEST,$(VENV))
 
-# What touches a model, on the oldest TransformerLens that we support and its HookedTransformer.
-test-tl3: $(TL3)/installed
-	$(call TEST,$(TL3)) -m model tests
+# What touches a model or leans on a library, with the lowest versions that pyproject.toml allows, TransformerLens 3.9 and
+# its HookedTransformer among them. The newest are in wheel-test.
+test-lowest: $(LOWEST)/installed
+	$(call TEST,$(LOWEST)) -m "model or libraries" tests
 
 # Real models (SmolLM2, MiniLM), weights in 8 and 4 bits by each package that transformers quantises with on a CPU, and
 # lm-evaluation-harness.
@@ -36,7 +41,7 @@ test-faults: $(VENV)/installed
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(call TEST,$(VENV)) --nbmake --nbmake-timeout=600 notebooks
 
 # The notebooks anew, in place, with their figures as PNG; needs a Chrome.
 notebooks: $(VENV)/installed-smollm
@@ -55,14 +60,26 @@ docs: $(VENV)/installed-docs
 families: $(VENV)/installed
 	$(BIN)/python -m pytest tests/families --families-table docs/pages/how-to/families.md
 
-# The wheel, installed by pip alone and run away from this folder.
+# What is public, into tests/api.txt. CHANGELOG.md has to say what came of a change.
+api: $(VENV)/installed
+	$(BIN)/python tests/api.py
+
+# The wheel, installed by pip alone into an empty environment with the newest of all that it needs, and run away from this
+# folder: the demo, the Python of the README, and the tests that lean on the libraries. torch is as in constraints.txt.
 wheel-test:
-	rm -rf dist .venv-wheel
-	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt torch==2.13.0
-	.venv-wheel/bin/pip wheel -q --no-deps -w dist .
-	.venv-wheel/bin/pip install -q $(PIP_OPTIONS) -c constraints.txt dist/*.whl
-	cd .venv-wheel && rm -rf demo && bin/sp-lens demo --out demo && test -s demo/tradeoff.html
+	rm -rf dist $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) torch==2.13.0
+	$(WHEEL)/bin/pip wheel -q --no-deps -w dist .
+	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) dist/*.whl
+	mkdir $(WHEEL)/away
+	cd $(WHEEL)/away && ../bin/sp-lens demo --out demo && test -s demo/tradeoff.html
+	cd $(WHEEL)/away && ../bin/python -I $(CURDIR)/tests/cells.py $(CURDIR)/README.md
+	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) "$$(echo dist/*.whl)[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
+	cd $(WHEEL)/away && $(call TEST,$(CURDIR)/$(WHEEL)) -c $(CURDIR)/pyproject.toml -m libraries $(CURDIR)/tests
+
+# The environments of all the other tests, before they are needed.
+install: $(VENV)/installed-smollm $(VENV)/installed-docs $(LOWEST)/installed
 
 # What everything costs by a forward pass, into benchmarks/README.md; twenty minutes on a machine that does nothing else.
 # With BENCH="--taker PYTHON" the authors' library too (benchmarks/peer.py says how it is installed).
@@ -101,11 +118,13 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[docs]"
 	touch $@
 
-$(TL3)/installed: pyproject.toml
-	$(PYTHON) -m venv $(TL3)
-	$(TL3)/bin/pip install -q $(PIP_OPTIONS) torch==2.13.0
-	$(TL3)/bin/pip install -q $(PIP_OPTIONS) transformer-lens==3.9.0 -e ".[dev]"
+# `>=` of what the package and its extras need made `==`: where two of the bounds exclude each other, pip says so.
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	sed '/^dev = /q' pyproject.toml | grep -oE '"[a-z-]+>=[0-9.]+' | grep -v torch | tr -d '"' | sed 's/>=/==/' > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) torch==$(LOWEST_TORCH)
+	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) -c $(LOWEST)/lowest.txt -e ".[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TL3) .venv-wheel dist runs site
+	rm -rf $(VENV) $(LOWEST) $(WHEEL) dist runs site

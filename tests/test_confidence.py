@@ -15,6 +15,8 @@ import sp_lens as sp
 from sp_lens.confidence import DocumentHits, document_hits
 from sp_lens.per_item import sums_by_item
 
+pytestmark = pytest.mark.libraries
+
 TEXTS = [
     "def add(a, b):\n    return a + b",
     "The boat left the harbour at noon, and nobody saw it again.",
@@ -68,7 +70,8 @@ def test_the_interval_is_that_of_scipy() -> None:
         return [
             scipy.stats.bootstrap(
                 [tensors[f"{side}_{what}"] for what in ("counts", "before", "after")],
-                drop, paired=True, method="percentile", n_resamples=4000, rng=np.random.default_rng(1), **options,
+                drop, paired=True, method="percentile", n_resamples=4000, **options,
+                random_state=np.random.default_rng(1),  # pyright: ignore[reportCallIssue]  # `rng` since scipy 1.15
             ).bootstrap_distribution
             for side in ("forget", "retain")
         ]  # fmt: skip

@@ -13,6 +13,8 @@ import sp_lens as sp
 from sp_lens.moments import Histogram, Moments
 from sp_lens.sites import Layout, NeuronGroup
 
+pytestmark = pytest.mark.libraries
+
 plots: Any = sp.plots  # for calls that the type checker would refuse as well
 EDGES = torch.linspace(-1, 1, 11)  # bins of 0.2
 GREY = "rgba(128, 128, 128, 0.6)"

@@ -10,6 +10,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
+import cells
 import pytest
 
 import sp_lens as sp
@@ -27,8 +28,7 @@ RUN = ("python", TL3) if version("transformer_lens").startswith("3.") else ("pyt
 
 def blocks(page: str, *kinds: str) -> list[str]:
     """The blocks of code of some kinds on a page."""
-    found = re.findall(r"^```(.+?)\n(.*?)^```$", PAGES[page], flags=re.MULTILINE | re.DOTALL)
-    return [block for kind, block in found if kind in kinds]
+    return cells.blocks(PAGES[page], *kinds)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,7 @@ def test_its_code_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks(page, *RUN):
-        exec(compile(block, page, "exec"), names)
+    cells.run(blocks(page, *RUN), page)
     printed = capsys.readouterr().out
     assert printed
     assert page != "README.md" or "Evaluation(top1=" in printed

@@ -9,6 +9,8 @@ import pytest
 from sp_lens.errors import SpLensError
 from sp_lens.plots._files import write_figure
 
+pytestmark = pytest.mark.libraries
+
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 

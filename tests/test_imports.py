@@ -39,6 +39,26 @@ def test_every_public_name_is_there() -> None:
         assert getattr(sp, name).__name__.rpartition(".")[2] == name
 
 
+# Ours is what Python attributes to a module of ours, by `stacklevel` too; what libraries do among themselves is not.
+OURS_ARE_ERRORS = r"""
+import warnings
+warnings.simplefilter("ignore")
+warnings.filterwarnings("error", module=r"sp_lens(\.|$)")
+"""
+
+
+def test_no_public_name_brings_a_warning_of_ours() -> None:
+    used = "for room in (sp, sp.plots, sp.baselines):\n    [getattr(room, name) for name in room.__all__]"
+    assert "torch" in imported_by(f"{OURS_ARE_ERRORS}\nimport sp_lens as sp\n{used}")
+
+
+@pytest.mark.parametrize(("module", "stops"), [("sp_lens.collect", True), ("sp_lens", True), ("torch.nn", False)])
+def test_a_warning_of_ours_would_be_seen(module: str, stops: bool) -> None:
+    old = f"exec(\"warnings.warn('old', DeprecationWarning)\", {{'warnings': warnings, '__name__': {module!r}}})"
+    done = subprocess.run([sys.executable, "-c", OURS_ARE_ERRORS + old], check=False, capture_output=True, text=True)
+    assert ("DeprecationWarning: old" in done.stderr) == stops
+
+
 def test_a_module_does_not_hide_the_function_of_its_name() -> None:
     """`import sp_lens.collect`, as most of our modules do, has Python set the module on the package."""
     both = {module.name for module in pkgutil.iter_modules(sp.__path__)} & set(sp.__all__) - {"baselines", "plots"}

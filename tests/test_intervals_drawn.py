@@ -14,6 +14,8 @@ import sp_lens as sp
 from sp_lens.confidence import DocumentHits
 from sp_lens.sites import NeuronGroup
 
+pytestmark = pytest.mark.libraries
+
 MLP = NeuronGroup("mlp", 0, 40)
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from sp_lens.errors import SpLensError
 from sp_lens.moments import Histogram, Moments
 
+pytestmark = pytest.mark.libraries
+
 quick = settings(deadline=None, max_examples=80)
 
 METRICS = ("freq", "abs", "rms", "std")

@@ -16,6 +16,8 @@ import sp_lens as sp
 from sp_lens.moments import Moments
 from sp_lens.sites import Layout, NeuronGroup
 
+pytestmark = pytest.mark.libraries
+
 plots: Any = sp.plots  # for calls that the type checker would refuse as well
 MLP = Layout((NeuronGroup("mlp", 0, 20), NeuronGroup("mlp", 1, 20)))
 

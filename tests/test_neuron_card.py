@@ -15,6 +15,8 @@ import sp_lens as sp
 from sp_lens.moments import Histogram, Moments
 from sp_lens.sites import Layout, NeuronGroup
 
+pytestmark = pytest.mark.libraries
+
 HOSTILE = "<script>alert('&')</script>"
 VOID = {"meta", "br", "hr", "img", "link", "input", "path"}
 # Attributes from which a browser loads something by itself.
@@ -190,7 +192,7 @@ def test_densities_are_of_the_corpora_that_have_a_histogram() -> None:
     page = card({"code": stats_of(1), "prose": stats_of(1, histograms=False)})
     reader = read(page)
     assert (2, "Activation densities") in reader.headings
-    (plot,) = [script for script in reader.scripts if "Plotly.newPlot" in script]
+    (plot,) = [script for script in reader.scripts if re.search(r'Plotly\.newPlot\(\s*"', script)]
     assert '"name":"code: ' in plot
     assert '"name":"prose: ' not in plot
     labels = [given.get("aria-label") or "" for tag, given in reader.attributes if given.get("role") == "img"]

@@ -17,6 +17,8 @@ from sp_lens.importance import EPS
 from sp_lens.neurons import pick_count
 from sp_lens.sites import Layout, NeuronGroup, Site
 
+pytestmark = pytest.mark.libraries
+
 quick = settings(deadline=None, max_examples=80)
 
 MLP0, MLP1, ATTN0, ATTN1 = (f"blocks.{layer}.{hook}" for hook in ("mlp.hook_post", "attn.hook_z") for layer in (0, 1))

@@ -17,6 +17,8 @@ import sp_lens as sp
 from sp_lens.moments import Histogram, Moments
 from sp_lens.sites import Layout, NeuronGroup
 
+pytestmark = pytest.mark.libraries
+
 DENSITY = "density (share of tokens<br>per unit of activation, log)"
 EDGES = torch.linspace(-1, 1, 11)  # bins of 0.2
 

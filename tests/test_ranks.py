@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -269,7 +270,10 @@ def a_model_and_texts(folder: Path) -> list[str]:
 def test_accelerate_launch(tmp_path: Path) -> None:
     """With `--multi_gpu` though there is none: of `--cpu` accelerate starts one process, whatever the number."""
     prune = ["prune", *a_model_and_texts(tmp_path), "--spare-sinks", "--fraction", "0.1", "--steps", "1", "--out"]
-    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])  # by number: older accelerates wait for ever at port 0
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port]
     launched = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "sp_lens", *prune, tmp_path / "two"],
         check=True, capture_output=True, text=True, timeout=300,

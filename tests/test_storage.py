@@ -26,6 +26,8 @@ from sp_lens import (
 from sp_lens.moments import Histogram, Moments
 from sp_lens.storage import load_tensors, read_json, save_tensors, write_bytes, write_json
 
+pytestmark = pytest.mark.libraries
+
 LAYOUT = Layout((NeuronGroup("attn", 0, 4, heads=2), NeuronGroup("mlp", 0, 6)))
 MOMENTS = {group.name: Moments.of(torch.randn(5, group.width)) for group in LAYOUT}
 STATS = ActivationStats(LAYOUT, MOMENTS, {"model": "m"})

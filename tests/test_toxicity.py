@@ -109,7 +109,7 @@ def test_intervals_are_scipys(toxic: int, count: int) -> None:
     low, high = result.mean_interval
     assert low <= result.mean <= high
     if 0 < toxic < count:
-        bootstrap = stats.bootstrap((result.scores,), np.mean, method="percentile", rng=0).confidence_interval
+        bootstrap = stats.bootstrap((result.scores,), np.mean, method="percentile", random_state=0).confidence_interval
         assert (low, high) == pytest.approx(tuple(bootstrap), abs=0.1 * (bootstrap.high - bootstrap.low) + 1e-9)
 
 
