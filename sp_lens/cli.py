@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that is not there, a file in the place of a folder, no permission, a full disk
         print(f"sp-lens: error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("sp-lens: interrupted; finished steps of a run are kept in its --out folder.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        told = str(stop) or "finished steps of a run are kept in its --out folder"
+        print(f"sp-lens: interrupted; {told}.", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

@@ -140,6 +140,45 @@ def test_a_run_goes_on_from_any_step(opt: Any, tmp_path: Path) -> None:
     assert sp.NeuronMask.load(tmp_path / "whole" / "mask.safetensors").count() == whole.mask_at(2).count()
 
 
+def test_ctrl_c_keeps_the_steps_that_were_done(opt: Any, tmp_path: Path) -> None:
+    whole = prune(opt)
+    passes: list[int] = []
+
+    def presses(*_: Any) -> None:
+        passes.append(1)
+        if len(passes) == stop:
+            raise KeyboardInterrupt
+
+    handle = opt.blocks[0].register_forward_pre_hook(presses)
+    try:
+        stop = -1
+        prune(opt)
+        stop, each = len(passes) - 1, len(passes)  # within the last step
+        passes.clear()
+        with pytest.raises(sp.PruneInterrupted, match=r"2 steps were done: `sys.last_value.run` has them") as stopped:
+            prune(opt)
+        assert stopped.value.run.steps == 2
+        assert stopped.value.run.mask == whole.mask_at(2)
+        passes.clear()
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+            prune(opt, out=tmp_path)
+        passes.clear()
+        stop = -1
+        assert prune(opt, out=tmp_path).mask == whole.mask
+        assert len(passes) < each / 2
+    finally:
+        handle.remove()
+
+
+def test_a_run_that_went_further_is_read_as_it_was(opt: Any, tmp_path: Path) -> None:
+    """Of the steps beyond those asked for nothing is left: not in the mask, the history, nor the files made of it."""
+    prune(opt, out=tmp_path)
+    one, alone = prune(opt, out=tmp_path, steps=1), prune(opt, steps=1)
+    assert one.mask == alone.mask
+    assert one.records == alone.records
+    assert sp.NeuronMask.load(tmp_path / "mask.safetensors") == alone.mask
+
+
 _KILLED = """
 import sys
 sys.path.insert(0, {tests!r})

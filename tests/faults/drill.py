@@ -1,5 +1,6 @@
 """Every fault, tried many times: after it the same call is made again, and has to end as if nothing had happened."""
 
+import itertools
 import logging
 import os
 import random
@@ -16,7 +17,19 @@ from typing import Any
 import torch
 
 import sp_lens as sp
-from faults.scene import REFUSED, STEPS, Scene, finished_steps, forked, kill_after, said, said_file, wait, watch_files
+from faults.scene import (
+    REFUSED,
+    STEPS,
+    Scene,
+    finished_steps,
+    forked,
+    halted,
+    kill_after,
+    said,
+    said_file,
+    wait,
+    watch_files,
+)
 from sp_lens.models import weights_fingerprint
 from sp_lens.runs import step_file
 
@@ -124,12 +137,19 @@ def _damaged(scene: Scene, dice: random.Random, tries: int, fault: str, damage: 
 def two_at_once(scene: Scene, dice: random.Random, tries: int) -> Outcome:
     """A second process makes the same call while the first is at work: it refuses, and the first ends well."""
     outcome = Outcome("two processes on one folder")
-    for number in range(tries):
+    for number in itertools.count():
+        if outcome.tried == tries:
+            break
         out = scene.folder / f"two-{number}"
         first = scene.started(out)
-        time.sleep(dice.uniform(0.2, 0.8) * scene.seconds)
+        while not (out / ".lock").exists():
+            time.sleep(0.01)
+        if not halted(first, dice.uniform(0, 0.5) * scene.seconds):
+            continue  # it had ended: where the machine is slow, a second comes too late
         code = wait(scene.started(out))
-        told, ended = said(out), wait(first)
+        told = said(out)
+        os.kill(first, signal.SIGCONT)
+        ended = wait(first)
         right = code == REFUSED and "at work" in told and ended == 0
         outcome.add(scene.gone_on(out) and right, told=told, wrong=f"second {code} ({told}), first {ended}")
     return outcome

@@ -87,11 +87,14 @@ class Scene:
 
 def forked(work: Callable[[], None], *, words: Path) -> int:
     """Do something in a child; the words of an error of ours, and what went wrong otherwise, go to a file."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child is ready for one
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         work()
         code = 0
     except BaseException as error:
@@ -114,6 +117,13 @@ def kill_after(child: int, seconds: float, what: signal.Signals = signal.SIGKILL
     time.sleep(seconds)
     os.kill(child, what)
     return wait(child)
+
+
+def halted(child: int, seconds: float) -> bool:
+    """Stop a child after a while, until it is told to go on; whether it was still at work."""
+    time.sleep(seconds)
+    os.kill(child, signal.SIGSTOP)
+    return os.waitpid(child, os.WNOHANG) == (0, 0)
 
 
 def said_file(out: Path) -> Path:
