@@ -15,6 +15,7 @@ from sp_lens.compaction import compact as compact
 from sp_lens.corpus import load_corpora as load_corpora
 from sp_lens.corpus import load_corpus as load_corpus
 from sp_lens.effects import ablation_effect as ablation_effect
+from sp_lens.errors import DamagedFile as DamagedFile
 from sp_lens.errors import SpLensError as SpLensError
 from sp_lens.estimate import Estimate as Estimate
 from sp_lens.estimate import estimate as estimate
