@@ -86,6 +86,14 @@ def test_runs_have_bars_at_the_step_that_the_hits_are_of() -> None:
         sp.plots.tradeoff({"a": run}, hits={"b": hits})
 
 
+def test_a_caption_says_nothing_of_bars_that_too_few_documents_have_not() -> None:
+    hits = hits_of(0, documents=3)
+    drops = [hits.drop(side).value for side in ("forget", "retain")]
+    run = run_of([0.5, 0.5 - drops[0]], [0.5, 0.5 - drops[1]])
+    figure = sp.plots.tradeoff({"abs": run}, hits={"abs": hits})
+    assert "bars" not in figure.layout.title.subtitle.text
+
+
 def test_a_bar_of_selectivity_has_the_interval_of_the_mean_of_its_runs() -> None:
     pairs = {f"run {seed}": run_and_hits(seed, metric="random", seed=seed) for seed in range(2)}
     runs, hits = ({label: pair[place] for label, pair in pairs.items()} for place in range(2))

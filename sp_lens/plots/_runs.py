@@ -140,7 +140,8 @@ def _bars(points: Floats, bars: "Intervals | None") -> dict[str, Any]:
 
 def runs_subtitle(runs: "Mapping[str, Run]", intervals: "Mapping[str, Intervals] | None" = None) -> str:
     """What the dots, the curves and the bars are, and what all the runs have in common."""
-    bars = ", bars 95 % intervals over held-out documents" if intervals else ""
+    drawn = any(np.isfinite([one.retain, one.forget]).any() for one in (intervals or {}).values())
+    bars = ", bars 95 % intervals over held-out documents" if drawn else ""
     number = f"{len(runs)} runs, named on hover; " if len(runs) > MOST_IN_LEGEND else ""
     return f"{number}dots are steps, curves their moving mean{bars}; {common_settings(runs.values())}"
 
