@@ -82,7 +82,7 @@ def selectivity(
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
     if hits is not None:
-        errors = "; error bars: 95 % intervals over held-out documents"
+        errors = "; error bars: 95 % intervals over held-out documents" if bars["above"].notna().any() else ""
     nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain data"
     set_title(
         figure,
