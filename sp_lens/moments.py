@@ -5,7 +5,7 @@ batches are merged in float64 by Chan's formula, since E[x^2] - E[x]^2 loses the
 a large mean. Counts are integers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -122,26 +122,25 @@ class Moments:
             uncounted: the positions of which the peak is kept; None is of none.
         """
         x = activations.detach()
-        places = torch.arange(len(x)) if counted is None else counted
-        pieces = places.to(x.device).split(_AT_ONCE if x.device.type == "cpu" else len(places))
-        reduced = torch.stack([_reduced(x.index_select(0, piece).float()) for piece in pieces], dim=1)
-        rounded, rest, squares, positive, absolute = _state(reduced[:-2])
-        counts = rounded.new_tensor([len(piece) for piece in pieces])[:, None]
+        sizes, pieces = zip(*((len(piece), _reduced(piece.float())) for piece in _pieces(x, counted)), strict=True)
+        *sums, low, high = torch.stack(pieces, dim=1).unbind()
+        rounded, rest, squares, positive, absolute = map(_state, sums)
+        counts = torch.tensor(sizes, dtype=rounded.dtype, device=rounded.device).unsqueeze(1)
         # Chan, Golub & LeVeque 1979 once more, here of all pieces at once.
         means = rounded + rest
-        mean = (counts * means).sum(dim=0) / len(places)
+        mean = (counts * means).sum(dim=0) / sum(sizes)
         squares = squares - counts * rest**2 + counts * (means - mean) ** 2
         peak = torch.zeros_like(mean)
         if uncounted is not None and len(uncounted):
             peak = _state(x.index_select(0, uncounted.to(x.device)).abs().amax(dim=0))
         return cls(
-            count=len(places),
+            count=sum(sizes),
             positive=positive.sum(dim=0).long(),
             absolute=absolute.sum(dim=0),
             mean=mean,
             squares=squares.sum(dim=0).clamp(min=0),
-            min=_state(reduced[-2].amin(dim=0)),
-            max=_state(reduced[-1].amax(dim=0)),
+            min=_state(low.amin(dim=0)),
+            max=_state(high.amax(dim=0)),
             uncounted_peak=peak,
         )
 
@@ -257,6 +256,17 @@ def unstacked(counts: Sequence[int], tensors: dict[str, torch.Tensor]) -> list[M
         raise SpLensError(f"there are {len(counts)} blocks, and {unfit[0]!r} is {tuple(tensors[unfit[0]].shape)}.")
     rows = ({key: tensor[row] for key, tensor in tensors.items()} for row in range(len(counts)))
     return [Moments.from_tensors(count, row) for count, row in zip(counts, rows, strict=True)]
+
+
+def _pieces(
+    x: Float[torch.Tensor, "position neuron"], counted: Int[torch.Tensor, " token"] | None
+) -> Iterator[Float[torch.Tensor, "token neuron"]]:
+    """What counts: on a CPU as many positions at a time as are reduced together, elsewhere all at once."""
+    if x.device.type != "cpu":
+        yield x if counted is None else x.index_select(0, counted.to(x.device))
+        return
+    for places in (torch.arange(len(x)) if counted is None else counted).split(_AT_ONCE):
+        yield x.index_select(0, places)
 
 
 def _reduced(x: Float[torch.Tensor, "token neuron"]) -> Float[torch.Tensor, "kind neuron"]:

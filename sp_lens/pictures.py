@@ -67,7 +67,8 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
     if not isinstance(corpus, Iterable):
         raise SpLensError(f"a corpus is images and their classes, got {type(corpus).__name__}.")
     number = -1
-    images = (image for place, item in enumerate(_decoded(corpus)) for image in _read(model, item, place))
+    items = _decoded(corpus) if hasattr(corpus, "column_names") else corpus
+    images = (image for place, item in enumerate(items) for image in _read(model, item, place))
     for number, (pixels, label) in enumerate(images):
         if tuple(pixels.shape) != expected:
             raise SpLensError(
@@ -85,7 +86,7 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
 
 
 def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
-    """The items of a corpus; a dataset decodes an image when it is asked for it."""
+    """The items of a dataset, which decodes an image when it is asked for it."""
     items, number = iter(corpus), 0
     while True:
         try:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens import compaction, pruning
+from sp_lens import algorithm, compaction
 from sp_lens.cli import main
 from sp_lens.compaction import pruned
 from sp_lens.matrices import Cut, Matrices, Sliced
@@ -161,13 +161,13 @@ def test_prune_finds_the_same_by_narrower_layers(demo: Any, tmp_path: Path, monk
 
     before = snapshot(demo)
     with monkeypatch.context() as patch:
-        patch.setattr(pruning, "pruned", watched)
+        patch.setattr(algorithm, "pruned", watched)
         run = sp.prune(demo, **settings, steps=3, out=tmp_path / "run")
     assert_same(demo, before)
     assert seen[0] == [768] * 4  # step 0 is of the whole model
     assert max(seen[-1]) < 600
     with monkeypatch.context() as patch:
-        patch.setattr(pruning, "pruned", by_hooks)
+        patch.setattr(algorithm, "pruned", by_hooks)
         slow = sp.prune(demo, **settings, steps=3)
     assert run.mask == slow.mask
     pd.testing.assert_frame_equal(run.history, slow.history, rtol=1e-5)
