@@ -28,6 +28,14 @@ def test_a_curve_has_its_points_in_order_and_their_intervals() -> None:
     assert "millions" in figure.layout.xaxis.title.text
 
 
+def test_a_caption_says_nothing_of_bars_where_there_are_none() -> None:
+    subtitles = [
+        sp.plots.selectivity_by(data, x="parameters", series="pair").layout.title.subtitle.text
+        for data in (DATA, DATA.assign(low=float("nan"), high=float("nan")))
+    ]
+    assert ["bars" in subtitle for subtitle in subtitles] == [True, False]
+
+
 def test_data_without_an_interval_is_refused() -> None:
     with pytest.raises(sp.SpLensError, match="'low'"):
         sp.plots.selectivity_by(DATA.drop(columns="low"), x="parameters", series="pair")
