@@ -61,7 +61,7 @@ def test_runs_are_shared_and_not_done_twice(out: Path, monkeypatch: pytest.Monke
     def collected(*_: Any, **__: Any) -> None:
         raise AssertionError("collected again")
 
-    monkeypatch.setattr("sp_lens.pruning.collect", collected)
+    monkeypatch.setattr("sp_lens.algorithm.collect", collected)
     for name in ("figure-2", "figure-3"):
         reproduce(name, offline=True, scale="smoke", out=out, progress=False)
 
