@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -93,11 +93,7 @@ def collect(
             if dealt is not None:
                 owners = torch.tensor([dealt[document] for document in documents_of(batch, images_before=images)])
                 images += len(owners)
-
-            def reduced(rows: slice, batch: Any = batch, number: int = number, owners: Any = owners) -> _Reduced:
-                of_rows = None if owners is None else owners[rows]
-                return _moments(model, layout, batch.part(rows), number=number, requests=requests, owners=of_rows)
-
+            reduced = partial(_moments, model, layout, batch, number=number, requests=requests, owners=owners)
             for moments, by_block in halving.parts(reduced, batch):
                 _merge_into(totals, moments)
                 for block, part in by_block.items():
@@ -222,12 +218,14 @@ def _moments(
     model: Any,
     layout: Layout,
     batch: Batch | ImageBatch,
+    rows: slice,
     *,
     number: int,
     requests: Mapping[str, tuple[Edges, torch.Tensor]],
     owners: Int[torch.Tensor, " row"] | None,
 ) -> _Reduced:
-    """Of a batch, and of each block that has rows in it by `owners`, the moments by hook name."""
+    """Of some rows of a batch, and of each block that has any of them by `owners`, the moments by hook name."""
+    batch, owners = batch.part(rows), None if owners is None else owners[rows]
     seen: dict[str, Moments] = {}
     by_block: dict[int, dict[str, Moments]] = {}
     if not batch.in_context.any():

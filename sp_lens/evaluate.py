@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,19 @@ def evaluate(
         common = _common_tokens(model, corpus)
         work.same(seed)
         for _, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
-
-            def judged(rows: slice, batch: Any = batch) -> Tally:
-                by_row = predictions_by_row(model, batch.part(rows), seed)
-                return sum((Tally.of(logits, targets, common) for logits, targets in by_row), Tally())
-
+            judged = partial(_judged, model, batch, seed=seed, common=common)
             for part in halving.parts(judged, batch):
                 tally += part
                 bar.update(part.tokens)
     return tally.of_all_ranks().result()
+
+
+def _judged(
+    model: Any, batch: Batch | ImageBatch, rows: slice, *, seed: int, common: Int[torch.Tensor, " common"]
+) -> "Tally":
+    """What the model predicts in some rows of a batch, row by row: the logits of all are large, and copied slowly."""
+    by_row = predictions_by_row(model, batch.part(rows), seed)
+    return sum((Tally.of(logits, targets, common) for logits, targets in by_row), Tally())
 
 
 def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def predictions(
 def predictions_by_row(
     model: Any, batch: Batch | ImageBatch, seed: int
 ) -> Iterator[tuple[Float[torch.Tensor, "prediction d_vocab"], Int[torch.Tensor, " prediction"]]]:
-    """The `predictions` of each row, one after the other: the logits of a whole batch are large, and copied slowly."""
+    """The `predictions` of each row, one after the other."""
     for logits, targets, asked in zip(*_answers(model, batch, seed), strict=True):
         yield logits[asked].float(), targets[asked]
 

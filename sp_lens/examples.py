@@ -1,24 +1,23 @@
 """Where single neurons are strongest: model + corpus -> the top contexts of each, in one streaming pass."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from sp_lens.ablation import check_mask
-from sp_lens.batches import Batch, text_batches
-from sp_lens.collect import BATCH_TOKENS, require_finite, visit
+from sp_lens.batches import text_batches
+from sp_lens.collect import BATCH_TOKENS
+from sp_lens.contexts import OUTSIDE, Contexts, contexts_of_batch
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.fitting import check_at_least
-from sp_lens.models import inference, input_device, model_name
+from sp_lens.models import inference, model_name
 from sp_lens.neurons import ABOUT, NeuronMask
 from sp_lens.rows import tokenizer_of
 from sp_lens.sites import Layout, NeuronGroup
@@ -207,13 +206,13 @@ def top_examples(
             "the mask marks no neuron: say whose contexts you want, neurons=scores.top(0.01, site='mlp')."
         )
     tokenizer = tokenizer_of(model)
-    best: dict[str, _Contexts] = {}
+    best: dict[str, Contexts] = {}
     documents: dict[int, str | None] = {}
     with inference(model), tqdm(desc="examples", unit=" tokens", disable=not progress) as bar:
         for number, batch in enumerate(text_batches(model, corpus, batch_tokens=batch_tokens)):
             if not batch.in_context.any():
                 continue  # special tokens only: nothing in it counts
-            for name, found in _of_batch(model, batch, number, chosen, k=k, context=context).items():
+            for name, found in contexts_of_batch(model, batch, number, chosen, k=k, context=context).items():
                 best[name] = best[name].merge(found, k) if name in best else found
             documents |= {row.number: row.document for row in batch.rows}
             kept = {row for found in best.values() for row in found.row.unique().tolist()}
@@ -223,11 +222,11 @@ def top_examples(
         raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
     texts = {
         token: token_text(tokenizer, token)
-        for token in {token for found in best.values() for token in found.tokens.unique().tolist()} - {_OUTSIDE}
+        for token in {token for found in best.values() for token in found.tokens.unique().tolist()} - {OUTSIDE}
     }
     contexts = {
         group.name: {
-            neuron: tuple(best[group.name].examples(place, texts, documents))
+            neuron: tuple(_examples(best[group.name], place, texts, documents))
             for place, neuron in enumerate(indices.tolist())
         }
         for group, indices in chosen.items()
@@ -236,88 +235,21 @@ def top_examples(
     return TopExamples(neurons.layout, contexts, {**about, "versions": versions()})
 
 
-_OUTSIDE = -1  # in the place of a token, beyond the ends of a row
-
-
-class _Contexts(NamedTuple):
-    """The strongest contexts so far of the chosen neurons of a group, best first.
-
-    Attributes:
-        strength: |z| at the peak, negative where the row has no token that counts.
-        row: the row's place in the corpus.
-        position: of the peak in its row.
-        tokens: around the peak.
-        z: at each of them.
-    """
-
-    strength: Float[torch.Tensor, "chosen kept"]
-    row: Int[torch.Tensor, "chosen kept"]
-    position: Int[torch.Tensor, "chosen kept"]
-    tokens: Int[torch.Tensor, "chosen kept window"]
-    z: Float[torch.Tensor, "chosen kept window"]
-
-    def merge(self, other: "_Contexts", k: int) -> "_Contexts":
-        """The `k` strongest of both."""
-        both = [torch.cat(pair, dim=1) for pair in zip(self, other, strict=True)]
-        order = _strongest(both[0], both[1], k)
-        neuron = torch.arange(len(order))[:, None]
-        return _Contexts(*(tensor[neuron, order] for tensor in both))
-
-    def examples(self, place: int, texts: Mapping[int, str], documents: Mapping[int, str | None]) -> Iterator[Example]:
-        """Those of one of the chosen neurons."""
-        middle = self.tokens.shape[2] // 2
-        for rank in range(self.strength.shape[1]):
-            if self.strength[place, rank] < 0:
-                continue
-            inside = self.tokens[place, rank] != _OUTSIDE
-            row = int(self.row[place, rank])
-            yield Example(
-                tokens=tuple(texts[token] for token in self.tokens[place, rank][inside].tolist()),
-                activations=tuple(self.z[place, rank][inside].tolist()),
-                peak=int(inside[:middle].sum()),
-                row=row,
-                position=int(self.position[place, rank]),
-                document=documents[row],
-            )
-
-
-def _of_batch(
-    model: Any, batch: Batch, number: int, chosen: Mapping[NeuronGroup, torch.Tensor], *, k: int, context: int
-) -> dict[str, _Contexts]:
-    found: dict[str, _Contexts] = {}
-    device = input_device(model)
-    counts = batch.in_context.to(device)
-    tokens = batch.tokens.masked_fill(batch.attention_mask == 0, _OUTSIDE).to(device)
-    rows = torch.tensor([row.number for row in batch.rows], device=device)
-    window = torch.arange(-context, context + 1, device=device)
-
-    def look(group: NeuronGroup, activation: torch.Tensor) -> None:
-        z = activation[..., chosen[group].to(activation.device)].float().to(device)  # [row pos chosen]
-        strength, peak = z.abs().masked_fill(~counts[..., None], -1).max(dim=1)  # the first of equals
-        order = _strongest(strength.T, rows.expand(len(chosen[group]), -1), k)  # [chosen kept], indices of rows
-        neuron = torch.arange(len(order), device=device)[:, None]
-        position = peak[order, neuron]
-        places = position[..., None] + window
-        inside = (places >= 0) & (places < tokens.shape[1])
-        at = (order[..., None], places.clamp(0, tokens.shape[1] - 1))
-        found[group.name] = _Contexts(
-            strength=strength[order, neuron],
-            row=rows[order],
-            position=position,
-            tokens=tokens[at].masked_fill(~inside, _OUTSIDE),
-            z=z[(*at, neuron[..., None])].masked_fill(~(inside & counts[at]), math.nan),
+def _examples(
+    found: Contexts, place: int, texts: Mapping[int, str], documents: Mapping[int, str | None]
+) -> Iterator[Example]:
+    """The contexts of one of the chosen neurons."""
+    middle = found.tokens.shape[2] // 2
+    for rank in range(found.strength.shape[1]):
+        if found.strength[place, rank] < 0:
+            continue
+        inside = found.tokens[place, rank] != OUTSIDE
+        row = int(found.row[place, rank])
+        yield Example(
+            tokens=tuple(texts[token] for token in found.tokens[place, rank][inside].tolist()),
+            activations=tuple(found.z[place, rank][inside].tolist()),
+            peak=int(inside[:middle].sum()),
+            row=row,
+            position=int(found.position[place, rank]),
+            document=documents[row],
         )
-
-    visit(model, batch, tuple(chosen), look)
-    for group in chosen:
-        require_finite(found[group.name].strength, group, number)
-    return {name: _Contexts(*(tensor.cpu() for tensor in contexts)) for name, contexts in found.items()}
-
-
-def _strongest(
-    strength: Float[torch.Tensor, "chosen row"], row: Int[torch.Tensor, "chosen row"], k: int
-) -> Int[torch.Tensor, "chosen kept"]:
-    """Which `k` are strongest, best first; of equals those of the earlier rows."""
-    by_row = row.argsort(dim=1)
-    order = strength.gather(1, by_row).argsort(dim=1, descending=True, stable=True)
-    return by_row.gather(1, order)[:, :k]

@@ -20,9 +20,8 @@ def keep_freed_memory() -> None:
     glibc gives what is large back to the system at once, and the next layer's activations are brought in page by page:
     a quarter of the time of a forward pass of SmolLM2 with hooks. Whoever has set malloc's variables is left alone.
     """
-    if platform.libc_ver()[0] != "glibc" or any("malloc" in name.lower() for name in os.environ):
-        return
-    if "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    said = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if said or platform.libc_ver()[0] != "glibc":
         return
     malloc_option = ctypes.CDLL(None).mallopt
     if not (malloc_option(_MMAP_THRESHOLD, _KEPT) and malloc_option(_TRIM_THRESHOLD, _KEPT)):

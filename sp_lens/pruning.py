@@ -98,7 +98,16 @@ def prune(
     groups = _layout_of_site(layout, site, unit)
     check_choice("metric", metric, SCORE_METRICS)
     check_choice("aggregate", aggregate, AGGREGATES)
-    eps = eps_by_site(eps)
+    options: dict[str, Any] = {
+        "site": site,
+        "unit": unit,
+        "metric": metric,
+        "aggregate": aggregate,
+        "fraction": fraction,
+        "recollect": recollect,
+        "eps": eps_by_site(eps),
+        "seed": seed,
+    }
     protected = _protected(groups, protect, unit)
     check_steps(protected, site, unit, fraction, steps)
 
@@ -115,13 +124,8 @@ def prune(
             settings = {
                 "model": model_name(model),
                 "weights": weights_fingerprint(model),
-                "site": site,
-                "unit": unit,
-                "metric": metric,
+                **options,
                 "aggregate": aggregate if unit == "head" else None,
-                "fraction": fraction,
-                "recollect": recollect,
-                "eps": eps,
                 "seed": seed if metric == "random" or task == "masked" else None,
                 "protected": None
                 if protect is None
@@ -131,19 +135,7 @@ def prune(
             run = None if out is None else resumed(out, settings, is_last)
             work.same(identity(settings), steps, min_retain_top1, max_forget_top1, run and run.records)
         algorithm = Algorithm(
-            model=model,
-            corpora=corpora,
-            groups=groups,
-            site=site,
-            unit=unit,
-            metric=metric,
-            aggregate=aggregate,
-            fraction=fraction,
-            recollect=recollect,
-            eps=eps,
-            seed=seed,
-            protected=protected,
-            batch_tokens=batch_tokens,
+            model=model, corpora=corpora, groups=groups, protected=protected, batch_tokens=batch_tokens, **options
         )
         bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and ranks.is_main()))
         run = run or algorithm.unpruned(settings)
