@@ -52,7 +52,7 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
     figure.update_layout(template=TEMPLATES["notebook"], height=560, showlegend=True)
     figure.update_xaxes(type="log", title_text=f"{name_of_x}, log", **log_ticks(data[x].min(), data[x].max()))
     figure.update_yaxes(rangemode="tozero", title_text="selectivity (percentage points)")
-    bars = "; bars: 95 % intervals over held-out documents" if data[["low", "high"]].notna().any(axis=None) else ""
+    bars = "; bars: 95 % intervals over held-out documents" if data[["low", "high"]].notna().to_numpy().any() else ""
     set_title(
         figure,
         f"Selectivity by {name_of_x.partition(' (')[0]}",
