@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from sp_lens.attention import fused_attention
 from sp_lens.batches import items
 from sp_lens.collect import BATCH_TOKENS, collect
 from sp_lens.errors import SpLensError, check_choice
@@ -76,8 +77,9 @@ def estimate(
     whichever will read it. What `out` holds already, and steps that a stopping rule will save, are not known here.
 
     Memory is weighed by the shapes of the model and of the largest batch: the logits of `evaluate`, or one block's
-    activations, attention pattern and float32 copies, whichever is more, with room for what an allocator wastes. It
-    comes out at 1.05 to 2.1 times the measured peak on a CPU (the bundled models and SmolLM2-135M).
+    activations, attention pattern (where it is made: see `fused_attention`) and float32 copies, whichever is more, with
+    room for what an allocator wastes. It comes out at 1.4 to 1.8 times the measured peak on a CPU for SmolLM2-135M, and
+    up to 3.7 times for the bundled models.
 
     Args:
         model: a bridge or a `HookedTransformer`.
@@ -203,15 +205,17 @@ def _batch_bytes(model: Any, longest: int, positions: int, evaluated: bool) -> i
     layout = layout_of(model)
     size = max(4, next(model.parameters()).element_size())  # reduced in float32
     widest = sum(max((group.width for group in layout if group.site == site), default=0) for site in SITES)
-    heads = max(group.heads for group in layout)
+    with fused_attention(model) as fused:
+        squares = 1 if fused else max(group.heads for group in layout)
     # One block: its neurons before and after the activation function, gated or not, and what the hooks make of them;
-    # queries against keys, before and after the mask and the softmax.
-    block = positions * (8 * widest + 4 * heads * longest) * size
+    # queries against keys, before and after the mask and the softmax, or the mask alone.
+    block = positions * (8 * widest + 4 * squares * longest) * size
     if not evaluated or reads_images(model):
         return block
-    # Float32 logits, which of them are ahead of the right one, and the integers that torch adds these up as; or, of a
-    # model in float64, its own logits twice and these.
-    return max(block, positions * model.cfg.d_vocab * max(4 + 1 + 8, 2 * size + 4))
+    # The logits of all rows; and of one row in float32, which of them are ahead of the right one, and the integers that
+    # torch adds these up as.
+    own = next(model.parameters()).element_size()
+    return max(block, model.cfg.d_vocab * (positions * own + longest * (4 + 1 + 8)))
 
 
 def _statistics_bytes(model: Any, corpora: int) -> int:

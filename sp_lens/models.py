@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 
+from sp_lens.attention import fused_attention
 from sp_lens.batches import Batch, ImageBatch
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.heap import keep_freed_memory
@@ -139,13 +140,13 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """No gradients and no dropout for the length of a `with`; the model's mode comes back after it."""
+    """No gradients, no dropout and fused attention for the length of a `with`; then all is as before."""
     if input_device(model).type == "cpu":
         keep_freed_memory()
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), fused_attention(model):
             yield
     finally:
         model.train(training)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from sp_lens.attention import substituted
 from sp_lens.sites import NeuronGroup, attentions, blocks_of, shares_keys, upstream
 
 Stream = Float[torch.Tensor, "... row pos d_model"]
@@ -80,23 +81,15 @@ class Replay:
     def _instead(
         self, module: torch.nn.Module, function: Callable[[Stream], Stream], stream: Stream, copies: int
     ) -> Iterator[None]:
-        """The module returns what the function makes of copies of the stream, whatever it is given.
-
-        Not by assigning to `forward`: a bridge's component hands that on to the module that it wraps.
-        """
+        """The module returns what the function makes of copies of the stream, whatever it is given."""
         length = self._returned[module][1]
 
         def forward(*_: Any, **__: Any) -> Any:
             answer = function(torch.cat([stream] * copies, dim=-3))
             return answer if length is None else (answer, *[None] * (length - 1))
 
-        before = {name: value for name, value in vars(module).items() if name == "forward"}  # accelerate puts one there
-        vars(module)["forward"] = forward
-        try:
+        with substituted(vars(module), "forward", forward):
             yield
-        finally:
-            del vars(module)["forward"]
-            vars(module).update(before)
 
     def _remember(self, module: torch.nn.Module, _: Any, output: Any) -> None:
         # What comes with the stream (attention patterns, as large as all else together) nothing in a pass looks at.

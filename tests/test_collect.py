@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import sp_lens as sp
 from sp_lens.batches import text_batches
+from sp_lens.models import inference
 
 pytestmark = pytest.mark.model
 
@@ -51,10 +52,12 @@ def test_reduction_is_within_1e6_of_float64(tiny: Tiny, batch_tokens: int) -> No
     rows = random_rows(40)
     stats = collect(tiny.model, rows, batch_tokens=batch_tokens)
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in stats}
-    for batch in text_batches(tiny.model, rows, batch_tokens=batch_tokens):
-        _, cache = tiny.model.run_with_cache(batch.tokens, attention_mask=batch.attention_mask)
-        for name, parts in kept.items():
-            parts.append(cache[name].flatten(2)[batch.counted & (torch.arange(batch.counted.shape[1]) > 0)])
+    with inference(tiny.model):
+        for batch in text_batches(tiny.model, rows, batch_tokens=batch_tokens):
+            options = {"attention_mask": batch.attention_mask, "names_filter": list(kept)}
+            _, cache = tiny.model.run_with_cache(batch.tokens, **options)
+            for name, parts in kept.items():
+                parts.append(cache[name].flatten(2)[batch.counted & (torch.arange(batch.counted.shape[1]) > 0)])
     for name, parts in kept.items():
         z = torch.cat(parts).double()
         for metric, formula in METRICS.items():

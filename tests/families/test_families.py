@@ -33,6 +33,7 @@ from families.architectures import FAMILIES, Family
 from families.table import CHECKS
 from sp_lens import compaction
 from sp_lens.ablation import folded
+from sp_lens.attention import fused_attention
 from sp_lens.batches import text_batches
 from sp_lens.masking import mask_tokens
 
@@ -183,6 +184,28 @@ def test_ablation_by_hooks_is_zeroed_weights(case: Case, measure: Measure) -> No
         measure("hooks", largest(logits(case.model, case.inputs), expected))
     with folded(case.model, mask):
         measure("folded", largest(logits(case.model, case.inputs), expected))
+
+
+@cases(kinds=("bridge",))
+def test_fused_attention_is_that_of_transformerlens(case: Case, measure: Measure) -> None:
+    """With padding on both sides, longer than a sliding window, and with hooks on z that change it."""
+    inputs = [(case.inputs, {})]
+    if case.family.reads_text:
+        inputs += [(ids, {"attention_mask": mask}) for ids, mask in map(padded, ("left", "right"))]
+    names = list(sp.layout_of(case.model).names)
+    for given, options in inputs:
+        seen = options.get("attention_mask", torch.ones(given.shape[:2])).bool()
+        with torch.no_grad(), sp.ablate(case.model, random_mask(case.model, 0.3)):
+            expected, apart = case.model.run_with_cache(given, names_filter=names, **options)
+            with fused_attention(case.model) as fused:
+                answers, cache = case.model.run_with_cache(given, names_filter=names, **options)
+        assert fused == (case.family.name not in ("neox", "gemma2"))
+        if not fused:
+            return
+        whole = slice(None) if not options else seen  # what padding says is nobody's concern
+        measure("fused", largest(answers[whole], expected[whole]))
+        for name in names:
+            measure("fused", largest(cache[name][whole], apart[name][whole]) / float(apart[name][whole].abs().max()))
 
 
 @cases()

@@ -1,0 +1,114 @@
+"""Attention in one fused kernel, where nobody looks inside it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+
+from sp_lens.sites import attentions
+
+
+@contextmanager
+def fused_attention(model: Any) -> Iterator[bool]:
+    """For the length of a `with`, attention as transformers computes it by default; whether that could be done.
+
+    TransformerLens takes attention apart, so that hooks see its scores and its pattern: for each head a number for each
+    pair of tokens, in memory several times over. Who reads what goes into W_O alone can have it from one kernel
+    (`torch.nn.functional.scaled_dot_product_attention`), which keeps none of them: the same up to rounding, sooner,
+    and in memory that grows with the length of the rows and not with its square.
+
+    Nothing is changed for a `HookedTransformer`, for an attention that transformers has no such kernel for (Gemma 2,
+    whose scores are capped), for one that was not loaded "eager", whose weights TransformerLens has copies of
+    (GPT-NeoX) or has processed (`enable_compatibility_mode`), and where a hook is on anything inside an attention but
+    its input, its output and z.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> with fused_attention(model) as fused:
+        ...     fused
+        True
+        >>> watch = ("blocks.0.attn.hook_pattern", lambda pattern, hook: None)
+        >>> with model.hooks(fwd_hooks=[watch]), fused_attention(model) as fused:
+        ...     fused
+        False
+    """
+    if not _can_be_fused(model):
+        yield False
+        return
+    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+
+    plain = model.original_model
+    with ExitStack() as stack:
+        stack.callback(plain.set_attn_implementation, "eager")
+        plain.set_attn_implementation("sdpa")
+        for attention, output in attentions(model).items():
+            owner, name = _place(attention, output)
+            stack.enter_context(substituted(owner._modules, name, output))
+            # TransformerLens' own way to delegate: the input's hook, what transformers computes, the output's hook.
+            stack.enter_context(substituted(vars(attention), "forward", MethodType(AttentionBridge.forward, attention)))
+        yield True
+
+
+@contextmanager
+def substituted(names: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """The value under that name for the length of a `with`, and what was there, or nothing, after it.
+
+    So is the `forward` of a bridge's component set, in its `vars`: what is assigned to the component goes to the module
+    that it wraps.
+    """
+    before = {key: names[key] for key in [name] if key in names}
+    names[name] = value
+    try:
+        yield
+    finally:
+        del names[name]
+        names.update(before)
+
+
+def _can_be_fused(model: Any) -> bool:
+    """Whether transformers has the kernel, and computes by it what the model computes, hooks included."""
+    plain = getattr(model, "original_model", None)
+    if not getattr(plain, "_supports_sdpa", False) or plain.config._attn_implementation != "eager":
+        return False
+    return all(
+        hasattr(attention, "original_component")
+        and not attention.compatibility_mode
+        and "forward" not in vars(attention)  # accelerate's, on a model that is partly on disk
+        and _place(attention, output) is not None
+        and _has_its_weights(attention)
+        and not _is_watched(attention, output)
+        for attention, output in attentions(model).items()
+    )
+
+
+def _place(attention: Any, output: Any) -> tuple[torch.nn.Module, str] | None:
+    """Where transformers' attention keeps the module of the output weights, in a bridge's or by itself, if it does."""
+    for owner in attention.original_component.modules():
+        for name, child in owner.named_children():
+            if child is output or child is getattr(output, "original_component", None):
+                return owner, name
+    return None
+
+
+def _has_its_weights(attention: Any) -> bool:
+    """Whether transformers computes with the weights of the hooked attention: a copy may have been trained, or not."""
+    own = {id(parameter) for parameter in attention.original_component.parameters()}
+    others = [parameter for parameter in attention.parameters() if id(parameter) not in own]
+    if not others:
+        return True
+    there = {_storage(parameter) for parameter in attention.original_component.parameters()}
+    return all(_storage(parameter) in there for parameter in others) and None not in there
+
+
+def _storage(parameter: torch.Tensor) -> tuple[torch.device, int] | None:
+    """Which memory a weight is in; None of what is on disk."""
+    return None if parameter.is_meta else (parameter.device, parameter.untyped_storage().data_ptr())
+
+
+def _is_watched(attention: Any, output: Any) -> bool:
+    """Whether a hook is on what transformers does not run: scores, pattern, and queries that it has no module for."""
+    run = {attention, attention.hook_in, attention.hook_out, *output.modules(), *attention.original_component.modules()}
+    return any(module._forward_hooks or module._forward_pre_hooks for module in {*attention.modules()} - run)

@@ -1,0 +1,146 @@
+"""Fused attention: where it is, where it must not be, and that nothing is left of it. Its numbers are in families/."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_bridge
+
+import sp_lens as sp
+from sp_lens.attention import fused_attention
+from sp_lens.models import inference
+
+pytestmark = pytest.mark.model
+
+TOKENS = torch.arange(2, 42).view(2, 20)
+FUSED, APART = {"aten::scaled_dot_product_attention"}, {"aten::_softmax"}
+
+
+def kernels(model: Any) -> set[str]:
+    """What torch ran of attention in a pass: the fused one, or the softmax of one that is taken apart."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(TOKENS)
+    ran = {str(event.key) for event in profile.key_averages()}
+    return ran & (FUSED | APART)
+
+
+@pytest.fixture(params=["llama", "gpt2", "opt"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny_bridge(request.param)
+
+
+def test_what_needs_no_gradients_runs_one_kernel(model: Any) -> None:
+    assert kernels(model) == APART
+    with inference(model):
+        assert kernels(model) == FUSED
+        with inference(model):
+            assert kernels(model) == FUSED
+        assert kernels(model) == FUSED
+    assert kernels(model) == APART
+
+
+def test_nothing_is_left_of_it(model: Any) -> None:
+    """After an exception in the middle of a pass neither."""
+
+    def state() -> list[tuple[dict[str, Any], set[str]]]:
+        return [(dict(module._modules), set(vars(module))) for module in model.blocks.modules()]
+
+    def stop(activation: torch.Tensor, hook: Any) -> None:
+        raise KeyboardInterrupt
+
+    with inference(model):
+        model(TOKENS)  # transformers puts hooks of its own on what it runs for the first time
+    before = state()
+    with model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", stop)]), pytest.raises(KeyboardInterrupt):
+        sp.collect(model, list(TOKENS), progress=False)
+    assert state() == before
+    assert model.original_model.config._attn_implementation == "eager"
+    assert kernels(model) == APART
+
+
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores"])
+def test_a_hook_inside_attention_is_heard(name: str) -> None:
+    """Attention to the first token alone changes the loss, through every function that computes one."""
+    model = tiny_bridge("llama")
+    rows = list(TOKENS)
+
+    def first_only(inner: torch.Tensor, hook: Any) -> torch.Tensor:
+        if hook.name.endswith("scores"):
+            return inner.index_fill(-1, torch.arange(1, inner.shape[-1]), torch.finfo(inner.dtype).min)
+        return torch.zeros_like(inner).index_fill(-1, torch.tensor([0]), 1)
+
+    whole = sp.evaluate(model, rows, progress=False).loss
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", first_only)]):
+        with torch.no_grad():
+            logits = model(TOKENS)[:, :-1].flatten(0, 1)
+        expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+        assert sp.evaluate(model, rows, progress=False).loss == pytest.approx(expected, rel=1e-5)
+    assert whole != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hook_q", "hook_k", "hook_v"])
+def test_a_hook_on_queries_keys_and_values_is_heard(model: Any, name: str) -> None:
+    rows = list(TOKENS)
+    whole = sp.evaluate(model, rows, progress=False).loss
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", lambda vectors, hook: -2 * vectors)]):
+        with torch.no_grad():
+            logits = model(TOKENS)[:, :-1].flatten(0, 1)
+        expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+        assert sp.evaluate(model, rows, progress=False).loss == pytest.approx(expected, rel=1e-5)
+    assert abs(whole - expected) > 1e-4
+
+
+def test_weights_that_transformers_has_not_are_computed_with() -> None:
+    """TransformerLens trains copies of the queries, keys and values that GPT-NeoX has in one matrix."""
+    model = tiny_bridge("neox")
+    with torch.no_grad():
+        model.blocks[0].attn.v.original_component.weight.mul_(3)
+        logits = model(TOKENS)[:, :-1].flatten(0, 1)
+    expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+    assert sp.evaluate(model, list(TOKENS), progress=False).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_in_other_numbers_are_computed_with() -> None:
+    """GPT-2's are one matrix of which TransformerLens has views, until they are converted one by one."""
+    model = tiny_bridge("gpt2")
+    with fused_attention(model) as fused:
+        assert fused
+    model.to(torch.float64)
+    attention = model.blocks[0].attn
+    shared = attention.q.original_component.weight.untyped_storage().data_ptr() in {
+        parameter.untyped_storage().data_ptr() for parameter in attention.original_component.parameters()
+    }
+    with fused_attention(model) as fused:
+        assert fused == shared
+
+
+def test_processed_weights_are_left_alone() -> None:
+    model = tiny_bridge("llama")
+    model.enable_compatibility_mode(disable_warnings=True)
+    with inference(model):
+        assert kernels(model) == APART
+
+
+def test_memory_grows_with_the_length_of_rows_and_not_with_its_square() -> None:
+    """The largest tensor that a pass makes, of rows twice as long, in floats."""
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.numel = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.is_floating_point():
+                self.numel = max(self.numel, made.numel())
+            return made
+
+    def largest(length: int, *, fused: bool) -> int:
+        model = tiny_bridge("llama")
+        watch = [] if fused else [("blocks.0.attn.hook_pattern", lambda pattern, hook: None)]
+        with model.hooks(fwd_hooks=watch), Largest() as mode:
+            sp.collect(model, [torch.arange(2, 2 + length)], progress=False)
+        return mode.numel
+
+    assert largest(128, fused=True) == 2 * largest(64, fused=True)
+    assert largest(128, fused=False) == 4 * largest(64, fused=False)
