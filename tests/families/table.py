@@ -48,8 +48,8 @@ CHECKS = {
     ),
     "fused": Check(
         1e-5,
-        "`hook_z` and `hook_post` as a share of the largest, and logits, with some neurons ablated: attention in one kernel, "
-        "in which all runs that needs no gradients, and as TransformerLens takes it apart",
+        "`hook_z` and `hook_post` as a share of the largest, and logits, with some neurons ablated: attention in one "
+        "kernel, in which all runs that needs no gradients, and as TransformerLens takes it apart",
     ),
     "bfloat16": Check(0.03, "`abs`, `rms`, `std` and loss in bfloat16 and in float32, as a share of the largest"),
     "float16": Check(0.005, "the same in float16"),
