@@ -76,6 +76,7 @@ def _can_be_fused(model: Any) -> bool:
     return all(
         hasattr(attention, "original_component")
         and not attention.compatibility_mode
+        and getattr(attention.original_component, "attn_logit_softcapping", None) is None  # transformers 5.18 drops it
         and "forward" not in vars(attention)  # accelerate's, on a model that is partly on disk
         and _place(attention, output) is not None
         and _has_its_weights(attention)
