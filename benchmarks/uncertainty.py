@@ -21,10 +21,10 @@ from jaxtyping import Float
 from scipy.stats import false_discovery_control, norm
 from tqdm.auto import tqdm
 
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.moments import Moments
 from sp_lens.neurons import NeuronValues
 from sp_lens.permutation import specialised
-from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.stats import METRICS, ActivationStats
 from sp_lens.uncertainty import uncertainty
 

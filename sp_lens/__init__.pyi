@@ -29,6 +29,8 @@ from sp_lens.harness import lm_eval as lm_eval
 from sp_lens.images import load_images as load_images
 from sp_lens.importance import head_mask as head_mask
 from sp_lens.importance import score as score
+from sp_lens.layout import Layout as Layout
+from sp_lens.layout import NeuronGroup as NeuronGroup
 from sp_lens.membership import MembershipInference as MembershipInference
 from sp_lens.membership import membership_inference as membership_inference
 from sp_lens.models import load_model as load_model
@@ -45,8 +47,6 @@ from sp_lens.report import report as report
 from sp_lens.reproduction import reproduce as reproduce
 from sp_lens.runs import PruneInterrupted as PruneInterrupted
 from sp_lens.runs import PruneRun as PruneRun
-from sp_lens.sites import Layout as Layout
-from sp_lens.sites import NeuronGroup as NeuronGroup
 from sp_lens.sites import layout_of as layout_of
 from sp_lens.sliding import sliding_perplexity as sliding_perplexity
 from sp_lens.specialisation import Specialisation as Specialisation

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.layout import NeuronGroup
 from sp_lens.models import forward, inference, model_name
 from sp_lens.neurons import NeuronMask
-from sp_lens.sites import NeuronGroup, attached, layout_of, output_weight
+from sp_lens.sites import attached, layout_of, output_weight
 from sp_lens.stats import ActivationStats
 
 Mode = Literal["zero", "mean", "resample"]

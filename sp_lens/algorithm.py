@@ -12,9 +12,9 @@ from sp_lens.compaction import pruned
 from sp_lens.effects import Unit
 from sp_lens.evaluate import evaluate_sides
 from sp_lens.importance import ScoreMetric, random_values, score
+from sp_lens.layout import SITES, Layout, Site
 from sp_lens.neurons import Aggregate, HeadValues, NeuronMask, NeuronValues
 from sp_lens.runs import PruneRun
-from sp_lens.sites import SITES, Layout, Site
 from sp_lens.stats import Metric
 
 logger = logging.getLogger(__name__)

@@ -45,8 +45,8 @@ def fused_attention(model: Any) -> Iterator[bool]:
         stack.callback(plain.set_attn_implementation, "eager")
         plain.set_attn_implementation("sdpa")
         for attention, output in attentions(model).items():
-            owner, name = _place(attention, output)
-            stack.enter_context(substituted(owner._modules, name, output))
+            for owner, name in _places(attention, output):
+                stack.enter_context(substituted(owner._modules, name, output))
             # TransformerLens' own way to delegate: the input's hook, what transformers computes, the output's hook.
             stack.enter_context(substituted(vars(attention), "forward", MethodType(AttentionBridge.forward, attention)))
         yield True
@@ -59,39 +59,39 @@ def substituted(names: dict[str, Any], name: str, value: Any) -> Iterator[None]:
     So is the `forward` of a bridge's component set, in its `vars`: what is assigned to the component goes to the module
     that it wraps.
     """
-    before = {key: names[key] for key in [name] if key in names}
+    was_there, before = name in names, names.get(name)
     names[name] = value
     try:
         yield
     finally:
-        del names[name]
-        names.update(before)
+        if was_there:
+            names[name] = before  # in its place: the order of modules is that of the weights in a fingerprint
+        else:
+            del names[name]
 
 
 def _can_be_fused(model: Any) -> bool:
     """Whether transformers has the kernel, and computes by it what the model computes, hooks included."""
     plain = getattr(model, "original_model", None)
-    if not getattr(plain, "_supports_sdpa", False) or plain.config._attn_implementation != "eager":
+    if plain is None or not getattr(plain, "_supports_sdpa", False) or plain.config._attn_implementation != "eager":
         return False
     return all(
         hasattr(attention, "original_component")
         and not attention.compatibility_mode
         and getattr(attention.original_component, "attn_logit_softcapping", None) is None  # transformers 5.18 drops it
         and "forward" not in vars(attention)  # accelerate's, on a model that is partly on disk
-        and _place(attention, output) is not None
+        and _places(attention, output)
         and _has_its_weights(attention)
         and not _is_watched(attention, output)
         for attention, output in attentions(model).items()
     )
 
 
-def _place(attention: Any, output: Any) -> tuple[torch.nn.Module, str] | None:
-    """Where transformers' attention keeps the module of the output weights, in a bridge's or by itself, if it does."""
-    for owner in attention.original_component.modules():
-        for name, child in owner.named_children():
-            if child is output or child is getattr(output, "original_component", None):
-                return owner, name
-    return None
+def _places(attention: Any, output: Any) -> list[tuple[torch.nn.Module, str]]:
+    """Where transformers' attention has the module of the output weights, a bridge's or the one that it wraps."""
+    kept = (output, getattr(output, "original_component", None))
+    owners = (module for module in attention.original_component.modules() if module is not output)
+    return [(owner, name) for owner in owners for name, child in owner.named_children() if child in kept]
 
 
 def _has_its_weights(attention: Any) -> bool:

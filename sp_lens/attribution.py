@@ -11,9 +11,10 @@ from sp_lens.batches import batches
 from sp_lens.collect import BATCH_TOKENS
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import nothing_to_predict, prediction_losses
+from sp_lens.layout import NeuronGroup
 from sp_lens.models import differentiable, model_name
 from sp_lens.neurons import NeuronValues
-from sp_lens.sites import NeuronGroup, attached, layout_of
+from sp_lens.sites import attached, layout_of
 from sp_lens.stats import ActivationStats
 from sp_lens.tasks import require_task
 

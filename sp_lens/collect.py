@@ -15,10 +15,11 @@ from sp_lens.batches import Batch, ImageBatch, batches, deal, documents_of
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.halving import Halving
+from sp_lens.layout import Layout, NeuronGroup, Site
 from sp_lens.models import forward, inference, model_name
 from sp_lens.moments import Histogram, Moments
 from sp_lens.neurons import NeuronMask
-from sp_lens.sites import Layout, NeuronGroup, Site, attached, layout_of
+from sp_lens.sites import attached, layout_of
 from sp_lens.stats import ActivationStats
 from sp_lens.storage import versions
 

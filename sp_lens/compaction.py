@@ -14,10 +14,11 @@ import torch
 
 from sp_lens.ablation import ablate, check_mask, fold_mask, folded
 from sp_lens.errors import SpLensError
+from sp_lens.layout import Layout
 from sp_lens.matrices import Cut, matrices_of
 from sp_lens.models import inference, input_device, random_inputs
 from sp_lens.neurons import NeuronMask
-from sp_lens.sites import Layout, attached, kind_of, layout_of
+from sp_lens.sites import attached, kind_of, layout_of
 from sp_lens.stats import ActivationStats
 
 logger = logging.getLogger(__name__)

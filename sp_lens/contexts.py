@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from sp_lens.batches import Batch
 from sp_lens.collect import require_finite, visit
+from sp_lens.layout import NeuronGroup
 from sp_lens.models import input_device
-from sp_lens.sites import NeuronGroup
 
 OUTSIDE = -1  # in the place of a token, beyond the ends of a row
 

@@ -15,9 +15,10 @@ from sp_lens.collect import BATCH_TOKENS, collect
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluate import evaluate
 from sp_lens.importance import SCORE_METRICS, ScoreMetric
+from sp_lens.layout import SITES
 from sp_lens.moments import Moments
 from sp_lens.rows import Row
-from sp_lens.sites import SITES, layout_of
+from sp_lens.sites import layout_of
 from sp_lens.tasks import patches_of, reads_images, require_task
 
 # Of each corpus, what the speed is measured on.

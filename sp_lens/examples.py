@@ -17,10 +17,10 @@ from sp_lens.contexts import OUTSIDE, Contexts, contexts_of_batch
 from sp_lens.corpus import describe
 from sp_lens.errors import SpLensError
 from sp_lens.fitting import check_at_least
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.models import inference, model_name
 from sp_lens.neurons import ABOUT, NeuronMask
 from sp_lens.rows import tokenizer_of
-from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.storage import opened, save_tensors, versions
 from sp_lens.tokens import token_text
 

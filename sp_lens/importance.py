@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeVar, get_args, overload
 import torch
 
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.layout import Layout, Site
 from sp_lens.neurons import HeadValues, NeuronMask, NeuronValues
-from sp_lens.sites import Layout, Site
 from sp_lens.stats import ActivationStats, Metric
 
 ScoreMetric = Literal[Metric, "random"]

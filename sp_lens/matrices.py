@@ -16,7 +16,8 @@ from jaxtyping import Bool, Int
 from transformers.pytorch_utils import Conv1D
 
 from sp_lens.errors import SpLensError
-from sp_lens.sites import NeuronGroup, kind_of
+from sp_lens.layout import NeuronGroup
+from sp_lens.sites import kind_of
 
 # The attributes in which a module keeps its sizes: of what comes in, and of what goes out.
 _SIZES: dict[type, tuple[str, str]] = {torch.nn.Linear: ("in_features", "out_features"), Conv1D: ("nx", "nf")}

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.sites import Layout, NeuronGroup, Site
+from sp_lens.layout import Layout, NeuronGroup, Site
 from sp_lens.storage import opened, save_tensors
 
 Aggregate = Literal["mean", "median", "max", "l2", "sum"]

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.fitting import check_shares
 from sp_lens.importance import Side
+from sp_lens.layout import Layout
 from sp_lens.moments import Moments
 from sp_lens.neurons import ABOUT, NeuronMask, NeuronValues
-from sp_lens.sites import Layout
 from sp_lens.stats import METRICS, ActivationStats, Metric
 from sp_lens.storage import opened, save_tensors
 from sp_lens.uncertainty import require_blocks

@@ -13,12 +13,13 @@ from sp_lens.collect import BATCH_TOKENS
 from sp_lens.effects import UNITS, Unit
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.importance import EPS, SCORE_METRICS, ScoreMetric, eps_by_site
+from sp_lens.layout import SITES, Layout, Site
 from sp_lens.models import model_name, weights_fingerprint
 from sp_lens.neurons import AGGREGATES, Aggregate, NeuronMask, pick_count
 from sp_lens.overlap import checked_corpora
 from sp_lens.run_folder import identity, keep, locked, resumed
 from sp_lens.runs import PruneInterrupted, PruneRun, stopped
-from sp_lens.sites import SITES, Layout, Site, layout_of
+from sp_lens.sites import layout_of
 from sp_lens.tasks import require_task
 
 _OTHER_RUN = (

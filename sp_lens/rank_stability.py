@@ -9,8 +9,8 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.importance import EPS, score
+from sp_lens.layout import Site
 from sp_lens.neurons import NeuronMask
-from sp_lens.sites import Site
 from sp_lens.stats import ActivationStats, Metric
 from sp_lens.uncertainty import require_blocks
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.attention import substituted
-from sp_lens.sites import NeuronGroup, attentions, blocks_of, shares_keys, upstream
+from sp_lens.layout import NeuronGroup
+from sp_lens.sites import attentions, blocks_of, shares_keys, upstream
 
 Stream = Float[torch.Tensor, "... row pos d_model"]
 

@@ -9,6 +9,7 @@ import torch
 from sp_lens import plots
 from sp_lens.errors import SpLensError
 from sp_lens.examples import TopExamples
+from sp_lens.layout import NeuronGroup, Site
 from sp_lens.neurons import NeuronValues
 from sp_lens.plots import Page
 from sp_lens.plots._page import Section, figure, page, table
@@ -16,7 +17,6 @@ from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, as_runs, corpus_name
 from sp_lens.plots._text import escaped
 from sp_lens.plots.neuron_card import by_label, card_sections, neuron_name
 from sp_lens.runs import PruneRun
-from sp_lens.sites import NeuronGroup, Site
 from sp_lens.stats import ActivationStats
 from sp_lens.storage import write_bytes
 

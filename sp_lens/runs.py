@@ -14,8 +14,8 @@ from jaxtyping import Int
 
 from sp_lens.errors import DamagedFile, SpLensError
 from sp_lens.fitting import check_shares, fitted
+from sp_lens.layout import Layout
 from sp_lens.neurons import NeuronMask
-from sp_lens.sites import Layout
 from sp_lens.storage import opened, save_tensors
 
 # What is read anywhere of a run's settings, of a corpus among them, and of its records.

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.jackknife import standard_errors
+from sp_lens.layout import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.moments import Moments, stacked, unstacked
 from sp_lens.neurons import ABOUT, NeuronMask, NeuronValues
-from sp_lens.sites import Layout, NeuronGroup, Site, group_of_activation
 from sp_lens.storage import opened, save_tensors
 
 Metric = Literal["abs", "rms", "std", "freq"]

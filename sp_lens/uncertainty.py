@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
 from sp_lens.importance import EPS, eps_by_site, score
+from sp_lens.layout import Layout, NeuronGroup, Site
 from sp_lens.neurons import ABOUT, NeuronValues
-from sp_lens.sites import Layout, NeuronGroup, Site
 from sp_lens.stats import ActivationStats, Metric
 from sp_lens.storage import opened, save_tensors
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_bridge
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sp_lens as sp
 from sp_lens.attention import fused_attention
@@ -42,8 +43,8 @@ def test_what_needs_no_gradients_runs_one_kernel(model: Any) -> None:
 def test_nothing_is_left_of_it(model: Any) -> None:
     """After an exception in the middle of a pass neither."""
 
-    def state() -> list[tuple[dict[str, Any], set[str]]]:
-        return [(dict(module._modules), set(vars(module))) for module in model.blocks.modules()]
+    def state() -> list[tuple[list[tuple[str, Any]], set[str]]]:
+        return [(list(module._modules.items()), set(vars(module))) for module in model.blocks.modules()]
 
     def stop(activation: torch.Tensor, hook: Any) -> None:
         raise KeyboardInterrupt
@@ -124,7 +125,7 @@ def test_processed_weights_are_left_alone() -> None:
 def test_memory_grows_with_the_length_of_rows_and_not_with_its_square() -> None:
     """The largest tensor that a pass makes, of rows twice as long, in floats."""
 
-    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    class Largest(TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()
             self.numel = 0

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import sp_lens as sp
 from sp_lens.batches import deal
 from sp_lens.jackknife import leave_one_out, standard_errors
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.moments import Moments
-from sp_lens.sites import Layout, NeuronGroup
 from sp_lens.stats import METRICS
 
 MLP, ATTN = NeuronGroup("mlp", 0, 12), NeuronGroup("attn", 0, 4, heads=2)

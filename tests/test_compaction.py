@@ -21,8 +21,8 @@ import sp_lens as sp
 from sp_lens import algorithm, compaction
 from sp_lens.cli import main
 from sp_lens.compaction import pruned
+from sp_lens.layout import NeuronGroup
 from sp_lens.matrices import Cut, Matrices, Sliced
-from sp_lens.sites import NeuronGroup
 
 pytestmark = pytest.mark.model
 

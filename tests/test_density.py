@@ -10,8 +10,8 @@ import torch
 from conftest import random_rows
 
 import sp_lens as sp
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.moments import Histogram, Moments
-from sp_lens.sites import Layout, NeuronGroup
 
 pytestmark = pytest.mark.libraries
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens.sites import Layout, NeuronGroup
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.tokens import token_text
 
 ATTN, MLP = "blocks.0.attn.hook_z", "blocks.1.mlp.hook_post"

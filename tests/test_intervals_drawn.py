@@ -12,7 +12,7 @@ from test_plots import normal, run_of, stats_of
 
 import sp_lens as sp
 from sp_lens.confidence import DocumentHits
-from sp_lens.sites import NeuronGroup
+from sp_lens.layout import NeuronGroup
 
 pytestmark = pytest.mark.libraries
 

@@ -12,8 +12,8 @@ import torch
 from test_plots import run_of
 
 import sp_lens as sp
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.moments import Histogram, Moments
-from sp_lens.sites import Layout, NeuronGroup
 
 pytestmark = pytest.mark.libraries
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sp_lens import ActivationStats, HeadValues, NeuronMask, NeuronValues, SpLensError, head_mask, score
 from sp_lens.importance import EPS
+from sp_lens.layout import Layout, NeuronGroup, Site
 from sp_lens.neurons import pick_count
-from sp_lens.sites import Layout, NeuronGroup, Site
 
 pytestmark = pytest.mark.libraries
 

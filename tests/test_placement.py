@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sp_lens as sp
 from sp_lens.ablation import fold_mask
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.models import input_device, weights_fingerprint
 from sp_lens.moments import Moments
-from sp_lens.sites import Layout, NeuronGroup
 
 pytestmark = pytest.mark.model
 

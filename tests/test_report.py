@@ -12,7 +12,7 @@ from test_neuron_card import HOSTILE, LAYOUT, MLP, examples_of, read, scores_of,
 
 import sp_lens as sp
 from sp_lens.cli import main
-from sp_lens.sites import Layout, NeuronGroup
+from sp_lens.layout import Layout, NeuronGroup
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LATER = "blocks.1.mlp.hook_post"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import sp_lens as sp
+from sp_lens.layout import Layout, NeuronGroup
 from sp_lens.moments import Moments
-from sp_lens.sites import Layout, NeuronGroup
 
 pytestmark = pytest.mark.libraries
 

@@ -9,10 +9,11 @@ from sp_lens.ablation import fold_mask
 from sp_lens.baselines._steps import unlearn
 from sp_lens.baselines._weights import Values, Weights
 from sp_lens.collect import BATCH_TOKENS, collect
+from sp_lens.layout import Site
 from sp_lens.neurons import NeuronMask, NeuronValues
 from sp_lens.pruning import check_steps
 from sp_lens.runs import PruneRun
-from sp_lens.sites import Site, layout_of, output_weight
+from sp_lens.sites import layout_of, output_weight
 
 
 def magnitude(

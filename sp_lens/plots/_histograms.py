@@ -12,7 +12,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
-    from sp_lens.sites import NeuronGroup, Site
+    from sp_lens.layout import NeuronGroup, Site
     from sp_lens.stats import ActivationStats
 
 Floats = npt.NDArray[np.floating]

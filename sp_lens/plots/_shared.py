@@ -15,9 +15,9 @@ from sp_lens.plots._text import plain
 from sp_lens.plots.templates import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.layout import Site
     from sp_lens.neurons import NeuronValues
     from sp_lens.runs import Run
-    from sp_lens.sites import Site
     from sp_lens.specialisation import Specialisation
     from sp_lens.stats import ActivationStats, Metric
 

@@ -9,7 +9,7 @@ from sp_lens.plots._shared import SITE_NAMES, require_specialisation, set_title,
 from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
-    from sp_lens.sites import Site
+    from sp_lens.layout import Site
     from sp_lens.specialisation import Specialisation
 
 

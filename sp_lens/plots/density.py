@@ -23,7 +23,7 @@ from sp_lens.plots._text import plain
 from sp_lens.plots.templates import NEUTRAL, PALETTE
 
 if TYPE_CHECKING:
-    from sp_lens.sites import NeuronGroup, Site
+    from sp_lens.layout import NeuronGroup, Site
     from sp_lens.stats import ActivationStats
 
 # More curves than this can't be told apart, and make a slow figure of many megabytes.
@@ -141,7 +141,7 @@ def _intervals(stats: "ActivationStats", group: "NeuronGroup", neurons: list[int
     """The mean |z| of the neurons with its interval, by neuron; None where no statistics by blocks were kept."""
     if not stats.blocks:
         return None
-    from sp_lens.sites import Layout  # these need torch, which whoever has statistics has loaded
+    from sp_lens.layout import Layout  # these need torch, which whoever has statistics has loaded
     from sp_lens.uncertainty import uncertainty
 
     return uncertainty(stats.part(Layout((group,)))).frame().set_index("neuron").loc[neurons]

@@ -21,8 +21,8 @@ from sp_lens.plots._text import plain
 from sp_lens.plots.templates import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.layout import Site
     from sp_lens.neurons import NeuronValues
-    from sp_lens.sites import Site
     from sp_lens.stats import ActivationStats, Metric
 
 Floats = npt.NDArray[np.floating]

@@ -11,7 +11,7 @@ from sp_lens.plots._heatmap import heatmap
 from sp_lens.plots._shared import SITE_NAMES, scores_of, set_title, values_about
 
 if TYPE_CHECKING:
-    from sp_lens.sites import Site
+    from sp_lens.layout import Site
     from sp_lens.stats import ActivationStats, Metric
 
 METRICS: tuple["Metric", ...] = ("freq", "abs", "rms", "std")  # in the order of the paper's Figure 4

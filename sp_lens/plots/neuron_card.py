@@ -16,9 +16,9 @@ from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
     from sp_lens.examples import Example, TopExamples
+    from sp_lens.layout import Layout, NeuronGroup, Site
     from sp_lens.neurons import NeuronValues
     from sp_lens.runs import PruneRun
-    from sp_lens.sites import Layout, NeuronGroup, Site
     from sp_lens.stats import ActivationStats, Metric
     from sp_lens.uncertainty import Uncertainty
 
@@ -213,7 +213,7 @@ def _importance(stats: "ActivationStats", group: "NeuronGroup", neuron: int, met
     """An importance, with its interval where there are statistics by blocks."""
     if not stats.blocks:
         return f"{float(getattr(stats[group.name], metric)()[neuron]):.3g}"
-    from sp_lens.sites import Layout  # these need torch, which whoever has statistics has loaded
+    from sp_lens.layout import Layout  # these need torch, which whoever has statistics has loaded
     from sp_lens.uncertainty import uncertainty
 
     return _with_interval(uncertainty(stats.part(Layout((group,))), metric=metric), group, neuron)

@@ -19,7 +19,7 @@ from sp_lens.plots._text import plain
 from sp_lens.plots.templates import TEMPLATES
 
 if TYPE_CHECKING:
-    from sp_lens.sites import Site
+    from sp_lens.layout import Site
     from sp_lens.stats import ActivationStats
 
 

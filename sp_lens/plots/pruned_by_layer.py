@@ -19,8 +19,8 @@ from sp_lens.plots._shared import (
 from sp_lens.plots.templates import NEUTRAL
 
 if TYPE_CHECKING:
+    from sp_lens.layout import Layout, Site
     from sp_lens.runs import PruneRun
-    from sp_lens.sites import Layout, Site
 
 Floats = npt.NDArray[np.floating]
 

@@ -20,8 +20,8 @@ from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_titl
 from sp_lens.plots.templates import TEMPLATES
 
 if TYPE_CHECKING:
+    from sp_lens.layout import Site
     from sp_lens.neurons import NeuronMask
-    from sp_lens.sites import Site
     from sp_lens.stats import ActivationStats
 
 MOST_ROWS = 40

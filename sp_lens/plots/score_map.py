@@ -11,8 +11,8 @@ from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, set_title, values_ab
 from sp_lens.plots._text import plain
 
 if TYPE_CHECKING:
+    from sp_lens.layout import Site
     from sp_lens.neurons import NeuronValues
-    from sp_lens.sites import Site
 
 Numbers = npt.NDArray[np.number]
 

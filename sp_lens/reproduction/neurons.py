@@ -10,12 +10,12 @@ from sp_lens.collect import collect, collect_histograms
 from sp_lens.confidence import bootstrap_mean
 from sp_lens.corpus import load_corpus
 from sp_lens.importance import score
+from sp_lens.layout import Site
 from sp_lens.offline import Split
 from sp_lens.permutation import SpecialisedNeurons, specialised
 from sp_lens.reproduction.result import Finding, compared
 from sp_lens.reproduction.setting import Setting
 from sp_lens.reproduction.writing import Found, origins
-from sp_lens.sites import Site
 from sp_lens.specialisation import specialisation
 from sp_lens.uncertainty import uncertainty
 
