@@ -169,6 +169,22 @@ def test_panels_are_called_after_what_was_recorded() -> None:
     assert [note.text for note in figure.layout.annotations] == names
 
 
+def test_what_is_protected_at_one_site_alone_makes_no_panel() -> None:
+    """Attention sinks are neurons of the MLP: runs of the attention have none to protect."""
+    spared = {"protected": {"neurons": 22}}
+    runs = [run_of(site="attn"), run_of(site="mlp", **spared), run_of(site="mlp", metric="rms", **spared)]
+    figure = sp.plots.selectivity(runs)
+    assert not [note.text for note in figure.layout.annotations if note.text]
+    assert [(trace.name, trace.showlegend) for trace in traces(figure)] == [
+        ("MLP neurons", True),
+        ("attention pre-out neurons", True),
+    ]
+    assert figure.layout.title.subtitle.text.endswith(", 22 neurons protected (mlp)")
+    apart = sp.plots.selectivity([*runs, run_of(site="mlp", metric="rms")])
+    assert [note.text for note in apart.layout.annotations] == ["not recorded", "22 neurons protected"]
+    assert [trace.name for trace in traces(apart) if trace.showlegend] == ["MLP neurons", "attention pre-out neurons"]
+
+
 def test_two_hundred_seeds_are_one_bar_and_two_hundred_settings_refused() -> None:
     (bar,) = traces(sp.plots.selectivity([run_of(metric="random", seed=seed) for seed in range(200)]))
     assert bar.customdata[0][0] == 200

@@ -67,10 +67,12 @@ def selectivity(
         )
     figure, places = panels([plain(title) for title in titles], columns=COLUMNS, gap=0.33)
     sites = [site for site in SITE_COLOURS if site in set(bars["site"])]
-    for title, (row, column) in zip(titles, places, strict=True):
-        for site in sites:
-            chosen = bars.loc[(bars["panel"] == title) & (bars["site"] == site)]
-            figure.add_trace(_bar(chosen, site, first=title == titles[0]), row, column)
+    for site in sites:
+        of_site = bars.loc[bars["site"] == site]
+        for title, (row, column) in zip(titles, places, strict=True):
+            chosen = of_site.loc[of_site["panel"] == title]
+            if len(chosen):
+                figure.add_trace(_bar(chosen, site, first=title == of_site["panel"].iloc[0]), row, column)
     metrics = [plain(metric) for metric in sorted(bars["metric"].unique(), key=_place_of_metric)]
     half = max(len(metrics), 4) / 2  # so that few bars don't grow as wide as the figure
     ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
@@ -84,10 +86,11 @@ def selectivity(
     if hits is not None:
         errors = "; error bars: 95 % intervals over held-out documents" if bars["above"].notna().any() else ""
     nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain data"
+    protected = "".join(f", {one} ({site})" for site, one in _protected(named).items())
     set_title(
         figure,
         "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",
-        f"the largest over {over}{errors}{nothing}; {common_settings(named.values())}",
+        f"the largest over {over}{errors}{nothing}; {common_settings(named.values())}{protected}",
     )
     return figure
 
@@ -95,7 +98,8 @@ def selectivity(
 def _bars(named: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None") -> pd.DataFrame:
     """One row a bar: panel, metric, site, mean, std, min, max (points) and number of its runs, below and above it."""
     facts = {label: run_facts(run) for label, run in named.items()}
-    keys = dict.fromkeys(key for one in facts.values() for key in one if key not in ("metric", "site", "seed"))
+    no_panel = {"metric", "site", "seed", *(["protected"] if _protected(named) else [])}
+    keys = dict.fromkeys(key for one in facts.values() for key in one if key not in no_panel)
     differing = [key for key in keys if len({one.get(key) for one in facts.values()}) > 1]
     rows: list[dict[str, Any]] = []
     for label, run in named.items():
@@ -118,6 +122,18 @@ def _bars(named: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None")
     draws = [np.mean([100 * hits[str(label)].draws() for label in points.index], axis=0) for _, points in grouped]
     low, high = np.percentile(draws, [2.5, 97.5], axis=1)
     return bars.assign(below=bars["mean"] - low, above=high - bars["mean"])
+
+
+def _protected(named: "Mapping[str, Run]") -> dict[str, str]:
+    """Site -> how many neurons are protected there, where it is another number, or none, at another site.
+
+    Attention sinks for instance are neurons of one site. Nothing where runs of the same site differ.
+    """
+    facts = [run_facts(run) for run in named.values()]
+    found = {(one.get("site", ""), one.get("protected")) for one in facts}
+    if len(found) > len({site for site, _ in found}) or len({number for _, number in found}) == 1:
+        return {}
+    return {site: number for site, number in sorted(found) if number}
 
 
 def _bar(bars: pd.DataFrame, site: str, *, first: bool) -> go.Bar:
