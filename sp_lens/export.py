@@ -136,6 +136,7 @@ def on_meta(bridged: Any, width: int | None = None) -> Any:
             )
         setattr(config, names[0], width)
     config.dtype = next(bridged.parameters()).dtype
+    config.output_attentions = False  # TransformerLens asked for them, and the kernel that is the default has none
     with torch.device("meta"):
         return type(bridged)(config)
 
@@ -162,15 +163,15 @@ def _verify(
     """Compare the saved model, loaded by transformers and placed as it was, with the one in memory while `pruned`."""
     dtype, device = next(model.parameters()).dtype, input_device(model)
     inputs = random_inputs(model).to(device)
-    reloaded = type(plain).from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="eager",
-        local_files_only=True,
-        device_map=getattr(plain, "hf_device_map", None) or {"": device},
-    )
-    with inference(model), pruned(model, mask):
+    with inference(model) as fused, pruned(model, mask):
         in_memory = model(inputs, return_type="logits").float().log_softmax(-1)
+        reloaded = type(plain).from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa" if fused else "eager",
+            local_files_only=True,
+            device_map=getattr(plain, "hf_device_map", None) or {"": device},
+        )
         by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : in_memory.shape[-1]]
     difference = float((in_memory - by_weights.to(in_memory.device)).abs().max())
     if not difference <= TOLERANCE.get(dtype, 1e-1):

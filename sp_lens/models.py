@@ -139,15 +139,15 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def inference(model: Any) -> Iterator[None]:
-    """No gradients, no dropout and fused attention for the length of a `with`; then all is as before."""
+def inference(model: Any) -> Iterator[bool]:
+    """No gradients, no dropout and, if it can be, `fused_attention`, for the length of a `with`; whether it can."""
     if input_device(model).type == "cpu":
         keep_freed_memory()
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), fused_attention(model):
-            yield
+        with torch.no_grad(), fused_attention(model) as fused:
+            yield fused
     finally:
         model.train(training)
 

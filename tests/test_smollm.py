@@ -37,7 +37,7 @@ def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
     assert last["forget_drop"] > 2 * last["retain_drop"]
     assert run.selectivity > random.selectivity + 0.08
     folder = sp.export(smollm, run.mask, tmp_path / "pruned")
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     row = torch.tensor(text["eval_forget"]["input_ids"][0][:100])[None]
     with torch.no_grad(), sp.ablate(smollm, run.mask):
         torch.testing.assert_close(plain(row).logits, smollm(row), rtol=0, atol=1e-3)

@@ -212,7 +212,8 @@ def test_fused_attention_is_that_of_transformerlens(case: Case, measure: Measure
 def test_ablation_is_the_exported_model(case: Case, measure: Measure, tmp_path: Path) -> None:
     mask, hf = case.pruned
     folder = sp.export(case.model, mask, tmp_path / "pruned", hf_model=case.hf)
-    reloaded = case.family.model.from_pretrained(folder, attn_implementation="eager").eval()
+    reloaded = case.family.model.from_pretrained(folder).eval()
+    assert not reloaded.config.output_attentions
     measure("export", largest(logits(reloaded, case.inputs), logits(hf, case.inputs)))
     assert set(reloaded.state_dict()) == set(case.hf.state_dict())
     again = sp.load_model(folder, device="cpu")
@@ -234,7 +235,7 @@ def test_compaction_is_zeroed_weights(
         measure("compact", largest(logits(case.model, case.inputs), expected))
     folder = sp.export(case.model, mask, tmp_path / "pruned", compact=True, hf_model=case.hf)
     assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
-    reloaded = case.family.model.from_pretrained(folder, attn_implementation="eager").eval()
+    reloaded = case.family.model.from_pretrained(folder).eval()
     measure("compact", largest(logits(reloaded, case.inputs), expected))
     made = tiny_bridge if hasattr(case.model, "original_model") else tiny_hooked
     model = made(case.family.name)
