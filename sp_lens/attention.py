@@ -20,7 +20,7 @@ def fused_attention(model: Any) -> Iterator[bool]:
     and in memory that grows with the length of the rows and not with its square.
 
     Nothing is changed for a `HookedTransformer`, for an attention that transformers has no such kernel for (Gemma 2,
-    whose scores are capped), for one that was not loaded "eager", whose weights TransformerLens has copies of
+    whose scores are capped), for one that was loaded with another kernel, whose weights TransformerLens has copies of
     (GPT-NeoX) or has processed (`enable_compatibility_mode`), and where a hook is on anything inside an attention but
     its input, its output and z.
 
@@ -42,7 +42,7 @@ def fused_attention(model: Any) -> Iterator[bool]:
 
     plain = model.original_model
     with ExitStack() as stack:
-        stack.callback(plain.set_attn_implementation, "eager")
+        stack.callback(plain.set_attn_implementation, plain.config._attn_implementation)
         plain.set_attn_implementation("sdpa")
         for attention, output in attentions(model).items():
             for owner, name in _places(attention, output):
@@ -73,7 +73,9 @@ def substituted(names: dict[str, Any], name: str, value: Any) -> Iterator[None]:
 def _can_be_fused(model: Any) -> bool:
     """Whether transformers has the kernel, and computes by it what the model computes, hooks included."""
     plain = getattr(model, "original_model", None)
-    if plain is None or not getattr(plain, "_supports_sdpa", False) or plain.config._attn_implementation != "eager":
+    if plain is None or not getattr(plain, "_supports_sdpa", False):
+        return False
+    if plain.config._attn_implementation not in ("eager", "sdpa"):
         return False
     return all(
         hasattr(attention, "original_component")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_bridge
+from conftest import bridge_of, tiny_bridge, tiny_hf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sp_lens as sp
@@ -113,6 +113,21 @@ def test_weights_in_other_numbers_are_computed_with() -> None:
     }
     with fused_attention(model) as fused:
         assert fused == shared
+
+
+def test_a_model_of_ones_own_with_the_kernel_that_transformers_chose() -> None:
+    hf = tiny_hf("llama")
+    hf.set_attn_implementation("sdpa")
+    model = bridge_of(hf, "tiny-llama")
+    before = hf.config._attn_implementation  # TransformerLens 3.9 leaves it, 4 has it eager
+    assert kernels(model) == APART
+    with inference(model):
+        assert kernels(model) == FUSED
+    assert kernels(model) == APART
+    assert hf.config._attn_implementation == before
+    expected = sp.collect(tiny_bridge("llama"), list(TOKENS), progress=False).importance("abs")
+    for name, values in sp.collect(model, list(TOKENS), progress=False).importance("abs").items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-7)
 
 
 def test_processed_weights_are_left_alone() -> None:
