@@ -171,7 +171,8 @@ def test_panels_are_called_after_what_was_recorded() -> None:
 
 def test_what_is_protected_at_one_site_alone_makes_no_panel() -> None:
     """Attention sinks are neurons of the MLP: runs of the attention have none to protect."""
-    runs = [run_of(site="attn"), *(run_of(site="mlp", metric=each, protected={"neurons": 22}) for each in ("abs", "rms"))]
+    spared = [run_of(site="mlp", metric=metric, protected={"neurons": 22}) for metric in ("abs", "rms")]
+    runs = [run_of(site="attn"), *spared]
     figure = sp.plots.selectivity(runs)
     assert not [note.text for note in figure.layout.annotations if note.text]
     assert [(trace.name, trace.showlegend) for trace in traces(figure)] == [
