@@ -211,8 +211,10 @@ def _checked_map(device: Any, device_map: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The kind of an error of other libraries, and the first line of what they say."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'without a word'}"
+    """The kind of an error of other libraries, and the first line of what they say, without the middle of a long one."""
+    line = (str(error).strip() or "without a word").splitlines()[0]
+    # TransformerLens lists every architecture that it knows, and says after them which one came.
+    return f"{type(error).__name__}: {line if len(line) < 400 else f'{line[:200]} [...] {line[-150:]}'}"
 
 
 def _quantised(source: str, quantization_config: Any, **options: Any) -> Any:

@@ -48,6 +48,15 @@ def test_an_unknown_model_has_an_answer(name: str) -> None:
         sp.load_model(name)
 
 
+def test_an_unknown_architecture_is_named_and_not_all_that_are_known(tmp_path: Path) -> None:
+    transformers.CanineConfig(architectures=["CanineForMultipleChoice"]).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((DEMO_FOLDER / "model.safetensors").read_bytes())
+    with pytest.raises(sp.SpLensError, match="cannot load the model .*CanineForMultipleChoice") as caught:
+        sp.load_model(tmp_path)
+    assert len(str(caught.value)) < 800 + len(str(tmp_path))
+
+
 @pytest.mark.parametrize("read", [sp.collect, sp.evaluate], ids=["collect", "evaluate"])
 def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
     """More tokens than embeddings: said when the model is loaded, and of a bridge made elsewhere before it reads."""
