@@ -211,7 +211,7 @@ def _checked_map(device: Any, device_map: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The kind of an error of other libraries, and the first line of what they say, without the middle of a long one."""
+    """The kind of an error of other libraries, and the first line of what they say; of a long one, its two ends."""
     line = (str(error).strip() or "without a word").splitlines()[0]
     # TransformerLens lists every architecture that it knows, and says after them which one came.
     return f"{type(error).__name__}: {line if len(line) < 400 else f'{line[:200]} [...] {line[-150:]}'}"

@@ -52,7 +52,7 @@ def test_an_unknown_architecture_is_named_and_not_all_that_are_known(tmp_path: P
     transformers.CanineConfig(architectures=["CanineForMultipleChoice"]).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((DEMO_FOLDER / "model.safetensors").read_bytes())
-    with pytest.raises(sp.SpLensError, match="cannot load the model .*CanineForMultipleChoice") as caught:
+    with pytest.raises(sp.SpLensError, match=r"cannot load the model .*CanineForMultipleChoice") as caught:
         sp.load_model(tmp_path)
     assert len(str(caught.value)) < 800 + len(str(tmp_path))
 
