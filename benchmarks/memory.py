@@ -1,5 +1,6 @@
 """The memory that collecting takes beside the model, by the number of tokens."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @torch.no_grad()
-def memory(subject: Subject, *, tokens: tuple[int, ...]) -> list[Row]:
+def memory(made: Callable[..., Subject], tokens: tuple[int, ...]) -> list[Row]:
     """MB above what is there before, at the peak; of a CPU on Linux, or of a GPU."""
     if not torch.cuda.is_available() and not RESET.exists():
         return []
+    subject = made(batches=1)
     rows: list[Row] = []
     subject.model(subject.batches[0][:1])  # weights are read from disk when they are first used
     before = _now()
