@@ -40,14 +40,17 @@ A pass for the effect of a head starts from its block, so that over all heads ha
 unembedding, a fifth of a pass of SmolLM2 (the tokens/s with and without head above), and the logits are judged, which
 the bare pass does not do: 0.5 x 0.8 + 0.2 is 0.6 before anything is judged.
 
-Of 2.9 s that SmolLM2 takes for a batch here, 0.13 s are spent in the reductions. Attention runs in one kernel (see
-`fused_attention`); taken apart for hooks, as TransformerLens does, the same batch took 3.3 s.
+Measured by hand on 2026-11-30 (two cores, SmolLM2, batches as above), and not by this command:
 
-Memory beside SmolLM2 was 171, 267, 287 and 344 MB at 10,000 tokens in four processes, with the same tensors: glibc,
-which is let keep what is freed (see `sp_lens/heap.py`), lays them out with more room between them or less. At 60,000 or
-100,000 tokens it was the same to the byte, but in the first of them, beside other work, 205 MB.
+- In one run, three repeats: `collect` took 3.05 s a batch with attention in one kernel (`fused_attention`), 3.30 s with
+  attention taken apart, the bare pass 3.48 s with head and 2.80 s without. So it was 1.09 times the latter, and 1.18
+  taken apart; against the pass with head 1.14, and 1.05 taken apart: that target held here without the kernel. Counting
+  what is above 0 in one pass less came after that. Of the 2.9 s then, 0.13 s were reductions.
+- Memory at 10,000 tokens was 171, 267, 287 and 344 MB in four processes, with the same tensors: glibc, which is let
+  keep what is freed (`sp_lens/heap.py`), leaves more room between them or less. At 60,000 or 100,000 tokens it was the
+  same to the byte, but in the first of them, beside other work, 205 MB.
 
-There was no GPU to measure on.
+On that day there was no GPU to measure on.
 """
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
+from sp_lens.layout import Layout
 from sp_lens.plots._histograms import (
     DENSITY,
     Histograms,
@@ -141,8 +142,7 @@ def _intervals(stats: "ActivationStats", group: "NeuronGroup", neurons: list[int
     """The mean |z| of the neurons with its interval, by neuron; None where no statistics by blocks were kept."""
     if not stats.blocks:
         return None
-    from sp_lens.layout import Layout  # these need torch, which whoever has statistics has loaded
-    from sp_lens.uncertainty import uncertainty
+    from sp_lens.uncertainty import uncertainty  # needs torch, which whoever has statistics has loaded
 
     return uncertainty(stats.part(Layout((group,)))).frame().set_index("neuron").loc[neurons]
 

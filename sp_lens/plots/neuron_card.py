@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sp_lens.errors import SpLensError
+from sp_lens.layout import Layout
 from sp_lens.plots._heatmap import is_score
 from sp_lens.plots._page import Page, Section, figure, page, table
 from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, values_about
@@ -16,7 +17,7 @@ from sp_lens.plots.templates import PALETTE
 
 if TYPE_CHECKING:
     from sp_lens.examples import Example, TopExamples
-    from sp_lens.layout import Layout, NeuronGroup, Site
+    from sp_lens.layout import NeuronGroup, Site
     from sp_lens.neurons import NeuronValues
     from sp_lens.runs import PruneRun
     from sp_lens.stats import ActivationStats, Metric
@@ -213,8 +214,7 @@ def _importance(stats: "ActivationStats", group: "NeuronGroup", neuron: int, met
     """An importance, with its interval where there are statistics by blocks."""
     if not stats.blocks:
         return f"{float(getattr(stats[group.name], metric)()[neuron]):.3g}"
-    from sp_lens.layout import Layout  # these need torch, which whoever has statistics has loaded
-    from sp_lens.uncertainty import uncertainty
+    from sp_lens.uncertainty import uncertainty  # needs torch, which whoever has statistics has loaded
 
     return _with_interval(uncertainty(stats.part(Layout((group,))), metric=metric), group, neuron)
 
