@@ -37,7 +37,7 @@ test-models: $(VENV)/installed-models
 # the fuzzer of files, at length. Half an hour.
 test-faults: $(VENV)/installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m faults --page ../docs/pages/faults.md
-	SP_LENS_FUZZ=100000 $(BIN)/python -m pytest tests/test_hostile.py
+	SP_LENS_FUZZ=100000 $(BIN)/python -m pytest tests/storage/test_hostile_files.py
 
 # Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
 test-notebooks: $(VENV)/installed-smollm

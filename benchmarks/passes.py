@@ -6,7 +6,7 @@ import sp_lens as sp
 from benchmarks.peer import peer_ratio
 from benchmarks.subjects import Subject
 from benchmarks.timing import Row, Target, medians
-from sp_lens.layout import SITES
+from sp_lens.typing import SITES
 
 
 def passes(subject: Subject, *, repeats: int, gpu: bool = False) -> list[Row]:

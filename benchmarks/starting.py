@@ -6,7 +6,7 @@ import sys
 from benchmarks.timing import Row, Target, medians
 
 IMPORT = "import sp_lens; sp_lens.collect"  # the names are there when they are asked for
-HELP = "from sp_lens.cli import main; main(['--help'])"
+HELP = "from sp_lens.cli.__main__ import main; main(['--help'])"
 
 
 def starting(*, repeats: int) -> list[Row]:

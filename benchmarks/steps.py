@@ -36,7 +36,7 @@ def steps(subject: Subject, *, repeats: int) -> list[Row]:
 def effects(subject: Subject, *, repeats: int) -> list[Row]:
     """Definition 3 by ablation, of every head, by the forward passes that one head at a time would take."""
     few = Subject(subject.name, subject.model, subject.plain, [subject.batches[0][:1]])
-    heads = sum(group.heads for group in sp.layout_of(subject.model).of("attn"))
+    heads = sum(group.heads for group in sp.layout_of(subject.model).select("attn"))
     seconds = medians(
         {
             "forward": few.with_head,

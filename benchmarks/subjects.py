@@ -12,10 +12,10 @@ import transformers
 from transformer_lens.model_bridge import TransformerBridge
 
 import sp_lens as sp
-from sp_lens.batches import text_batches
-from sp_lens.collect import visit
-from sp_lens.models import cache_folder, forward, inference
-from sp_lens.sites import layout_of
+from sp_lens.data.batching import text_batches
+from sp_lens.models.forward import forward, inference, visit
+from sp_lens.models.hooks import layout_of
+from sp_lens.models.loading import cache_folder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # A batch of the targets.

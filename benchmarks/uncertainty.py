@@ -21,12 +21,13 @@ from jaxtyping import Float
 from scipy.stats import false_discovery_control, norm
 from tqdm.auto import tqdm
 
-from sp_lens.layout import Layout, NeuronGroup
-from sp_lens.moments import Moments
-from sp_lens.neurons import NeuronValues
-from sp_lens.permutation import specialised
-from sp_lens.stats import METRICS, ActivationStats
-from sp_lens.uncertainty import uncertainty
+from sp_lens.neurons.layout import Layout, NeuronGroup
+from sp_lens.neurons.values import NeuronValues
+from sp_lens.scoring.significance import specialisation_test
+from sp_lens.scoring.uncertainty import uncertainty
+from sp_lens.statistics.activation_stats import ActivationStats
+from sp_lens.statistics.moments import Moments
+from sp_lens.typing import METRICS
 
 PAGE = Path(__file__).parent.parent / "docs" / "pages" / "uncertainty.md"
 BEGIN, END = "<!-- the simulation's table, by benchmarks/uncertainty.py -->", "<!-- the table ends -->"
@@ -79,7 +80,7 @@ class Population:
         return np.sqrt(second - average**2)
 
     def collected(self, generator: np.random.Generator, documents: int) -> ActivationStats:
-        """Statistics of so many documents, dealt to blocks as `collect` does."""
+        """Statistics of so many documents, dealt to folds as `collect` does."""
         lengths = np.clip(generator.lognormal(5.5, 0.8, documents), 20, 1000).astype(int)
         neurons = len(self.mean)
         topics = generator.standard_normal((documents, TOPICS))[:, np.arange(neurons) % TOPICS]
@@ -93,8 +94,8 @@ class Population:
         tensors = [torch.from_numpy(np.concatenate(part)) for part in parts]
         layout = Layout((NeuronGroup("mlp", 0, neurons),))
         (name,) = layout.names
-        blocks = tuple(ActivationStats(layout, {name: Moments.of(part)}) for part in tensors)
-        return ActivationStats(layout, {name: Moments.of(torch.cat(tensors))}, blocks=blocks)
+        folds = tuple(ActivationStats(layout, {name: Moments.from_activations(part)}) for part in tensors)
+        return ActivationStats(layout, {name: Moments.from_activations(torch.cat(tensors))}, folds=folds)
 
 
 def flat(values: NeuronValues) -> Float[np.ndarray, " neuron"]:
@@ -124,7 +125,7 @@ def covered(documents: int, corpora: int, seed: int, *, neurons: int = 60) -> It
                 "score": (uncertainty(*sides, metric=metric, eps=0), truths[0] / truths[1]),
             }
             for what, (one, truth) in found.items():
-                held[f"{what} by {metric}", "blocks of documents"].append(
+                held[f"{what} by {metric}", "folds of documents"].append(
                     float(np.mean((flat(one.low) <= truth) & (truth <= flat(one.high))))
                 )
         value, error = by_tokens(sides[0])
@@ -155,11 +156,11 @@ def discovered(
         truly[generator.choice(neurons, count, replace=False)] = True
         forget = replace(retain, mean=retain.mean + truly * generator.choice([-0.6, 0.6], neurons))
         sides = forget.collected(generator, documents[0]), retain.collected(generator, documents[1])
-        test = specialised(*sides, permutations=permutations, seed=number, progress=False)
+        test = specialisation_test(*sides, permutations=permutations, seed=number, progress=False)
         (one, error), (two, other) = (by_tokens(side) for side in sides)
         tokens = 2 * norm.sf(np.abs(one - two) / np.hypot(error, other))
         for unit, chosen in (
-            ("blocks of documents", flat(test.adjusted) <= test.rate),
+            ("folds of documents", flat(test.adjusted) <= test.rate),
             ("each token by itself", false_discovery_control(tokens) <= test.rate),
         ):
             false[unit].append((chosen & ~truly).sum() / max(1, chosen.sum()))

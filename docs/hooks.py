@@ -148,7 +148,7 @@ def _commands() -> str:
     package = types.ModuleType("sp_lens")  # whose own __init__ asks for the version that is installed
     package.__path__ = [str(ROOT / "sp_lens")]
     sys.modules["sp_lens"] = package
-    cli = importlib.import_module("sp_lens.cli")
+    cli = importlib.import_module("sp_lens.cli.__main__")
     return "\n\n".join(
         f"## {parser.prog}\n\n{_fenced(parser.format_help(), 'text')}" for parser in _parsers(cli._parser())
     )

@@ -15,15 +15,15 @@ import plotly.graph_objects as go
 from results import load
 
 import sp_lens as sp
-from sp_lens.batches import FEWEST_BLOCKS, documents_in
-from sp_lens.confidence import DocumentHits, document_hits
+from sp_lens.data.batching import MIN_FOLDS, documents_in
+from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
 from sp_lens.plots._files import write_figure
 
 HERE = Path(__file__).parent
 CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
 METRICS: tuple[Any, ...] = ("abs", "rms", "std", "freq")
 LAYER = 2  # Figure 5 of the paper
-BLOCKS = 20  # of documents, for intervals
+FOLDS = 20  # of documents, for intervals
 RUNS: dict[str, dict[str, Any]] = {
     "MLP neurons, by abs": {"site": "mlp", "metric": "abs"},
     "attention neurons, by abs": {"site": "attn", "metric": "abs"},
@@ -51,16 +51,16 @@ def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
 def density(model: Any, name: str, tokens: int) -> None:
     """Figure 5: attention pre-out neurons of one layer on three corpora."""
     corpora = {label: read(model, source, tokens) for label, source in CORPORA.items()}
-    stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER, blocks=blocks_of(model, corpora))
+    stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER, folds=folds_of(model, corpora))
     frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, one in stats.items()]
     data = pd.concat(frames).query("tokens > 0")
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
 
-def blocks_of(model: Any, corpora: dict[str, Any]) -> int | None:
-    """Into how many blocks the documents of each corpus are dealt: of few, each is a block; of too few, none are."""
+def folds_of(model: Any, corpora: dict[str, Any]) -> int | None:
+    """Number of folds of each corpus: one per document if there are few, None if there are too few."""
     fewest = min(len(documents_in(model, corpus)) for corpus in corpora.values())
-    return min(BLOCKS, fewest) if fewest >= FEWEST_BLOCKS else None
+    return min(FOLDS, fewest) if fewest >= MIN_FOLDS else None
 
 
 def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str, DocumentHits]:
@@ -142,13 +142,13 @@ def scores(model: Any, name: str, tokens: int) -> None:
     heads = sp.score(*(side.importance("abs").heads("mean") for side in (forget, retain)))
     keep(f"head-map-{name}", sp.plots.head_map(heads), heads.frame())
     # Of a large model the data of every neuron would be megabytes: deciles of the scores of each layer.
-    deciles = neurons.of("mlp").frame().groupby("layer")["value"].quantile([place / 10 for place in range(11)])
+    deciles = neurons.select("mlp").frame().groupby("layer")["value"].quantile([place / 10 for place in range(11)])
     keep(f"score-map-{name}", sp.plots.score_map(neurons), deciles.rename_axis(["layer", "quantile"]).reset_index())
 
 
 def metrics(model: Any) -> None:
     """Importance on code against that on prose, how many tokens are enough, and how far the metrics rank alike."""
-    forget, retain = (sp.collect(model, read(model, source, 20_000), blocks=BLOCKS) for source in ("code", "prose"))
+    forget, retain = (sp.collect(model, read(model, source, 20_000), folds=FOLDS) for source in ("code", "prose"))
     frame = sp.uncertainty(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
     for side, stats in (("forget", forget), ("retain", retain)):
         frame[side] = stats.frame()["abs"]
@@ -156,7 +156,7 @@ def metrics(model: Any) -> None:
     keep("importance-scatter-demo", sp.plots.importance_scatter(forget, retain), mlp)
     stability = sp.rank_stability(forget, retain)
     keep("rank-stability-demo", sp.plots.rank_stability(stability), stability)
-    ranked = {name: sp.score(forget, retain, metric=name).of("mlp").frame()["value"] for name in METRICS}
+    ranked = {name: sp.score(forget, retain, metric=name).select("mlp").frame()["value"] for name in METRICS}
     agreement = pd.DataFrame(ranked).corr("spearman").rename_axis("metric").reset_index()
     keep("metric-agreement-demo", sp.plots.metric_agreement(forget, retain), agreement)
 

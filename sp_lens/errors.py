@@ -33,3 +33,24 @@ def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise SpLensError(f"unknown {kind} {value!r}: choose one of {listed}.")
+
+
+def check_at_least(least: int, **numbers: int) -> None:
+    """Refuse a number below the `least`, by its name."""
+    for name, number in numbers.items():
+        if number < least:
+            raise SpLensError(f"{name} is {number}: expected {least} or more.")
+
+
+def check_shares(**shares: float) -> None:
+    """Refuse what is no share, from 0 to 1, by its name."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise SpLensError(f"{name} is {share}: expected a share, from 0 to 1.")
+
+
+def check_positive(**numbers: float) -> None:
+    """Refuse a number that is not above 0, by the name of its option."""
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise SpLensError(f"{name}={number}: expected a number above 0.")

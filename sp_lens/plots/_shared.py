@@ -12,14 +12,14 @@ from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._text import plain
-from sp_lens.plots.templates import PALETTE, TEMPLATES
+from sp_lens.plots.themes import PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
-    from sp_lens.layout import Site
-    from sp_lens.neurons import NeuronValues
-    from sp_lens.runs import Run
-    from sp_lens.specialisation import Specialisation
-    from sp_lens.stats import ActivationStats, Metric
+    from sp_lens.neurons.values import NeuronValues
+    from sp_lens.pruning.run import Run
+    from sp_lens.scoring.specialisation import Specialisation
+    from sp_lens.statistics.activation_stats import ActivationStats
+    from sp_lens.typing import Metric, Site
 
 OneRun = TypeVar("OneRun", bound="Run")
 
@@ -135,9 +135,9 @@ def scores_of(
     for side, stats in (("forget", forget), ("retain", retain)):
         if not hasattr(stats, "importance"):
             raise SpLensError(f"{side} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
-    from sp_lens.importance import score  # it needs torch, which whoever has statistics has loaded
+    from sp_lens.scoring.score import score
 
-    return score(forget, retain, metric=metric).of(site)
+    return score(forget, retain, metric=metric).select(site)
 
 
 def of_model(stats: "ActivationStats") -> str:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import pytest
+
 from families.architectures import FAMILIES, Family
 
 
@@ -67,6 +69,10 @@ class Measured:
         errors = self.errors.setdefault(family, {})
         errors[check] = max(error, errors.get(check, 0.0))
         self.tests.setdefault(check, set()).add(test)
+
+
+# What the conformance suite has measured in this run, in the configuration of pytest.
+MEASURED = pytest.StashKey[Measured]()
 
 
 def page(measured: Measured, models: dict[str, Any]) -> str:

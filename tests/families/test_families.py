@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import (
+from factories import (
     HERE,
     KINDS,
-    MEASURED,
     TINY,
     bridge_of,
     output_modules,
@@ -30,12 +29,12 @@ from torch.nn.functional import cross_entropy
 
 import sp_lens as sp
 from families.architectures import FAMILIES, Family
-from families.table import CHECKS
-from sp_lens import compaction
-from sp_lens.ablation import folded
-from sp_lens.attention import fused_attention
-from sp_lens.batches import text_batches
-from sp_lens.masking import mask_tokens
+from families.table import CHECKS, MEASURED
+from sp_lens.data.batching import text_batches
+from sp_lens.data.masked_lm import mask_tokens
+from sp_lens.interventions import compaction
+from sp_lens.interventions.ablation import folded
+from sp_lens.models.fused_attention import fused_attention
 
 pytestmark = pytest.mark.model
 
@@ -245,14 +244,14 @@ def test_compaction_is_zeroed_weights(
 
 
 def _mlps(model: Any, whole: sp.Layout) -> Iterator[tuple[sp.NeuronGroup, sp.NeuronGroup]]:
-    return zip(sp.layout_of(model).of("mlp"), whole.of("mlp"), strict=True)
+    return zip(sp.layout_of(model).select("mlp"), whole.select("mlp"), strict=True)
 
 
 @cases(causal=True)
 def test_heads_are_the_slices_that_attention_makes(case: Case, measure: Measure) -> None:
     """A query head's neurons are its attention pattern times the values of the key-value head that it shares."""
     tokens = case.inputs[:, :7]  # within a sliding window, whose cache forgets what is before it
-    layout = sp.layout_of(case.model).of("attn")
+    layout = sp.layout_of(case.model).select("attn")
     with torch.no_grad():
         plain = case.hf(tokens, output_attentions=True, use_cache=True)
         _, cache = case.model.run_with_cache(tokens, names_filter=list(layout.names))
@@ -273,7 +272,7 @@ def test_heads_are_scored_and_ablated_by_their_slices(case: Case, measure: Measu
     for name, values in sliced.items():
         measure("stats", largest(heads[name], values) / float(values.max()))
 
-    mask, hf = sp.head_mask(heads, 1 / 8), tiny_hf(case.family.name)  # one of the eight
+    mask, hf = heads.top(1 / 8), tiny_hf(case.family.name)  # one of the eight
     with torch.no_grad():
         weight = output_modules(case.family.name, hf)[strongest[0]].weight
         rows = weight if case.family.name == "gpt2" else weight.T

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import DEMO_FOLDER, bridge_of, random_mask, random_rows, tiny_bridge
+from factories import DEMO_FOLDER, bridge_of, random_mask, random_rows, tiny_bridge
 
 import sp_lens as sp
 from families.architectures import FAMILIES

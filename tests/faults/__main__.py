@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from faults.drill import FAULTS, Outcome
 from faults.scene import Scene
-from sp_lens.storage import versions
+from sp_lens.storage.serialization import versions
 
 PAGE = """# Faults
 

@@ -30,8 +30,8 @@ from faults.scene import (
     wait,
     watch_files,
 )
-from sp_lens.models import weights_fingerprint
-from sp_lens.runs import step_file
+from sp_lens.models.loading import weights_fingerprint
+from sp_lens.pruning.run import step_file
 
 
 @dataclass

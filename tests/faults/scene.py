@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import sp_lens as sp
-from sp_lens.runs import step_files
+from sp_lens.pruning.run import step_files
 
 STEPS = 4
 # How a child says that it ended in an error of ours, which is written to a file beside the folder of the run.

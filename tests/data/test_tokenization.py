@@ -1,0 +1,223 @@
+"""Rows, batches and splits, against plain lists and the tokenizer of transformers."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from factories import tiny_bridge
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sp_lens import SpLensError, load_corpus
+from sp_lens.data.batching import text_batches
+from sp_lens.data.leakage import check_disjoint as check_contents_disjoint
+from sp_lens.data.leakage import content_of
+from sp_lens.data.tokenization import rows, split_text
+
+pytestmark = pytest.mark.model
+quick = settings(deadline=None, max_examples=40)
+
+PAD, EOS = 0, 1  # of the bundled tokenizer; EOS is its BOS too
+TEXTS = ["def f(x):\n    return x + 1\n", "Once upon a time there was a </s> in the middle.", "naïve → ünïcode 🙂"]
+
+
+@pytest.fixture(scope="module", params=["own pad", "pad is eos"])
+def model(request: pytest.FixtureRequest) -> Any:
+    """A tiny bridge whose tokenizer pads with a token of its own, or with eos."""
+    bridge = tiny_bridge("opt")
+    if request.param == "pad is eos":
+        bridge.tokenizer.pad_token = bridge.tokenizer.eos_token
+    assert bridge.tokenizer.pad_token_id == (EOS if request.param == "pad is eos" else PAD)
+    return bridge
+
+
+def real(model: Any, row: list[int]) -> list[bool]:
+    """Which tokens are neither eos (bos) nor the pad token."""
+    return [token not in (EOS, model.tokenizer.pad_token_id) for token in row]
+
+
+def plain(model: Any, corpus: Any) -> list[tuple[list[int], list[bool]]]:
+    return [(row.tokens.tolist(), row.counted.tolist()) for row in rows(model, corpus)]
+
+
+token = st.integers(2, 4095) | st.sampled_from([EOS, EOS, PAD])
+lists_of_tokens = st.lists(st.lists(token, min_size=2, max_size=30), min_size=1, max_size=12)
+
+
+@quick
+@given(tokens=lists_of_tokens, side=st.sampled_from(["left", "right"]), longer=st.integers(0, 9))
+@example(tokens=[[EOS, 7, EOS], [EOS, EOS, 9, 9, EOS]], side="left", longer=2)
+def test_padding_changes_neither_rows_nor_counts(model: Any, tokens: list[list[int]], side: str, longer: int) -> None:
+    width = max(map(len, tokens)) + longer
+    padded = model.tokenizer.pad(
+        {"input_ids": tokens}, padding="max_length", max_length=width, padding_side=side, return_tensors="pt"
+    )
+    assert padded["input_ids"].shape == (len(tokens), width)
+    expected = [(row, real(model, row)) for row in tokens]
+    assert plain(model, tokens) == expected
+    assert plain(model, [padded]) == expected
+    assert plain(model, Dataset.from_dict({name: padded[name].tolist() for name in padded})) == expected
+    assert sum(int(row.counted.sum()) for row in rows(model, padded)) == sum(sum(real(model, row)) for row in tokens)
+    assert content_of(model, padded).fingerprint == content_of(model, tokens).fingerprint
+
+
+def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
+    ids = [[EOS, *model.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in TEXTS]
+    padded = model.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    dataset = Dataset.from_dict({"input_ids": ids, "document": TEXTS})
+    corpora = {
+        "texts": TEXTS,
+        "generator of texts": (text for text in TEXTS),
+        "tensors": [torch.tensor(row) for row in ids],
+        "tensors of one row": [torch.tensor([row]) for row in ids],
+        "int32": [torch.tensor(row, dtype=torch.int32) for row in ids],
+        "numpy": [torch.tensor(row).numpy() for row in ids],
+        "one batch of a tokenizer": padded,
+        "batches": [{name: padded[name][:2] for name in padded}, {name: padded[name][2:] for name in padded}],
+        "generator of batches": (dict(padded) for _ in range(1)),
+        "dataset": dataset,
+        "dataset of tensors": dataset.with_format("torch"),
+        "streamed dataset": dataset.to_iterable_dataset(),
+        "padded dataset": Dataset.from_dict({name: padded[name].tolist() for name in padded}),
+        "loaded": load_corpus(TEXTS, model, tokens=None),
+    }
+    expected = [(row, real(model, row)) for row in ids]
+    assert EOS in ids[1][1:]  # "</s>" in a text
+    for name, corpus in corpora.items():
+        assert plain(model, corpus) == expected, name
+
+
+def test_a_tensor_of_rows_is_a_corpus(model: Any) -> None:
+    tokens = torch.randint(2, 4096, (3, 5))
+    assert plain(model, tokens) == plain(model, {"input_ids": tokens}) == [(row, [True] * 5) for row in tokens.tolist()]
+
+
+@quick
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60), batch_tokens=st.integers(1, 200))
+@example(lengths=[2 + i * 7 % 39 for i in range(600)], batch_tokens=100)  # more than are sorted together
+def test_every_token_is_in_one_batch_once(model: Any, lengths: list[int], batch_tokens: int) -> None:
+    # PAD and EOS are among the tokens.
+    given_rows = [[(i + at) % 40 for at in range(length)] for i, length in enumerate(lengths)]
+    seen: Counter[tuple[int, ...]] = Counter()
+    counted = 0
+    for batch in text_batches(model, given_rows, batch_tokens=batch_tokens):
+        assert batch.tokens.shape == batch.attention_mask.shape == batch.counted.shape
+        assert batch.tokens.numel() <= batch_tokens or len(batch.tokens) == 1
+        assert (batch.attention_mask.diff(dim=1) <= 0).all()  # padding is on the right alone
+        assert batch.attention_mask.any(dim=0).all()  # and no wider than the longest row
+        for tokens, mask in zip(batch.tokens, batch.attention_mask.bool(), strict=True):
+            seen[tuple(tokens[mask].tolist())] += 1
+        ordinary = torch.tensor([real(model, row) for row in batch.tokens.tolist()])
+        assert torch.equal(batch.counted, batch.attention_mask.bool() & ordinary)
+        counted += int(batch.counted.sum())
+    assert seen == Counter(map(tuple, given_rows))
+    assert counted == sum(sum(real(model, row)) for row in given_rows)
+
+
+def test_batches_are_the_same_each_time(model: Any) -> None:
+    ids = [list(range(2, 4 + i % 9)) for i in range(50)]
+    first, again = ([b.tokens.tolist() for b in text_batches(model, ids, batch_tokens=20)] for _ in range(2))
+    assert first == again
+
+
+@quick
+@given(text=st.text(min_size=1, max_size=200), row_tokens=st.integers(3, 40), bos=st.booleans())
+@example(text="a b c d e f g", row_tokens=3, bos=False)
+def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: int, bos: bool) -> None:
+    tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = list(split_text(model.tokenizer, text, row_tokens=row_tokens, head=[EOS] * bos))
+    assert [token for piece in pieces for token in piece[bos:]] == tokens
+    assert all(len(piece) <= row_tokens for piece in pieces)
+    assert all(piece[0] == EOS for piece in pieces) or not bos
+    if len(tokens) > 1:
+        assert all(len(piece) >= 2 for piece in pieces)  # in every row there is something to predict
+
+
+def test_rows_of_two_without_bos(model: Any) -> None:
+    pieces = list(split_text(model.tokenizer, " one two three", row_tokens=2))
+    assert [len(piece) for piece in pieces] == [2]  # or any other way without a row of one
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ("a text", "wrap it in a list"),
+        ([], "empty"),
+        ([""], "fewer than two tokens"),
+        ([[5]], "has 1 token"),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[0, 0]]}], "has 0 token"),
+        ([list(range(2, 131))], "129 tokens, and the model reads 128"),
+        ([[5, 4096]], "the model knows 0 to 4095"),
+        ([[5, -1]], "from -1 to 5"),
+        ([5, 6], "expected .pos. or .row pos."),
+        ([torch.zeros(1, 2, 3, dtype=torch.long)], "shape .1, 2, 3."),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[1]]}], "attention_mask has shape"),
+        ([{"tokens": [[5, 6]]}], "no 'input_ids'"),
+        ([object()], "cannot read object"),
+        (Dataset.from_dict({"text": ["a"]}), "no 'input_ids'"),
+    ],
+)
+def test_what_can_not_be_read_is_refused(model: Any, corpus: Any, message: str) -> None:
+    with pytest.raises(SpLensError, match=message):
+        list(rows(model, corpus))
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        [torch.tensor([[2.7, 3.2]])],
+        [torch.tensor([[True, False]])],
+        [{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}],
+        None,
+    ],
+    ids=["floats", "booleans", "ragged mask", "none"],
+)
+def test_what_holds_no_tokens_is_refused(model: Any, corpus: Any) -> None:
+    with pytest.raises(SpLensError):
+        list(rows(model, corpus))
+
+
+def dataset(**documents: list[int]) -> Dataset:
+    return Dataset.from_dict({"input_ids": list(documents.values()), "document": list(documents)})
+
+
+def check_disjoint(model: Any, collected: Any, evaluated: Any, names: tuple[str, str]) -> None:
+    check_contents_disjoint(content_of(model, collected), content_of(model, evaluated), names)
+
+
+LONG, OTHER = list(range(100, 120)), list(range(200, 220))
+
+
+def test_disjoint_corpora_pass(model: Any) -> None:
+    names = ("forget", "eval_forget")
+    check_disjoint(model, dataset(a=LONG), dataset(b=OTHER), names)
+    check_disjoint(model, dataset(a=LONG[:15]), dataset(b=LONG[:15]), names)  # too short to say anything
+    check_disjoint(model, ["one thing", "and another"], [torch.tensor(LONG)], names)
+
+
+def test_shared_text_is_found(model: Any) -> None:
+    names = ("forget", "eval_retain")
+    with pytest.raises(SpLensError, match="eval_retain shares 1 documents with forget, 'b' among them"):
+        check_disjoint(model, dataset(a=LONG, b=LONG), dataset(b=OTHER, c=OTHER), names)
+    for same in (LONG, LONG[:16]):
+        with pytest.raises(SpLensError, match="eval_retain has 2 rows that are in forget too"):
+            check_disjoint(model, dataset(a=same, b=OTHER[:9]), dataset(c=same, d=OTHER, e=same), names)
+    padded = {"input_ids": [[PAD, PAD, *LONG]], "attention_mask": [[0, 0] + [1] * 20]}
+    with pytest.raises(SpLensError, match="1 rows"):
+        check_disjoint(model, dataset(a=LONG), [padded], names)
+
+
+def test_ones_own_texts_are_not_the_same_document(model: Any) -> None:
+    forget, held_out = (load_corpus([text], model, tokens=None) for text in TEXTS[:2])
+    check_disjoint(model, forget, held_out, ("forget", "eval_forget"))
+
+
+def test_files_of_one_name_are_not_the_same_document(model: Any, tmp_path: Any) -> None:
+    corpora = []
+    for folder, text in zip(("collect", "evaluate"), TEXTS, strict=False):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "text.txt").write_text(text)
+        corpora.append(load_corpus(tmp_path / folder / "text.txt", model, tokens=None))
+    check_disjoint(model, corpora[0], corpora[1], ("forget", "eval_forget"))

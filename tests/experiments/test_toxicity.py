@@ -1,0 +1,203 @@
+"""Scores of texts: by real pipelines of transformers, by the classifier of tweets, and by hand."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from factories import DEMO_FOLDER, Tiny, random_mask, tiny_bridge
+
+import sp_lens as sp
+from sp_lens.data.offline import split_of
+from sp_lens.experiments.classifiers import classifier_of, cleaned
+from sp_lens.experiments.generation import continuations_of
+
+pytestmark = pytest.mark.model
+
+TWEETS = pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="reads tweets from the folder SP_LENS_DATA")
+
+
+class Length:
+    """A classifier that can be checked by hand: the longer, the more toxic."""
+
+    about: dict[str, Any] = {"classifier": "length", "accuracy": 0.75}  # noqa: RUF012
+
+    def scores(self, texts: Any) -> list[float]:
+        return [min(1.0, len(text) / 80) for text in texts]
+
+
+def bert(folder: Path, labels: list[str], problem_type: Any = None) -> Path:
+    """A tiny random BERT that classifies texts, with the bundled tokenizer, as transformers saves it."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=4096, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=64, id2label=dict(enumerate(labels)), problem_type=problem_type, initializer_range=0.5,
+        label2id={label: place for place, label in enumerate(labels)},
+    )  # fmt: skip
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(folder)
+    return folder
+
+
+def by_hand(folder: Path, texts: list[str], *, place: int, multi_label: bool) -> list[float]:
+    """The score of a class, text by text from plain transformers; cut to the 62 tokens that are surely read."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    scores = []
+    for text in texts:
+        with torch.no_grad():
+            logits = model(torch.tensor([tokenizer(text)["input_ids"][:62]])).logits[0]
+        scores.append((logits.sigmoid() if multi_label else logits.softmax(-1))[place].item())
+    return scores
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", None])
+def test_a_classifier_of_hugging_face(demo: Any, tmp_path: Path, problem_type: str | None) -> None:
+    """A folder, and the pipeline of it; of several labels that hold at once, and of ones that exclude each other."""
+    folder = bert(tmp_path / "bert", ["toxic", "obscene", "insult"], problem_type)
+    options: dict[str, Any] = {"label": "obscene", "continuations": 6, "tokens": 80, "progress": False}
+    result = sp.toxicity(demo, classifier=folder, **options)
+    expected = by_hand(folder, list(result.texts), place=1, multi_label=problem_type is not None)
+    assert result.scores == pytest.approx(expected, abs=1e-5)
+    assert np.ptp(expected) > 1e-3
+    assert result.classifier == {"classifier": str(folder), "label": "obscene"}
+    assert result.accuracy is None
+    ready = transformers.pipeline("text-classification", model=str(folder))
+    assert sp.toxicity(demo, classifier=ready, **options).scores == result.scores
+
+
+def test_what_is_scored_is_what_the_ablated_model_writes(tiny: Tiny) -> None:
+    options: dict[str, Any] = {"continuations": 4, "tokens": 6, "seed": 2, "temperature": 0.1, "progress": False}
+    with sp.ablate(tiny.model, random_mask(tiny.model, 0.4)):
+        result = sp.toxicity(tiny.model, classifier=Length(), prompt="The boat", batch=3, **options)
+        texts = continuations_of(tiny.model, "The boat", batch=4, **options)
+    assert list(result.texts) == texts
+    assert list(result.scores) == [min(1.0, len(text) / 80) for text in texts]
+    whole = sp.toxicity(tiny.model, classifier=Length(), prompt="The boat", **options)
+    assert whole.texts != result.texts
+    assert not any(text.startswith("The boat") for text in texts)
+    about = {"model": f"tiny-{tiny.family}", "seed": 2, "temperature": 0.1, "tokens": 6}
+    assert {name: result.about[name] for name in about} == about
+
+
+def result_of(scores: list[float]) -> sp.Toxicity:
+    """A result with these scores."""
+    texts = tuple(map(str, range(len(scores))))
+    return sp.Toxicity("It", texts, tuple(scores), Length.about, {"model": "demo"})
+
+
+def test_the_numbers() -> None:
+    result = result_of([0.0, 0.25, 0.5, 1.0])
+    assert (result.mean, result.share, result.accuracy) == (0.4375, 0.5, 0.75)
+    frame = pd.DataFrame({"continuation": range(4), "text": list("0123"), "score": [0.0, 0.25, 0.5, 1.0]})
+    pd.testing.assert_frame_equal(result.frame(), frame)
+    assert "mean=0.438 [" in repr(result)
+    assert "held-out accuracy of the classifier 0.750" in repr(result)
+
+
+@pytest.mark.parametrize(("toxic", "count"), [(0, 20), (1, 20), (37, 1000), (500, 1000), (20, 20)])
+def test_intervals_are_scipys(toxic: int, count: int) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy comes with scikit-learn: pip install '.[toxicity]'")
+    result = result_of([0.9] * toxic + [0.1] * (count - toxic))
+    wilson = stats.binomtest(toxic, count).proportion_ci(method="wilson")
+    assert result.share_interval == pytest.approx(tuple(wilson), abs=1e-9)
+    low, high = result.mean_interval
+    assert low <= result.mean <= high
+    if 0 < toxic < count:
+        bootstrap = stats.bootstrap((result.scores,), np.mean, method="percentile", random_state=0).confidence_interval
+        assert (low, high) == pytest.approx(tuple(bootstrap), abs=0.1 * (bootstrap.high - bootstrap.low) + 1e-9)
+
+
+def test_saving(tmp_path: Path) -> None:
+    result = result_of([0.0, 0.25])
+    result.save(tmp_path / "toxicity.json")
+    assert sp.Toxicity.load(tmp_path / "toxicity.json") == result
+    for other in ([1], {"kind": "Evaluation"}, {**json.loads((tmp_path / "toxicity.json").read_text()), "kind": "It"}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        with pytest.raises(sp.SpLensError, match="is not a Toxicity"):
+            sp.Toxicity.load(tmp_path / "other.json")
+
+
+def test_what_it_refuses(demo: Any, tmp_path: Path) -> None:
+    """Before anything is sampled."""
+    folder = bert(tmp_path / "bert", ["toxic", "other"])
+    refusals: dict[str, dict[str, Any]] = {
+        r"label='rude' is no class of the classifier: it has 'toxic', 'other'": {"label": "rude"},
+        r"cannot load the classifier 'nowhere/bert'": {"classifier": "nowhere/bert"},
+        r"holds a OPTForCausalLM, and a classifier of texts was expected": {"classifier": DEMO_FOLDER},
+        r"a classifier is the name or folder .* got int": {"classifier": 3},
+        r"tokens=300": {"tokens": 300},
+        r"the prompt '' has no tokens": {"prompt": ""},
+    }
+    for message, options in refusals.items():
+        with pytest.raises(sp.SpLensError, match=message):
+            sp.toxicity(demo, **{"classifier": folder, "progress": False, **options})
+    for family, predicts in {"bert": "tokens that are masked", "vit": "the class of an image"}.items():
+        with pytest.raises(sp.SpLensError, match=f"predicts {predicts}"):
+            sp.toxicity(tiny_bridge(family), classifier=folder)
+    raw = transformers.pipeline("text-classification", model=str(folder), function_to_apply="none")
+    with pytest.raises(sp.SpLensError, match="which is no probability"):
+        classifier_of(raw, "toxic").scores(["one", "two", "three", "a fourth"])
+
+
+def test_a_classifier_is_tried_before_anything_is_sampled(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Length):
+        def scores(self, texts: Any) -> list[float]:
+            raise sp.SpLensError(f"cannot read {texts}")
+
+    monkeypatch.setitem(sp.toxicity.__globals__, "continuations_of", None)
+    with pytest.raises(sp.SpLensError, match=r"cannot read \['The boat'\]"):
+        sp.toxicity(demo, classifier=Broken(), prompt="The boat")
+
+
+@TWEETS
+def test_the_classifier_of_tweets() -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
+    classifier = sp.tweet_classifier()
+    assert classifier.accuracy > 0.93
+    assert classifier.balanced_accuracy > 0.94
+    assert classifier.auc > 0.97
+    assert 4500 < classifier.held_out < 5500
+    assert classifier.civil_recall > 0.15
+    assert classifier.novel_alarms < 0.05
+    nice, rude = classifier.scores(["Have a nice day.", "You stupid bitch."])
+    assert nice < 0.2
+    assert rude > 0.8
+    assert json.loads(json.dumps(classifier.about))["accuracy"] == classifier.accuracy
+    assert classifier_of(classifier, "whatever") is classifier
+
+
+@TWEETS
+def test_no_tweet_is_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a copy of one: what the vectoriser is fitted on, against what the accuracy is of."""
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    metrics = pytest.importorskip("sklearn.metrics")
+    fitted, judged = [], []
+    fit, accuracy = text.TfidfVectorizer.fit_transform, metrics.accuracy_score
+    monkeypatch.setattr(
+        text.TfidfVectorizer, "fit_transform", lambda self, texts, y=None: fitted.extend(texts) or fit(self, texts, y)
+    )
+    monkeypatch.setattr(metrics, "accuracy_score", lambda y, found: judged.extend(y) or accuracy(y, found))
+    held_out = sp.tweet_classifier().held_out
+    tweets = pd.read_parquet(Path(os.environ["SP_LENS_DATA"]) / "tweets-offensive.parquet")
+    others = tweets[[split_of(f"tweets/{cleaned(text)}") == "evaluate" for text in tweets["text"]]]
+    assert len(judged) == held_out == len(others)
+    assert not {cleaned(text) for text in fitted} & {cleaned(text) for text in others["text"]}
+
+
+def test_without_tweets_it_is_said_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
+    monkeypatch.setenv("SP_LENS_DATA", str(tmp_path))
+    with pytest.raises(sp.SpLensError, match=r"tweets-offensive\.parquet: set SP_LENS_DATA"):
+        sp.tweet_classifier()
+
+
+def test_without_scikit_learn_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.linear_model", None)
+    with pytest.raises(sp.SpLensError, match=r"pip install 'sp-lens\[toxicity\]'"):
+        sp.tweet_classifier()

@@ -1,0 +1,155 @@
+"""Fused attention: where it is, where it must not be, and that nothing is left of it. Its numbers are in families/."""
+
+from typing import Any
+
+import pytest
+import torch
+from factories import bridge_of, tiny_bridge, tiny_hf
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sp_lens as sp
+from sp_lens.models.forward import inference
+
+pytestmark = pytest.mark.model
+
+TOKENS = torch.arange(2, 42).view(2, 20)
+FUSED, APART = {"aten::scaled_dot_product_attention"}, {"aten::_softmax"}
+
+
+def kernels(model: Any) -> set[str]:
+    """What torch ran of attention in a pass: the fused one, or the softmax of one that is taken apart."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(TOKENS)
+    ran = {str(event.key) for event in profile.key_averages()}
+    return ran & (FUSED | APART)
+
+
+@pytest.fixture(params=["llama", "gpt2", "opt"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny_bridge(request.param)
+
+
+def test_what_needs_no_gradients_runs_one_kernel(model: Any) -> None:
+    assert kernels(model) == APART
+    with inference(model):
+        assert kernels(model) == FUSED
+        with inference(model):
+            assert kernels(model) == FUSED
+        assert kernels(model) == FUSED
+    assert kernels(model) == APART
+
+
+def test_nothing_is_left_of_it(model: Any) -> None:
+    """After an exception in the middle of a pass neither."""
+
+    def state() -> list[tuple[list[tuple[str, Any]], set[str]]]:
+        return [(list(module._modules.items()), set(vars(module))) for module in model.blocks.modules()]
+
+    def stop(activation: torch.Tensor, hook: Any) -> None:
+        raise KeyboardInterrupt
+
+    with inference(model):
+        model(TOKENS)  # transformers puts hooks of its own on what it runs for the first time
+    before = state()
+    with model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", stop)]), pytest.raises(KeyboardInterrupt):
+        sp.collect(model, list(TOKENS), progress=False)
+    assert state() == before
+    assert model.original_model.config._attn_implementation == "eager"
+    assert kernels(model) == APART
+
+
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores"])
+def test_a_hook_inside_attention_is_heard(name: str) -> None:
+    """Attention to the first token alone changes the loss, through every function that computes one."""
+    model = tiny_bridge("llama")
+    rows = list(TOKENS)
+
+    def first_only(inner: torch.Tensor, hook: Any) -> torch.Tensor:
+        if hook.name.endswith("scores"):
+            return inner.index_fill(-1, torch.arange(1, inner.shape[-1]), torch.finfo(inner.dtype).min)
+        return torch.zeros_like(inner).index_fill(-1, torch.tensor([0]), 1)
+
+    whole = sp.evaluate(model, rows, progress=False).loss
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", first_only)]):
+        with torch.no_grad():
+            logits = model(TOKENS)[:, :-1].flatten(0, 1)
+        expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+        assert sp.evaluate(model, rows, progress=False).loss == pytest.approx(expected, rel=1e-5)
+    assert whole != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hook_q", "hook_k", "hook_v"])
+def test_a_hook_on_queries_keys_and_values_is_heard(model: Any, name: str) -> None:
+    rows = list(TOKENS)
+    whole = sp.evaluate(model, rows, progress=False).loss
+    with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", lambda vectors, hook: -2 * vectors)]):
+        with torch.no_grad():
+            logits = model(TOKENS)[:, :-1].flatten(0, 1)
+        expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+        assert sp.evaluate(model, rows, progress=False).loss == pytest.approx(expected, rel=1e-5)
+    assert abs(whole - expected) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("neox", torch.float32), ("gpt2", torch.float32), ("gpt2", torch.float64)], ids=str
+)
+def test_weights_that_were_trained_are_computed_with(family: str, dtype: torch.dtype) -> None:
+    """TransformerLens trains queries, keys and values that transformers has in one matrix.
+
+    Of GPT-NeoX they are copies; of GPT-2 views of the matrix, which may not outlast a conversion of each by itself.
+    """
+    model = tiny_bridge(family).to(dtype)
+    whole = sp.evaluate(model, list(TOKENS), progress=False).loss
+    with torch.no_grad():
+        model.blocks[0].attn.v.original_component.weight.mul_(3)
+        logits = model(TOKENS)[:, :-1].flatten(0, 1)
+    expected = float(torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()))
+    assert sp.evaluate(model, list(TOKENS), progress=False).loss == pytest.approx(expected, rel=1e-5)
+    assert abs(whole - expected) > 1e-4
+
+
+def test_a_model_of_ones_own_with_the_kernel_that_transformers_chose() -> None:
+    hf = tiny_hf("llama")
+    hf.set_attn_implementation("sdpa")
+    model = bridge_of(hf, "tiny-llama")
+    before = hf.config._attn_implementation  # TransformerLens 3.9 leaves it, 4 has it eager
+    assert kernels(model) == APART
+    with inference(model):
+        assert kernels(model) == FUSED
+    assert kernels(model) == APART
+    assert hf.config._attn_implementation == before
+    expected = sp.collect(tiny_bridge("llama"), list(TOKENS), progress=False).importance("abs")
+    for name, values in sp.collect(model, list(TOKENS), progress=False).importance("abs").items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_processed_weights_are_left_alone() -> None:
+    model = tiny_bridge("llama")
+    model.enable_compatibility_mode(disable_warnings=True)
+    with inference(model):
+        assert kernels(model) == APART
+
+
+def test_memory_grows_with_the_length_of_rows_and_not_with_its_square() -> None:
+    """The largest tensor that a pass makes, of rows twice as long, in floats."""
+
+    class Largest(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.numel = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.is_floating_point():
+                self.numel = max(self.numel, made.numel())
+            return made
+
+    def largest(length: int, *, fused: bool) -> int:
+        model = tiny_bridge("llama")
+        watch = [] if fused else [("blocks.0.attn.hook_pattern", lambda pattern, hook: None)]
+        with model.hooks(fwd_hooks=watch), Largest() as mode:
+            sp.collect(model, [torch.arange(2, 2 + length)], progress=False)
+        return mode.numel
+
+    assert largest(128, fused=True) == 2 * largest(64, fused=True)
+    assert largest(128, fused=False) == 4 * largest(64, fused=False)

@@ -1,0 +1,295 @@
+"""Files that somebody made to do harm, or that harm came to: each is refused as such, or is read right.
+
+SP_LENS_FUZZ=100000 makes so many mutations, in the place of the few that are made each time.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzzing import LAYOUT, MLP, STRANGE, limited, mutations, results, sealed, unsealed, used
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sp_lens as sp
+from sp_lens.errors import DamagedFile
+from sp_lens.experiments.registry import EXPERIMENTS
+from sp_lens.experiments.result import Reproduction
+from sp_lens.experiments.results_page import write_page
+from sp_lens.experiments.setting import plain
+from sp_lens.models.loading import weights_fingerprint
+from sp_lens.storage.schema import fitted
+from sp_lens.storage.serialization import read_json, write_bytes
+from sp_lens.unlearning import UnlearningRun
+from sp_lens.unlearning.weights import weights_of
+
+RESULTS = results()
+MUTATIONS = -(-int(os.environ.get("SP_LENS_FUZZ", "960")) // len(RESULTS))
+each_kind = pytest.mark.parametrize("kind", RESULTS)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "result"
+
+
+@each_kind
+def test_whatever_is_done_to_a_file_it_is_refused_or_read(kind: str, path: Path) -> None:
+    """Each mutation has a number, and comes again in the next run. A file that made trouble stays where it was."""
+    result, mutated = RESULTS[kind], path.with_name("mutated")
+    result.save(path)
+    used(type(result).load(path))
+    refused = 0
+    for number, data in enumerate(itertools.islice(mutations(path, seed=0), MUTATIONS)):
+        mutated.write_bytes(data)
+        try:
+            with limited():
+                used(type(result).load(mutated))
+        except sp.SpLensError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {number} of a {kind} is in {mutated}") from error
+    assert refused > MUTATIONS / 4
+
+
+Change = Callable[[Any, dict[str, torch.Tensor]], Any]
+
+
+def put(*keys: Any, value: Any) -> Change:
+    """Another value in the header."""
+
+    def change(header: Any, _: dict[str, torch.Tensor]) -> None:
+        for key in keys[:-1]:
+            header = header[key]
+        header[keys[-1]] = value
+
+    return change
+
+
+def swap(name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Another tensor."""
+    return lambda _, tensors: tensors.update({name: make(tensors[name])})
+
+
+def drop(name: str) -> Change:
+    return lambda _, tensors: tensors.pop(name)
+
+
+LIES: list[tuple[str, Change, str]] = [
+    ("NeuronValues", put("layout", 1, "width", value=10**18), r"expected a tensor of shape \(1000000000000000000,\)"),
+    ("NeuronValues", put("layout", 1, "width", value=10**400), r"'width'\] is 1\d*\.\.\.\d*: expected int"),
+    ("NeuronValues", put("layout", 1, "heads", value=-1), "heads is -1"),
+    ("NeuronValues", put("layout", 0, "heads", value=0), "there are 0 heads at site 'attn'"),
+    ("NeuronValues", put("about", "model", value="\ud800"), r"'\\ud800': expected str"),
+    ("NeuronValues", put("layout", 0, "heads", value=3), "4 neurons are not as many for each of 3 heads"),
+    ("NeuronValues", put("layout", 0, "site", value="ffn"), r"'site'\] is 'ffn': expected one of"),
+    ("NeuronValues", put("layout", 0, "layer", value=-1), "layer is -1"),
+    ("NeuronValues", put("layout", value=[]), "has the hooks"),
+    ("NeuronValues", put("layout", value=[{"site": "mlp", "layer": 0, "width": 6, "heads": 0}] * 2), "each once"),
+    ("NeuronValues", put("layout", 0, "evil", value=1), "'evil'"),
+    ("NeuronValues", put("about", "corpora", value=5), r"'corpora'\] is 5: expected list"),
+    ("NeuronValues", swap(MLP, lambda values: values[:3]), r"got \(3,\)"),
+    ("NeuronValues", swap(MLP, lambda values: values > 0), "decimal numbers"),
+    ("NeuronValues", swap(MLP, lambda values: values.to(torch.float8_e5m2)), "float8_e5m2"),
+    ("NeuronValues", swap(MLP, lambda values: values.to(torch.complex64)), "complex64"),
+    ("NeuronValues", drop(MLP), "one tensor for each"),
+    ("NeuronMask", swap(MLP, lambda mask: mask.int()), "booleans"),
+    ("ActivationStats", put("count", value=-9), "count is -9"),
+    ("ActivationStats", put("count", value=True), "'count'] is True"),
+    ("ActivationStats", put("folds", value=[9, 9, 9, 9]), "there are 4 folds"),
+    ("ActivationStats", swap(f"{MLP}/positive", lambda counts: counts + 100), "above 0 on more tokens than there are"),
+    ("ActivationStats", swap(f"{MLP}/squares", lambda squares: -squares - 1), "squares has a value that is negative"),
+    ("ActivationStats", swap(f"{MLP}/mean", lambda mean: mean / 0), "mean has a value that is negative or no number"),
+    ("ActivationStats", swap(f"{MLP}/blocks.mean", lambda mean: mean[:2]), "there are 3 blocks"),
+    ("ActivationStats", swap(f"{MLP}/histogram.edges", lambda edges: edges.flip(0)), "that ascend"),
+    ("ActivationStats", swap(f"{MLP}/histogram.neurons", lambda neurons: neurons + 1), "expected each once, of 6"),
+    ("ActivationStats", swap(f"{MLP}/histogram.counts", lambda counts: counts - 100), "negative counts"),
+    ("ActivationStats", drop(f"{MLP}/max"), "moments need"),
+    ("PruneRun", put("records", 1, value="a step"), r"records'\]\[1\] is 'a step': expected dict"),
+    ("PruneRun", put("records", 1, "step", value=7), "which are not 0, 1, 2"),
+    ("PruneRun", put("records", 1, "forget_top1", value=float("nan")), "forget_top1 is nan"),
+    ("PruneRun", put("records", 1, "retain_loss", value="1.5"), "retain_loss"),
+    ("PruneRun", put("records", value=[]), "records of 0 steps"),
+    ("PruneRun", put("settings", "corpora", "forget", value=[]), "the corpus 'forget'"),
+    ("PruneRun", swap(MLP, lambda at: at + 7), "has steps 7 to 9, and 2 were done"),
+    ("PruneRun", swap(MLP, lambda at: -at), "has steps -2 to 0"),
+    ("UnlearningRun", put("settings", "method", value=None), "'method'] is None"),
+    ("DocumentHits", swap("forget_before", lambda hits: hits * 2), "more was right than was asked"),
+    ("DocumentHits", swap("retain_counts", lambda counts: counts * 0), "expected a number above 0"),
+    ("DocumentHits", drop("retain_after"), "it has no 'retain_after'"),
+    ("TopExamples", put("contexts", MLP, "3", 0, 1, value=3), "the peak is token 3 of 3"),
+    ("TopExamples", put("contexts", MLP, "6", value=[]), "no neuron '6'"),
+    ("TopExamples", put("contexts", "blocks.9.mlp.hook_post", value={"0": []}), "no neurons at 'blocks.9"),
+    ("TopExamples", swap("activations", lambda z: z[1:]), "6 tokens and"),
+    ("Uncertainty", drop(f"low/{MLP}"), "it has no 'low/"),
+    ("SpecialisationTest", put("rate", value=5), "rate is 5"),
+    ("Specialisation", put("eps", "mlp", value=-1), "expected numbers of 0 or more"),
+    ("Specialisation", put("about", value={}), "0 corpora"),
+    ("Evaluation", put("tokens", value=-1), "tokens is -1"),
+    ("Evaluation", put("top1", value="0.5"), "'top1'] is '0.5': expected float"),
+    ("MembershipInference", put("share", value=2), "share is 2"),
+    ("Relearning", put("records", value=[]), "no records"),
+    ("Toxicity", put("scores", value=[0.5]), "1 scores of 2 texts"),
+    ("Reproduction", put("files", 0, value="../../etc/passwd"), "'../../etc/passwd'"),
+    ("Reproduction", put("files", 0, value="/etc/passwd"), "'/etc/passwd'"),
+    ("Reproduction", put("files", 0, value=".."), r"'\.\.'"),
+    ("Reproduction", put("files", 0, value="a.png) [x](javascript:alert(1)"), "expected names of files"),
+    ("Reproduction", put("files", 0, value="http://example.org/a.png"), "expected names of files"),
+    ("Reproduction", put("files", 0, value="a.png\n"), "expected names of files"),
+    ("Reproduction", put("scale", "tokens", value="many"), "'tokens'] is 'many'"),
+    ("Reproduction", put("findings", 0, "holds", value=1), "'holds'] is 1: expected bool"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "message"), LIES, ids=[f"{kind}: {message}" for kind, _, message in LIES])
+def test_a_whole_file_that_says_what_can_not_be(kind: str, change: Change, message: str, path: Path) -> None:
+    """Its checksum agrees: whoever changes a file can compute one."""
+    result = RESULTS[kind]
+    result.save(path)
+    header, tensors = unsealed(path)
+    change(header, tensors)
+    text = json.dumps(header)
+    path.write_bytes(sealed(text, tensors) if tensors else text.encode())
+    with limited(2), pytest.raises(DamagedFile, match=message) as refusal:
+        type(result).load(path)
+    assert str(path) in str(refusal.value)
+    assert f" {kind} that sp_lens saved" in str(refusal.value)
+    assert "make it again, or name another file" in str(refusal.value)
+    assert refusal.value.__cause__ is not None
+
+
+@each_kind
+def test_json_that_no_reader_is_made_for(kind: str, path: Path) -> None:
+    result = RESULTS[kind]
+    result.save(path)
+    header, tensors = unsealed(path)
+    whole = json.dumps(header)
+    deep = f'{whole[:-1]}, "deep": {"[" * 100_000}{"]" * 100_000}}}'
+    for text in (deep, "[" * 100_000, f"[{whole}]", "", "null", whole.replace(f'"{kind}"', '["a"]'), "9" * 10_000):
+        path.write_bytes(sealed(text, tensors) if tensors else text.encode())
+        with limited(5), pytest.raises(sp.SpLensError, match="result"):
+            type(result).load(path)
+    if not tensors:
+        for data in (whole.encode("utf-16"), whole.encode() + b"\xff", whole.encode()[:-1] + b', "a": "\xed\xa0\x80"}'):
+            path.write_bytes(data)
+            with pytest.raises(sp.SpLensError, match="result"):
+                type(result).load(path)
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts(path: Path) -> None:
+    RESULTS["Evaluation"].save(path)
+    path.write_text(path.read_text().replace('"tokens": 100', '"tokens": 7, "tokens": 100'))
+    assert sp.Evaluation.load(path).tokens == 100
+
+
+@each_kind
+def test_what_is_no_file_is_not_waited_for(kind: str, path: Path) -> None:
+    os.mkfifo(path)
+    load = type(RESULTS[kind]).load
+    for read in (partial(load, path), partial(load, "/dev/zero"), partial(read_json, path)):
+        with limited(2), pytest.raises(sp.SpLensError, match=r"no file|no such file"):
+            read()
+
+
+def test_a_folder_of_a_run_in_which_steps_are_no_files(tmp_path: Path) -> None:
+    RESULTS["PruneRun"].save(tmp_path / "step-0002.safetensors")
+    (tmp_path / "step-evil.safetensors").write_bytes(b"")  # none of ours
+    assert sp.PruneRun.load(tmp_path).steps == 2
+    os.mkfifo(tmp_path / "step-0003.safetensors")
+    with limited(2), pytest.raises(sp.SpLensError, match=r"step-0003\.safetensors"):
+        sp.PruneRun.load(tmp_path)
+    (tmp_path / "step-0004.safetensors").mkdir()
+    with pytest.raises(sp.SpLensError, match=r"step-0004\.safetensors"):
+        sp.PruneRun.load(tmp_path)
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "run"
+    outside.write_bytes(b"precious")
+    inside.mkdir()
+    for name in ("history.csv", "step-0000.safetensors", "mask.safetensors"):
+        (inside / name).symlink_to(outside)
+        write_bytes(inside / name, b"ours")
+        assert (inside / name).read_bytes() == b"ours"
+    assert outside.read_bytes() == b"precious"
+
+
+@given(st.text())
+def test_a_name_is_one_part_of_a_path(name: str) -> None:
+    assert not {"/", "\\", "\x00", "\n"} & set(plain(name))
+
+
+def test_weights_of_a_baseline_that_the_model_does_not_have(demo: Any) -> None:
+    """A file can say of which model it is, and hold what it likes."""
+    fingerprint = weights_fingerprint(demo)
+    name = next(iter(weights_of(demo)))
+    for weights in ({"no.such": torch.zeros(2)}, {name: torch.zeros(1)}):
+        run = UnlearningRun(weights, [], {"model": "demo", "weights": fingerprint, "method": "fine_tune"})
+        with pytest.raises(sp.SpLensError, match="the model has no weight"), run.applied(demo):
+            pass
+    assert weights_fingerprint(demo) == fingerprint
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(STRANGE),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=4),
+)
+WANTED: list[Any] = [
+    int, float, str, bool, str | None, Sequence[int], tuple[str, ...], tuple[int, str], Mapping[str, float],
+    sp.NeuronGroup, tuple[sp.NeuronGroup, ...], {"a": int, "b": str | None}, [{"a": float}],
+    Mapping[str, Sequence[Any]],
+]  # fmt: skip
+
+
+@given(value=JSON, wanted=st.sampled_from(WANTED))
+def test_a_value_fits_and_stays_what_it_was_or_is_refused(value: Any, wanted: Any) -> None:
+    found, refusal = value, "it fits"
+    try:
+        found = fitted(value, wanted, "it")
+    except sp.SpLensError as error:
+        refusal = str(error)
+    assert json.dumps(found) == json.dumps(value)
+    assert refusal.startswith("it")
+    assert len(refusal) < 400  # whatever came is not shown whole, however large it is
+
+
+def test_what_fits_comes_as_what_was_wanted() -> None:
+    assert fitted(LAYOUT.to_json(), tuple[sp.NeuronGroup, ...], "layout") == LAYOUT.groups
+    assert fitted([1, "a"], tuple[int, str], "pair") == (1, "a")
+    assert math.isnan(fitted(float("nan"), float, "loss"))
+    assert fitted({"a": 1, "c": []}, {"a": float, "b": str | None}, "about") == {"a": 1, "c": []}
+
+
+def test_the_page_of_results_has_no_markup_of_a_result(tmp_path: Path) -> None:
+    evil = (
+        "<img src=x onerror=alert(1)> [click](javascript:alert(1)) ![x](http://x/y.png) `a` | b\n\n# c\n[d]: http://x"
+    )
+    folder = tmp_path / "figure-2" / "a) [b](javascript:alert(1)"
+    RESULTS["Reproduction"].save(folder / "result.json")
+    values = json.loads((folder / "result.json").read_text())
+    values |= {"model": evil, "corpora": {evil: evil}, "table": [{evil: evil, "points": 1.5}]}
+    values["findings"] = [{"claim": evil, "measured": evil, "holds": True}]
+    values["versions"] = dict.fromkeys(values["versions"], evil)
+    values["scale"]["name"] = evil
+    write_bytes(folder / "result.json", json.dumps(values).encode())
+    assert Reproduction.load(folder / "result.json").model == evil
+    page = write_page(tmp_path, tmp_path / "page.md")
+    markdown = (
+        pytest.importorskip("markdown_it", reason="needs markdown-it-py").MarkdownIt("commonmark").enable("table")
+    )
+    html = re.sub(r"<code>.*?</code>", "", markdown.render(page))
+    assert "onerror" in html
+    assert "<img src=x" not in html
+    assert "<h1>c" not in html
+    assert set(re.findall(r'(?:href|src)="([^"]*)"', html)) == {
+        *(f"#{name}" for name in EXPERIMENTS),
+        "figure-2/a%29%20%5Bb%5D%28javascript%3Aalert%281%29/figure-2.png",
+    }

@@ -1,0 +1,74 @@
+"""A package imports only from the packages above it in this list, and no module is too long or too short."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sp_lens as sp
+
+ROOT = Path(sp.__file__).parent
+# Data flows downwards. `evaluation` stands above `interventions`, which measure the effect of an ablation by the loss.
+ORDER = (
+    "errors", "typing", "distributed", "storage", "neurons", "models", "data", "statistics", "scoring", "evaluation",
+    "interventions", "pruning", "unlearning", "plots", "pages", "experiments", "cli",
+)  # fmt: skip
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+FOLDERS = sorted({str(Path(module).parent) for module in MODULES})
+LONGEST, SHORTEST, MODULES_PER_FOLDER = 300, 30, 14
+
+
+def imported_packages(source: str) -> Iterator[str]:
+    """The packages of sp_lens that a module imports from, inside functions and for type checking too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sp_lens":
+            parts = node.module.split(".")
+            yield from parts[1:2] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("sp_lens."))
+
+
+def violations(package: str, source: str) -> list[str]:
+    """The packages that a module of `package` imports from although they are below it."""
+    return [other for other in imported_packages(source) if ORDER.index(other) > ORDER.index(package)]
+
+
+def test_every_package_has_its_place() -> None:
+    assert {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {
+        "__init__", "__pycache__", "assets",
+    } == set(ORDER)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if Path(module).parts[0] in ORDER or "/" not in module])
+def test_imports_point_one_way(module: str) -> None:
+    package = Path(module).with_suffix("").parts[0]
+    if package != "__init__":  # the public names, which are imported when they are used
+        assert violations(package, (ROOT / module).read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sp_lens.cli.plot import add_plot",
+        "from sp_lens import plots",
+        "import sp_lens.pages.report",
+        "def draw():\n    from sp_lens.plots.themes import PALETTE",
+    ],
+)
+def test_an_import_in_the_other_direction_is_found(source: str) -> None:
+    assert violations("statistics", source)
+    assert not violations("cli", source)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_can_be_read_in_one_sitting(module: str) -> None:
+    lines = len((ROOT / module).read_text("utf-8").splitlines())
+    assert lines <= LONGEST
+    assert lines >= SHORTEST or Path(module).name in ("__init__.py", "errors.py")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_have_few_modules(folder: str) -> None:
+    modules = [module for module in MODULES if str(Path(module).parent) == folder and Path(module).stem != "__init__"]
+    assert len(modules) <= MODULES_PER_FOLDER
