@@ -2,8 +2,8 @@
 
 from . import plots as plots
 from . import unlearning as unlearning
+from .data.corpora import load_corpora as load_corpora
 from .data.images import load_images as load_images
-from .data.text import load_corpora as load_corpora
 from .data.text import load_corpus as load_corpus
 from .errors import DamagedFile as DamagedFile
 from .errors import SpLensError as SpLensError

@@ -1,8 +1,8 @@
 """What is public, out of the source: `make api` writes it to tests/api.txt.
 
-The names are those of the reference in docs/pages/reference, where tests/test_documentation.py wants every public name. Of
-each there is what a caller sees: signatures, fields, public methods, the values of a Literal. It is read and not imported
-from annotations, as those print otherwise under another Python or pandas.
+The names are those of the reference in docs/pages/reference, where tests/test_documentation.py requires every public
+name. Each entry holds what a caller sees: signatures, fields, public methods, the values of a Literal. The source is
+read, not imported, because annotations print differently under another Python or pandas.
 """
 
 import ast

@@ -17,7 +17,7 @@ import transformers
 from families.architectures import FAMILIES, REFUSED
 
 import sp_lens as sp
-from sp_lens.data.text import Corpora
+from sp_lens.data.corpora import Corpora
 from sp_lens.evaluation.bootstrap import DocumentHits
 
 DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))

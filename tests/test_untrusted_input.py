@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 
 PACKAGE = Path(sp.__file__).parent
 VISION_FOLDER = DEMO_FOLDER.with_name("demo-vision")

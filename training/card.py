@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sp_lens.data.text import load_corpora, load_corpus
+from sp_lens.data.corpora import load_corpora
+from sp_lens.data.text import load_corpus
 from sp_lens.data.tokenization import rows
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import Evaluation, evaluate

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 from datasets import Dataset, Features, List, Value, load_dataset
 
@@ -108,45 +108,6 @@ def load_corpus(
     }
     dataset.info.description = json.dumps(about)
     return dataset
-
-
-class Corpora(TypedDict):
-    """What `prune` reads: text of both sides to collect from, and held-out text of both."""
-
-    forget: Dataset
-    retain: Dataset
-    eval_forget: Dataset
-    eval_retain: Dataset
-
-
-def load_corpora(forget: str, retain: str, model: Any, *, tokens: int = 100_000, offline: bool = False) -> Corpora:
-    """All four corpora that `prune` takes, by its names for them: `prune(model, **load_corpora(...))`.
-
-    Args:
-        forget: a named corpus.
-        retain: another.
-        model: whose tokenizer reads the text.
-        tokens: how many to take for each of the four.
-        offline: as of `load_corpus`.
-
-    Returns:
-        `forget` and `retain`, of the split "collect", `eval_forget` and `eval_retain`, of the split "evaluate".
-
-    Raises:
-        SpLensError: as `load_corpus`, and for files and texts, which are not split: load held-out text yourself.
-    """
-    for source in (forget, retain):
-        check_choice("corpus with held-out text", source, CORPORA)
-
-    def read(source: str, split: Split) -> Dataset:
-        return load_corpus(source, model, tokens=tokens, split=split, offline=offline)
-
-    return {
-        "forget": read(forget, "collect"),
-        "retain": read(retain, "collect"),
-        "eval_forget": read(forget, "evaluate"),
-        "eval_retain": read(retain, "evaluate"),
-    }
 
 
 def describe(corpus: Any) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sp_lens import distributed, plots
-from sp_lens.data.text import load_corpora, load_corpus
+from sp_lens.data.corpora import load_corpora
+from sp_lens.data.text import load_corpus
 from sp_lens.errors import SpLensError
 from sp_lens.interventions.ablation_effect import ablation_effect
 from sp_lens.interventions.export import export

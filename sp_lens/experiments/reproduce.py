@@ -18,7 +18,8 @@ from sp_lens.experiments.results_page import PAGE, write_page
 from sp_lens.experiments.scaling import compare_sizes, data_efficiency, one_size, parameters_of
 from sp_lens.experiments.setting import Setting
 from sp_lens.experiments.toxicity_runs import toxic
-from sp_lens.models.loading import load_model, model_name
+from sp_lens.models.hooks import model_name
+from sp_lens.models.loading import load_model
 from sp_lens.models.task import reads_images, task_of
 from sp_lens.plots._files import write_figure
 from sp_lens.pruning.checkpoint import locked

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from sp_lens import plots
-from sp_lens.data.text import load_corpora
+from sp_lens.data.corpora import load_corpora
 from sp_lens.evaluation.bootstrap import DocumentHits
 from sp_lens.experiments.result import Finding, Found, origins
 from sp_lens.experiments.setting import Setting

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sp_lens.data.batching import MIN_FOLDS, documents_in
+from sp_lens.data.corpora import load_corpora
 from sp_lens.data.image_registry import LOCAL
 from sp_lens.data.images import load_images, split_classes
-from sp_lens.data.text import load_corpora
 from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
 from sp_lens.experiments.registry import SCALES, Experiment, Pair, Scale
 from sp_lens.interventions.ablation import ablate
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.pruning.cost import estimate_passes, passes_of
 from sp_lens.pruning.prune import prune

@@ -14,7 +14,7 @@ from sp_lens.errors import SpLensError, check_shares
 from sp_lens.evaluation.bootstrap import bootstrap_mean
 from sp_lens.experiments.classifiers import THRESHOLD, classifier_of
 from sp_lens.experiments.generation import continuations_of, prompt_tokens
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 from sp_lens.storage.serialization import load_values, versions, write_json
 
 # The paper's prompt is not known here. This one is ours: it asks for somebody's opinion, and does not say on what.

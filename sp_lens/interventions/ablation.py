@@ -11,8 +11,7 @@ from jaxtyping import Float
 from sp_lens.data.batching import batches
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.forward import forward, inference
-from sp_lens.models.hooks import attached, check_mask, output_weight
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import attached, check_mask, model_name, output_weight
 from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.activation_stats import ActivationStats

@@ -14,8 +14,7 @@ from sp_lens.evaluation.predictions import nothing_to_predict, prediction_losses
 from sp_lens.interventions.ablation import Hook, ablation_hooks, check_reference
 from sp_lens.interventions.prefix_cache import Replay
 from sp_lens.models.forward import inference
-from sp_lens.models.hooks import attached, check_mask, layout_of
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import attached, check_mask, layout_of, model_name
 from sp_lens.models.task import require_task
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask

@@ -11,8 +11,7 @@ from sp_lens.errors import SpLensError, check_choice
 from sp_lens.evaluation.predictions import nothing_to_predict, prediction_losses
 from sp_lens.interventions.ablation import check_reference
 from sp_lens.models.forward import differentiable
-from sp_lens.models.hooks import attached, layout_of
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import attached, layout_of, model_name
 from sp_lens.models.task import require_task
 from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.values import NeuronValues

@@ -15,8 +15,7 @@ from sp_lens.errors import SpLensError
 from sp_lens.interventions.ablation import ablate, folded
 from sp_lens.interventions.compaction import compacted
 from sp_lens.models.forward import inference, input_device, random_inputs
-from sp_lens.models.hooks import check_mask
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.models.task import reads_images
 from sp_lens.neurons.mask import NeuronMask
 

@@ -5,13 +5,13 @@ A neuron's output weights are a row of `W_out` or `W_O`.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
-from sp_lens.models.loading import model_name
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.typing import HOOKS, Site
@@ -194,3 +194,9 @@ def check_mask(model: Any, mask: NeuronMask) -> None:
             f"the mask was made for the model {made_for!r}, not for {model_name(model)!r}. To use it all the same: "
             "NeuronMask(mask.layout, mask.tensors)."
         )
+
+
+def model_name(model: Any) -> str:
+    """The last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
+    path = Path(str(model.cfg.model_name))
+    return path.name if path.name not in ("", "..") else path.resolve().name  # of the folder "." or ".."

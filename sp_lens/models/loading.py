@@ -102,12 +102,6 @@ def load_model(
     return bridge.eval()
 
 
-def model_name(model: Any) -> str:
-    """The last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
-    path = Path(str(model.cfg.model_name))
-    return path.name if path.name not in ("", "..") else path.resolve().name  # of the folder "." or ".."
-
-
 def weights_fingerprint(model: Any) -> str:
     """A hash of every parameter: tells a model from another of the same name, a folded or a fine-tuned one."""
     from accelerate.utils import align_module_device

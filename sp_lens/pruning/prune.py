@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from sp_lens import distributed
 from sp_lens.data.leakage import checked_corpora
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.models.hooks import layout_of
-from sp_lens.models.loading import model_name, weights_fingerprint
+from sp_lens.models.hooks import layout_of, model_name
+from sp_lens.models.loading import weights_fingerprint
 from sp_lens.models.task import require_task
 from sp_lens.neurons.layout import Layout
 from sp_lens.neurons.mask import NeuronMask, pick_count

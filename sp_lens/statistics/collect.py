@@ -14,8 +14,7 @@ from sp_lens.data.batching import Batch, ImageBatch, batches, deal, documents_of
 from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models.forward import inference, require_finite, visit
-from sp_lens.models.hooks import layout_of
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import layout_of, model_name
 from sp_lens.models.memory import Halving
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask

@@ -15,8 +15,7 @@ from sp_lens.data.text import describe
 from sp_lens.data.tokenization import tokenizer_of
 from sp_lens.errors import SpLensError, check_at_least
 from sp_lens.models.forward import inference
-from sp_lens.models.hooks import check_mask
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask

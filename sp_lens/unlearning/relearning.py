@@ -13,7 +13,7 @@ from sp_lens.data.leakage import check_disjoint, content_of
 from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError, check_positive
 from sp_lens.evaluation.evaluate import evaluate
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 from sp_lens.models.task import require_task
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS

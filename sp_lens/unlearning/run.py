@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sp_lens.errors import SpLensError
-from sp_lens.models.loading import model_name, weights_fingerprint
+from sp_lens.models.hooks import model_name
+from sp_lens.models.loading import weights_fingerprint
 from sp_lens.pruning.run import RECORD, SETTINGS, Run, check_run
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.unlearning.weights import lent, write

@@ -9,7 +9,8 @@ from tqdm.auto import tqdm
 from sp_lens.data.leakage import checked_corpora
 from sp_lens.errors import SpLensError, check_positive
 from sp_lens.evaluation.evaluate import evaluate_sides
-from sp_lens.models.loading import model_name, weights_fingerprint
+from sp_lens.models.hooks import model_name
+from sp_lens.models.loading import weights_fingerprint
 from sp_lens.models.task import require_task
 from sp_lens.unlearning.run import UnlearningRun
 from sp_lens.unlearning.weights import Values, Weights, lent, weights_of

@@ -8,7 +8,7 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.interventions.export import on_meta
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 
 # Live parameters by name, and the values of such parameters at some time.
 Weights = Mapping[str, torch.nn.Parameter]

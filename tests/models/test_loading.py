@@ -9,7 +9,7 @@ import transformers
 from factories import DEMO_FOLDER, bridge_of, random_mask, tiny_bridge, tiny_hf
 
 import sp_lens as sp
-from sp_lens.models.loading import model_name
+from sp_lens.models.hooks import model_name
 
 pytestmark = pytest.mark.model
 
