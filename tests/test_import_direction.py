@@ -40,9 +40,7 @@ def test_every_package_has_its_place() -> None:
     } == set(ORDER)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "module", [module for module in MODULES if not module.startswith("assets/")]
-)
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("assets/")])
 def test_imports_point_one_way(module: str) -> None:
     package = Path(module).with_suffix("").parts[0]
     if package != "__init__":  # the public names, which are imported when they are used

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_neuron_page import HOSTILE, LAYOUT, MLP, examples_of, read, scores_of, stats_of
+from page_reader import read
+from plot_factories import HOSTILE, LAYOUT, MLP, examples_of, scores_of
+from plot_factories import scaled_stats as stats_of
 
 import sp_lens as sp
 from sp_lens.cli.__main__ import main

@@ -4,40 +4,19 @@ import re
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 import torch
 from factories import random_rows
+from plot_factories import EDGES, normal, traces
+from plot_factories import stats_with_histograms as stats_of
 
 import sp_lens as sp
 from sp_lens.neurons.layout import Layout, NeuronGroup
-from sp_lens.statistics.histogram import Histogram
-from sp_lens.statistics.moments import Moments
 
 pytestmark = pytest.mark.libraries
 
 plots: Any = sp.plots  # for calls that the type checker would refuse as well
-EDGES = torch.linspace(-1, 1, 11)  # bins of 0.2
 GREY = "rgba(128, 128, 128, 0.6)"
-
-
-def stats_of(*layers: torch.Tensor, site: Any = "attn", edges: torch.Tensor = EDGES, **about: Any) -> Any:
-    """Statistics with histograms of activations [token neuron], one tensor a layer."""
-    heads = 2 if site == "attn" else 0
-    layout = Layout(tuple(NeuronGroup(site, layer, z.shape[1], heads) for layer, z in enumerate(layers)))
-    moments = {
-        name: Moments.from_activations(z).with_histogram(Histogram.from_activations(z, edges, torch.arange(z.shape[1])))
-        for name, z in zip(layout.names, layers, strict=True)
-    }
-    return sp.ActivationStats(layout, moments, about)
-
-
-def normal(tokens: int = 500, neurons: int = 6, seed: int = 0) -> torch.Tensor:
-    return torch.randn(tokens, neurons, generator=torch.Generator().manual_seed(seed)) * 0.3
-
-
-def traces(figure: go.Figure) -> list[Any]:
-    return list(figure.select_traces())
 
 
 def expected(z: torch.Tensor) -> np.ndarray:

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_files import CHROMES
+from plot_factories import require_image_export
 
 import sp_lens as sp
 from sp_lens.plots._text import plain, visible
@@ -191,9 +190,7 @@ def test_what_is_visible_can_be_printed(text: str) -> None:
 
 def test_plotly_itself_shows_every_name_letter_by_letter(tmp_path: Path) -> None:
     """In an SVG that it has drawn, whose text is read as XML."""
-    pytest.importorskip("kaleido", reason="needs kaleido: pip install '.[export]'")
-    if not any(map(shutil.which, CHROMES)):
-        pytest.skip("needs a Chrome: apt-get install chromium, or plotly_get_chrome")
+    require_image_export()
     figure = go.Figure(layout={"height": 900, "width": 1800})
     for evil in EVIL:
         figure.add_scatter(x=[1, 2], y=[1, 2], name=plain(evil))

@@ -1,17 +1,15 @@
 """Figures as files: a PNG where there is a Chrome, and a message that helps where there is none."""
 
-import shutil
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from plot_factories import require_image_export
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._files import write_figure
 
 pytestmark = pytest.mark.libraries
-
-CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 @pytest.fixture
@@ -25,9 +23,7 @@ def test_html_needs_nothing_else(figure: go.Figure, tmp_path: Path) -> None:
 
 
 def test_png(figure: go.Figure, tmp_path: Path) -> None:
-    pytest.importorskip("kaleido", reason="needs kaleido: pip install '.[export]'")
-    if not any(map(shutil.which, CHROMES)):
-        pytest.skip("needs a Chrome: apt-get install chromium, or plotly_get_chrome")
+    require_image_export()
     write_figure(figure, tmp_path / "figure.png", scale=2)
     png = (tmp_path / "figure.png").read_bytes()
     assert png.startswith(b"\x89PNG")

@@ -7,25 +7,22 @@ import pandas as pd
 import pytest
 import torch
 from factories import hits_of
-from test_neuron_page import read
-from test_paper_figures import normal, run_of, stats_of
+from page_reader import read
+from plot_factories import normal, run_of, stats_with_histograms
 
 import sp_lens as sp
 from sp_lens.evaluation.bootstrap import DocumentHits
-from sp_lens.neurons.layout import NeuronGroup
 
 pytestmark = pytest.mark.libraries
 
-MLP = NeuronGroup("mlp", 0, 40)
 
-
-def by_blocks(seed: int, group: NeuronGroup = MLP) -> sp.ActivationStats:
-    """Statistics of 6 blocks, with histograms."""
-    spread = 1 + torch.rand(group.width, generator=torch.Generator().manual_seed(seed))
-    parts = [normal(40, group.width, seed=10 * seed + place) * spread for place in range(6)]
-    whole = stats_of(torch.cat(parts), group=group, model="tiny")
-    blocks = tuple(sp.ActivationStats(whole.layout, {group.name: stats_of(z, group=group)[group.name]}) for z in parts)
-    return sp.ActivationStats(whole.layout, whole.moments, whole.about, blocks)
+def stats_by_folds(seed: int, neurons: int = 40, **options: Any) -> sp.ActivationStats:
+    """Statistics with histograms of 6 folds."""
+    spread = 1 + torch.rand(neurons, generator=torch.Generator().manual_seed(seed))
+    parts = [normal(40, neurons, seed=10 * seed + place) * spread for place in range(6)]
+    whole = stats_with_histograms(torch.cat(parts), model="tiny", **options)
+    folds = tuple(stats_with_histograms(z, **options) for z in parts)
+    return sp.ActivationStats(whole.layout, whole.moments, whole.about, folds)
 
 
 def with_nats(hits: DocumentHits) -> DocumentHits:
@@ -42,9 +39,8 @@ def run_and_hits(documents: int = 0, **settings: Any) -> tuple[sp.PruneRun, Docu
     """A run of two steps, of which the first is what the hits are of."""
     hits = with_nats(hits_of(documents))
     drops = [hits.drop(side).value for side in ("forget", "retain")]
-    run = run_of([0.5, 0.5 - drops[0], 0.1], [0.5, 0.5 - drops[1], 0.05], **settings)
-    for record, forget, retain in zip(run.records, (7.4, 20.0, 60.0), (7.4, 12.0, 50.0), strict=True):
-        record |= {"forget_perplexity": forget, "retain_perplexity": retain}  # type: ignore[operator]
+    perplexity = ([7.4, 20, 60], [7.4, 12, 50])
+    run = run_of([0.5, 0.5 - drops[0], 0.1], [0.5, 0.5 - drops[1], 0.05], perplexity=perplexity, **settings)
     return run, hits
 
 
@@ -108,7 +104,7 @@ def test_a_bar_of_selectivity_has_the_interval_of_the_mean_of_its_runs() -> None
 
 
 def test_the_scatter_has_the_intervals_of_scores_and_bars_of_the_highest() -> None:
-    forget, retain = by_blocks(1), by_blocks(2)
+    forget, retain = stats_by_folds(1, site="mlp"), stats_by_folds(2, site="mlp")
     figure: Any = sp.plots.importance_scatter(forget, retain, fraction=0.1)
     others, taken = figure.data[:2]
     assert others.error_x.array is None or np.isnan(others.error_x.array).all()
@@ -128,21 +124,20 @@ def test_the_scatter_has_the_intervals_of_scores_and_bars_of_the_highest() -> No
 
 
 def test_densities_say_how_well_the_mean_is_known() -> None:
-    group = NeuronGroup("attn", 2, 6, heads=2)
-    stats = by_blocks(1, group)
+    stats = stats_by_folds(1, 6, first_layer=2)
     figure: Any = sp.plots.density({"code": stats}, layer=2, neurons=range(6))
     sure = sp.uncertainty(stats).frame().set_index("neuron")
     assert f"mean |z| {sure.loc[0, 'value']:.3g} [{sure.loc[0, 'low']:.3g}, " in figure.data[0].hovertemplate
     half = np.sqrt((sure["high"] / sure["low"]).median()) - 1
     assert f"mean |z| ±{half:.0%}" in figure.layout.annotations[0].text
     assert "95 % interval over documents" in figure.layout.title.subtitle.text
-    plain: Any = sp.plots.density({"code": stats_of(normal())}, layer=2, neurons=range(6))
+    plain: Any = sp.plots.density({"code": stats_with_histograms(normal())}, layer=0, neurons=range(6))
     assert "±" not in plain.layout.annotations[0].text
     assert "mean |z|" not in plain.data[0].hovertemplate
 
 
 def test_a_card_has_the_intervals_of_importances_and_score() -> None:
-    forget, retain = by_blocks(1), by_blocks(2)
+    forget, retain = stats_by_folds(1, site="mlp"), stats_by_folds(2, site="mlp")
     sure = sp.uncertainty(forget, retain)
     page = sp.neuron_page({"code": forget, "prose": retain}, site="mlp", layer=0, neuron=3, scores=sure)
     rows = read(page).rows()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_neuron_figures import MLP, at, megabytes, run_of
+from plot_factories import MLP_LAYOUT, megabytes, pruned_at_steps, run_of
 
 import sp_lens as sp
 
@@ -48,7 +48,7 @@ def test_a_run_of_one_step_is_two_dots_and_a_line(draw: Any, lost: float) -> Non
 
 
 def test_a_run_of_one_step_has_a_selectivity_and_layers() -> None:
-    run = run_of([0.5, 0.3], [0.5, 0.4], pruned_at={name: at(*[0, 1] * 10) for name in MLP.names})
+    run = run_of([0.5, 0.3], [0.5, 0.4], pruned_at={name: pruned_at_steps(*[0, 1] * 10) for name in MLP_LAYOUT.names})
     bar: Any = sp.plots.selectivity(run).data[0]
     assert bar.y == pytest.approx([10])
     traces: Any = sp.plots.pruned_by_layer(run).data

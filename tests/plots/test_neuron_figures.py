@@ -1,7 +1,6 @@
 """What the figures other than 2 and 5 hold: values against numpy and pandas, axes, hover, sizes, refusals."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,18 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
+from plot_factories import (
+    MLP_LAYOUT,
+    head_values,
+    megabytes,
+    neuron_values,
+    pruned_at_steps,
+    run_of,
+    stats_of,
+    traces,
+    traces_with_mode,
+    varied,
+)
 
 import sp_lens as sp
 from sp_lens.neurons.layout import Layout, NeuronGroup
@@ -19,47 +30,12 @@ from sp_lens.statistics.moments import Moments
 pytestmark = pytest.mark.libraries
 
 plots: Any = sp.plots  # for calls that the type checker would refuse as well
-MLP = Layout((NeuronGroup("mlp", 0, 20), NeuronGroup("mlp", 1, 20)))
-
-
-def run_of(
-    forget: Sequence[float] = (0.5, 0.3, 0.1),
-    retain: Sequence[float] = (0.5, 0.4, 0.4),
-    *,
-    perplexity: tuple[Sequence[float], Sequence[float]] = ((10.0, 40.0, 1000.0), (20.0, 22.0, 30.0)),
-    layout: Layout = MLP,
-    pruned_at: dict[str, torch.Tensor] | None = None,
-    **settings: Any,
-) -> sp.PruneRun:
-    """A run with these accuracies and perplexities (forget, retain), one a step."""
-    records = [
-        {"step": step, "share": 0.05 * step, "forget_top1": f, "retain_top1": r}
-        | {"forget_perplexity": perplexity[0][step], "retain_perplexity": perplexity[1][step]}
-        for step, (f, r) in enumerate(zip(forget, retain, strict=True))
-    ]
-    base = {"model": "tiny", "site": "mlp", "metric": "abs", "fraction": 0.05, "seed": None}
-    zeros = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in layout}
-    return sp.PruneRun(layout, pruned_at or zeros, records, base | settings)
-
-
-def traces(figure: go.Figure) -> list[Any]:
-    return list(figure.select_traces())
-
-
-def of_mode(figure: go.Figure, mode: str) -> list[Any]:
-    return [trace for trace in traces(figure) if trace.mode == mode]
-
-
-def megabytes(figure: go.Figure) -> float:
-    return len(figure.to_html(include_plotlyjs=False)) / 1e6
-
-
 # Figure 3: perplexity
 
 
 def test_perplexity_draws_forget_against_retain_on_logarithmic_axes() -> None:
-    figure = sp.plots.perplexity(run_of())
-    (dot,), (curve,) = of_mode(figure, "markers"), of_mode(figure, "lines")
+    figure = sp.plots.perplexity(run_of(perplexity=([10, 40, 1000], [20, 22, 30])))
+    (dot,), (curve,) = traces_with_mode(figure, "markers"), traces_with_mode(figure, "lines")
     assert list(dot.x) == [20, 22, 30]
     assert list(dot.y) == [10, 40, 1000]
     assert [figure.layout.xaxis.type, figure.layout.yaxis.type] == ["log", "log"]
@@ -85,14 +61,16 @@ def test_perplexity_rises_alike_on_the_line_from_the_common_start() -> None:
 def test_perplexity_styles_runs_as_tradeoff_does() -> None:
     runs = [run_of(metric="random", seed=seed) for seed in range(9)]
     figures = [sp.plots.perplexity(runs), sp.plots.tradeoff(runs)]
-    assert [t.name for t in of_mode(figures[0], "markers")][8] == "random, seed 8"
-    styles = [[(t.name, t.marker.color, t.marker.symbol) for t in of_mode(figure, "markers")] for figure in figures]
+    assert [t.name for t in traces_with_mode(figures[0], "markers")][8] == "random, seed 8"
+    styles = [
+        [(t.name, t.marker.color, t.marker.symbol) for t in traces_with_mode(figure, "markers")] for figure in figures
+    ]
     assert styles[0] == styles[1]
 
 
 def test_perplexity_leaves_infinite_steps_out_and_says_so() -> None:
     figure = sp.plots.perplexity(run_of(perplexity=([10, 40, math.inf], [20, 22, 30])))
-    assert list(of_mode(figure, "markers")[0].y) == [10, 40]
+    assert list(traces_with_mode(figure, "markers")[0].y) == [10, 40]
     assert figure.layout.title.subtitle.text.endswith("; left out, steps of infinite perplexity: 1")
 
 
@@ -210,21 +188,8 @@ def test_selectivity_refuses(runs: Any, message: str) -> None:
 # Ours: score_map, head_map
 
 
-def values_of(*rows: Sequence[float], site: Any = "mlp", heads: int = 0, **about: Any) -> sp.NeuronValues:
-    """Neuron values, a row a layer."""
-    layout = Layout(tuple(NeuronGroup(site, layer, len(row), heads) for layer, row in enumerate(rows)))
-    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
-    return sp.NeuronValues(layout, dict(zip(layout.names, tensors, strict=True)), about)
-
-
-def heads_of(*rows: Sequence[float], **about: Any) -> sp.HeadValues:
-    layout = Layout(tuple(NeuronGroup("attn", layer, 4 * len(row), len(row)) for layer, row in enumerate(rows)))
-    tensors = [torch.tensor(row, dtype=torch.float64) for row in rows]
-    return sp.HeadValues(layout, dict(zip(layout.names, tensors, strict=True)), about)
-
-
 def test_score_map_sorts_each_layer_and_its_hover_finds_the_neuron() -> None:
-    scores = values_of([1, 100, 0], [0.1, 0.1, 10], eps={"mlp": 0.001}, metric="abs", model="tiny")
+    scores = neuron_values([1, 100, 0], [0.1, 0.1, 10], eps={"mlp": 0.001}, metric="abs", model="tiny")
     figure = sp.plots.score_map(scores)
     (cells,) = traces(figure)
     assert list(cells.y) == ["0", "1"]
@@ -244,14 +209,14 @@ def test_score_map_sorts_each_layer_and_its_hover_finds_the_neuron() -> None:
 
 
 def test_score_map_of_attention_names_the_head() -> None:
-    (cells,) = traces(sp.plots.score_map(values_of([1, 2, 3, 4], site="attn", heads=2, eps={}), site="attn"))
+    (cells,) = traces(sp.plots.score_map(neuron_values([1, 2, 3, 4], site="attn", heads=2, eps={}), site="attn"))
     assert cells.customdata[0, :, 4:].tolist() == [[3, 1], [2, 1], [1, 0], [0, 0]]
     assert "(head %{customdata[5]})" in cells.hovertemplate
 
 
 def test_score_map_bins_a_wide_layer_and_takes_layers_of_other_widths() -> None:
     wide = np.random.default_rng(0).lognormal(size=1201)
-    (cells,) = traces(sp.plots.score_map(values_of(wide.tolist(), wide[:500].tolist(), eps={})))
+    (cells,) = traces(sp.plots.score_map(neuron_values(wide.tolist(), wide[:500].tolist(), eps={})))
     assert cells.z.shape == (2, 401)
     assert (cells.x0, cells.dx) == (2, 3)
     expected = -np.sort(-wide)
@@ -263,10 +228,10 @@ def test_score_map_bins_a_wide_layer_and_takes_layers_of_other_widths() -> None:
 
 
 def test_values_that_are_no_scores_are_coloured_linearly() -> None:
-    (effects,) = traces(sp.plots.score_map(values_of([0.5, -0.2, math.nan], metric="ablation effect")))
+    (effects,) = traces(sp.plots.score_map(neuron_values([0.5, -0.2, math.nan], metric="ablation effect")))
     assert (effects.zmin, effects.zmax) == (-0.5, 0.5)
     assert effects.z[0] == pytest.approx([0.5, -0.2, math.nan], nan_ok=True)
-    (importances,) = traces(sp.plots.score_map(values_of([0.5, 0.2, 0], metric="abs")))
+    (importances,) = traces(sp.plots.score_map(neuron_values([0.5, 0.2, 0], metric="abs")))
     assert (importances.zmin, importances.zmax) == (0, 0.5)
     assert importances.colorbar.title.text == "mean |z| (activation)"
 
@@ -281,9 +246,9 @@ def test_score_map_of_7b_is_light() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e9])
 def test_maps_of_equal_values_have_a_scale(value: float) -> None:
     for figure in (
-        sp.plots.score_map(values_of([value] * 3, eps={})),
-        sp.plots.head_map(heads_of([value] * 3)),
-        sp.plots.head_map(heads_of([value] * 3, eps={})),
+        sp.plots.score_map(neuron_values([value] * 3, eps={})),
+        sp.plots.head_map(head_values([value] * 3)),
+        sp.plots.head_map(head_values([value] * 3, eps={})),
     ):
         (cells,) = traces(figure)
         assert cells.zmin < cells.zmax
@@ -292,7 +257,7 @@ def test_maps_of_equal_values_have_a_scale(value: float) -> None:
 
 
 def test_head_map_of_ablation_effects_diverges_around_0_and_is_annotated() -> None:
-    heads = heads_of([0.25, -0.05], [0.0, math.nan], metric="ablation effect", mode="zero", model="tiny")
+    heads = head_values([0.25, -0.05], [0.0, math.nan], metric="ablation effect", mode="zero", model="tiny")
     figure = sp.plots.head_map(heads)
     (cells,) = traces(figure)
     assert cells.z == pytest.approx(np.array([[0.25, -0.05], [0, math.nan]]), nan_ok=True)
@@ -308,17 +273,17 @@ def test_head_map_of_ablation_effects_diverges_around_0_and_is_annotated() -> No
 
 
 def test_head_map_by_activation_is_sequential_and_of_scores_around_1() -> None:
-    values = values_of([1, 3, 5, 7], [0, 0, 2, 2], site="attn", heads=2, metric="abs")
+    values = neuron_values([1, 3, 5, 7], [0, 0, 2, 2], site="attn", heads=2, metric="abs")
     (cells,) = traces(sp.plots.head_map(values.heads("mean")))
     assert cells.z.tolist() == [[2, 6], [0, 2]]
     assert (cells.zmin, cells.zmax) == (0, 6)
-    (scores,) = traces(sp.plots.head_map(heads_of([10, 0.1], eps={})))
+    (scores,) = traces(sp.plots.head_map(head_values([10, 0.1], eps={})))
     assert scores.z.tolist() == [[1, -1]]
     assert scores.customdata[:, :, 0] == pytest.approx(np.array([[10, 0.1]]))
 
 
 def test_many_heads_are_not_annotated() -> None:
-    (cells,) = traces(sp.plots.head_map(heads_of(*[[1.0] * 40] * 80)))
+    (cells,) = traces(sp.plots.head_map(head_values(*[[1.0] * 40] * 80)))
     assert cells.text is None
     assert cells.z.shape == (80, 40)
 
@@ -326,12 +291,12 @@ def test_many_heads_are_not_annotated() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.score_map(heads_of([1])), "draws NeuronValues, got HeadValues: make them with score"),
-        (lambda: plots.score_map(values_of([1]), site="attn"), "no neurons at site 'attn'"),
-        (lambda: plots.score_map(values_of([math.nan] * 2)), "none of the 2 values is finite"),
-        (lambda: plots.head_map(values_of([1])), "draws HeadValues, got NeuronValues: make them with scores.heads"),
-        (lambda: plots.head_map(heads_of()), "none of the 0 values is finite"),
-        (lambda: plots.head_map(heads_of([math.nan])), "none of the 1 values is finite"),
+        (lambda: plots.score_map(head_values([1])), "draws NeuronValues, got HeadValues: make them with score"),
+        (lambda: plots.score_map(neuron_values([1]), site="attn"), "no neurons at site 'attn'"),
+        (lambda: plots.score_map(neuron_values([math.nan] * 2)), "none of the 2 values is finite"),
+        (lambda: plots.head_map(neuron_values([1])), "draws HeadValues, got NeuronValues: make them with scores.heads"),
+        (lambda: plots.head_map(head_values()), "none of the 0 values is finite"),
+        (lambda: plots.head_map(head_values([math.nan])), "none of the 1 values is finite"),
     ],
 )
 def test_maps_refuse(draw: Any, message: str) -> None:
@@ -342,13 +307,9 @@ def test_maps_refuse(draw: Any, message: str) -> None:
 # Ours: pruned_by_layer
 
 
-def at(*steps: int) -> torch.Tensor:
-    return torch.tensor(steps, dtype=torch.int32)
-
-
 def test_pruned_by_layer_counts_the_mask_of_each_step() -> None:
     layout = Layout((NeuronGroup("mlp", 1, 4), NeuronGroup("mlp", 3, 5)))
-    steps = dict(zip(layout.names, [at(1, 1, 0, 2), at(0, 0, 2, 0, 0)], strict=True))
+    steps = dict(zip(layout.names, [pruned_at_steps(1, 1, 0, 2), pruned_at_steps(0, 0, 2, 0, 0)], strict=True))
     run = run_of(layout=layout, pruned_at=steps)
     figure = sp.plots.pruned_by_layer(run)
     first, second, whole, _bar = traces(figure)
@@ -368,7 +329,7 @@ def test_pruned_by_layer_counts_the_mask_of_each_step() -> None:
 
 def test_pruned_by_layer_has_a_panel_for_each_site_and_takes_one_step() -> None:
     layout = Layout((NeuronGroup("attn", 0, 4, heads=2), NeuronGroup("mlp", 0, 2)))
-    steps = dict(zip(layout.names, [at(0, 0, 0, 1), at(1, 0)], strict=True))
+    steps = dict(zip(layout.names, [pruned_at_steps(0, 0, 0, 1), pruned_at_steps(1, 0)], strict=True))
     figure = sp.plots.pruned_by_layer(run_of([0.5, 0.4], [0.5, 0.4], layout=layout, pruned_at=steps, site="both"))
     assert [note.text for note in figure.layout.annotations] == ["attention pre-out neurons", "MLP neurons"]
     assert [list(line.y) for line in traces(figure)] == [[0, 25]] * 2 + [[0, 50]] * 2
@@ -400,20 +361,6 @@ def test_pruned_by_layer_refuses(run: Any, message: str) -> None:
 # Ours: importance_scatter, metric_agreement
 
 
-def stats_of(*layers: torch.Tensor, site: Any = "mlp", heads: int = 0, **about: Any) -> sp.ActivationStats:
-    """Statistics of activations [token neuron], one tensor a layer."""
-    layout = Layout(tuple(NeuronGroup(site, layer, z.shape[1], heads) for layer, z in enumerate(layers)))
-    moments = {name: Moments.from_activations(z) for name, z in zip(layout.names, layers, strict=True)}
-    return sp.ActivationStats(layout, moments, about)
-
-
-def normal(neurons: int = 30, tokens: int = 50, seed: int = 0) -> torch.Tensor:
-    """Activations of neurons whose means and spreads differ."""
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(tokens, neurons, generator=generator)
-    return (z + torch.randn(neurons, generator=generator)) * torch.rand(neurons, generator=generator)
-
-
 def seven_b(seed: int) -> sp.ActivationStats:
     """Log-normal importances of 32 layers of 16384 neurons."""
     layout = Layout(tuple(NeuronGroup("mlp", layer, 16384) for layer in range(32)))
@@ -426,7 +373,10 @@ def seven_b(seed: int) -> sp.ActivationStats:
 
 
 def test_scatter_puts_every_neuron_at_its_importances_and_parts_them_at_the_mask() -> None:
-    z = [normal(seed=1), normal(seed=2)], [normal(seed=3), normal(seed=4)]
+    z = (
+        [varied(seed=1), varied(seed=2)],
+        [varied(seed=3), varied(seed=4)],
+    )
     forget, retain = stats_of(*z[0], model="tiny"), stats_of(*z[1], model="tiny")
     figure = sp.plots.importance_scatter(forget, retain, fraction=0.1)
     others, taken = traces(figure)[:2]
@@ -445,8 +395,8 @@ def test_scatter_puts_every_neuron_at_its_importances_and_parts_them_at_the_mask
 
 
 def test_scatter_draws_the_cut_and_the_eps() -> None:
-    small = stats_of(normal(seed=5) * 0.01)
-    figure = sp.plots.importance_scatter(stats_of(normal(seed=6) * 0.01), small, fraction=0.1)
+    small = stats_of(varied(seed=5) * 0.01)
+    figure = sp.plots.importance_scatter(stats_of(varied(seed=6) * 0.01), small, fraction=0.1)
     _, taken, cut, eps = traces(figure)
     assert list(eps.x) == [1e-3, 1e-3]
     assert np.asarray(cut.y) / (np.asarray(cut.x) + 1e-3) == pytest.approx(taken.customdata[:, 2].min(), rel=1e-5)
@@ -454,15 +404,15 @@ def test_scatter_draws_the_cut_and_the_eps() -> None:
     assert low < 1e-3 < high
     assert low < min(cut.x) * 1.001 < max(cut.x) < high * 1.001
     assert bottom < min(cut.y) * 1.001 < max(cut.y) < top * 1.001
-    far = sp.plots.importance_scatter(stats_of(normal() + 9), stats_of(normal() + 9))
+    far = sp.plots.importance_scatter(stats_of(varied() + 9), stats_of(varied() + 9))
     assert len(traces(far)) == 3
     assert "eps 0.001, far below all retain importances" in far.layout.title.subtitle.text
 
 
 def test_neurons_that_never_fire_are_drawn_at_the_edge_and_counted() -> None:
-    z = normal().abs()
+    z = varied().abs()
     z[:, 3] = 0
-    figure = sp.plots.importance_scatter(stats_of(z), stats_of(normal(seed=1)), fraction=0.1)
+    figure = sp.plots.importance_scatter(stats_of(z), stats_of(varied(seed=1)), fraction=0.1)
     points = np.concatenate(
         [np.column_stack([t.customdata[:, 1], t.y, t.customdata[:, 3]]) for t in traces(figure)[:2]]
     )
@@ -473,7 +423,7 @@ def test_neurons_that_never_fire_are_drawn_at_the_edge_and_counted() -> None:
 
 
 def test_scatter_of_attention_names_the_head() -> None:
-    stats = [stats_of(normal(8, seed=seed), site="attn", heads=2) for seed in (0, 1)]
+    stats = [stats_of(varied(8, seed=seed), site="attn", heads=2) for seed in (0, 1)]
     taken = traces(sp.plots.importance_scatter(*stats, site="attn", metric="std", fraction=1))[1]
     assert taken.customdata[:, 5].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert "(head %{customdata[5]})" in taken.hovertemplate
@@ -504,7 +454,10 @@ def test_scatter_of_equal_neurons_is_one_place() -> None:
 
 
 def test_metric_agreement_is_spearmans() -> None:
-    forget, retain = stats_of(normal(seed=1), normal(seed=2)), stats_of(normal(seed=3), normal(seed=4))
+    forget, retain = (
+        stats_of(varied(seed=1), varied(seed=2)),
+        stats_of(varied(seed=3), varied(seed=4)),
+    )
     figure = sp.plots.metric_agreement(forget, retain)
     (cells,) = traces(figure)
     metrics: tuple[Any, ...] = ("freq", "abs", "rms", "std")
@@ -522,16 +475,25 @@ def test_metric_agreement_is_spearmans() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: plots.importance_scatter(stats_of(normal()), 3), "retain is a int: expected ActivationStats"),
         (
-            lambda: plots.importance_scatter(stats_of(normal(), model="a"), stats_of(normal(), model="b")),
+            lambda: plots.importance_scatter(stats_of(varied()), 3),
+            "retain is a int: expected ActivationStats",
+        ),
+        (
+            lambda: plots.importance_scatter(stats_of(varied(), model="a"), stats_of(varied(), model="b")),
             "different models",
         ),
-        (lambda: plots.importance_scatter(*[stats_of(normal())] * 2, site="attn"), "no neurons at site 'attn'"),
-        (lambda: plots.importance_scatter(*[stats_of(normal())] * 2, fraction=2), "fraction 2: expected a share"),
-        (lambda: plots.importance_scatter(*[stats_of(normal())] * 2, metric="x"), "unknown metric 'x'"),
         (
-            lambda: plots.importance_scatter(stats_of(normal()), stats_of(torch.zeros(5, 30))),
+            lambda: plots.importance_scatter(*[stats_of(varied())] * 2, site="attn"),
+            "no neurons at site 'attn'",
+        ),
+        (
+            lambda: plots.importance_scatter(*[stats_of(varied())] * 2, fraction=2),
+            "fraction 2: expected a share",
+        ),
+        (lambda: plots.importance_scatter(*[stats_of(varied())] * 2, metric="x"), "unknown metric 'x'"),
+        (
+            lambda: plots.importance_scatter(stats_of(varied()), stats_of(torch.zeros(5, 30))),
             "the abs of all 30 mlp neurons on the retain corpus is 0",
         ),
         (lambda: plots.importance_scatter(*[sp.ActivationStats(Layout(()), {})] * 2), "no neurons at site 'mlp'"),
@@ -540,7 +502,10 @@ def test_metric_agreement_is_spearmans() -> None:
             lambda: plots.metric_agreement(*[stats_of(torch.ones(5, 4))] * 2),
             "all 4 mlp neurons have the same score by 'freq'",
         ),
-        (lambda: plots.metric_agreement(*[stats_of(normal())] * 2, site="attn"), "no neurons at site 'attn'"),
+        (
+            lambda: plots.metric_agreement(*[stats_of(varied())] * 2, site="attn"),
+            "no neurons at site 'attn'",
+        ),
     ],
 )
 def test_comparisons_of_statistics_refuse(draw: Any, message: str) -> None:
@@ -552,16 +517,16 @@ def test_comparisons_of_statistics_refuse(draw: Any, message: str) -> None:
 
 
 def figures() -> list[go.Figure]:
-    scores = sp.score(stats_of(normal(seed=1)), stats_of(normal(seed=2)))
-    pruned = {name: at(*[0, 1] * 10) for name in MLP.names}
+    scores = sp.score(stats_of(varied(seed=1)), stats_of(varied(seed=2)))
+    pruned = {name: pruned_at_steps(*[0, 1] * 10) for name in MLP_LAYOUT.names}
     return [
         sp.plots.perplexity(run_of()),
         sp.plots.selectivity(run_of()),
         sp.plots.score_map(scores),
-        sp.plots.head_map(heads_of([1, 2])),
+        sp.plots.head_map(head_values([1, 2])),
         sp.plots.pruned_by_layer(run_of(pruned_at=pruned)),
-        sp.plots.importance_scatter(stats_of(normal(seed=1)), stats_of(normal(seed=2)), fraction=0.1),
-        sp.plots.metric_agreement(stats_of(normal(seed=1)), stats_of(normal(seed=2))),
+        sp.plots.importance_scatter(stats_of(varied(seed=1)), stats_of(varied(seed=2)), fraction=0.1),
+        sp.plots.metric_agreement(stats_of(varied(seed=1)), stats_of(varied(seed=2))),
     ]
 
 

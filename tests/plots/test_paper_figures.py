@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,13 @@ import plotly.io as pio
 import pytest
 import torch
 from factories import random_rows
+from plot_factories import EDGES, normal, run_of, stats_with_histograms, traces, traces_with_mode
 
 import sp_lens as sp
-from sp_lens.neurons.layout import Layout, NeuronGroup
-from sp_lens.statistics.histogram import Histogram
-from sp_lens.statistics.moments import Moments
 
 pytestmark = pytest.mark.libraries
 
 DENSITY = "density (share of tokens<br>per unit of activation, log)"
-EDGES = torch.linspace(-1, 1, 11)  # bins of 0.2
-
-
-def stats_of(z: torch.Tensor, *, group: NeuronGroup | None = None, edges: torch.Tensor = EDGES, **about: Any) -> Any:
-    """Statistics with histograms of activations [token neuron], by default of attention neurons of layer 2."""
-    group = group or NeuronGroup("attn", 2, z.shape[1], heads=2)
-    moments = Moments.from_activations(z).with_histogram(Histogram.from_activations(z, edges, torch.arange(z.shape[1])))
-    return sp.ActivationStats(Layout((group,)), {group.name: moments}, about)
-
-
-def normal(tokens: int = 500, neurons: int = 6, seed: int = 0) -> torch.Tensor:
-    return torch.randn(tokens, neurons, generator=torch.Generator().manual_seed(seed)) * 0.3
-
-
-def traces(figure: go.Figure) -> list[Any]:
-    return list(figure.select_traces())
 
 
 def curves(figure: go.Figure, panel: int = 1) -> list[Any]:
@@ -51,27 +32,16 @@ def area(trace: Any) -> float:
     return float((widths * heights).sum())
 
 
-def run_of(
-    forget: Sequence[float] = (0.5, 0.1), retain: Sequence[float] = (0.5, 0.4), *, on: str = "F R", **settings: Any
-) -> sp.PruneRun:
-    """A run with these accuracies, one a step."""
-    group = NeuronGroup("mlp", 0, 20)
-    records = [
-        {"step": step, "share": 0.05 * step, "forget_top1": f, "retain_top1": r}
-        for step, (f, r) in enumerate(zip(forget, retain, strict=True))
-    ]
-    corpora = {side: {"source": source} for side, source in zip(("forget", "retain"), on.split(), strict=True)}
-    base = {"model": "tiny", "site": "mlp", "unit": "neuron", "metric": "abs", "fraction": 0.05, "seed": None}
-    pruned_at = {group.name: torch.zeros(group.width, dtype=torch.int32)}
-    return sp.PruneRun(Layout((group,)), pruned_at, records, base | {"corpora": corpora} | settings)
+def stats_of(z: torch.Tensor, **options: Any) -> sp.ActivationStats:
+    return stats_with_histograms(z, first_layer=2, **options)
 
 
 def dots(figure: go.Figure) -> list[Any]:
-    return [trace for trace in traces(figure) if trace.mode == "markers"]
+    return traces_with_mode(figure, "markers")
 
 
 def lines(figure: go.Figure) -> list[Any]:
-    return [trace for trace in traces(figure) if trace.mode == "lines"]
+    return traces_with_mode(figure, "lines")
 
 
 # Figure 5: density
@@ -95,7 +65,7 @@ def test_density_is_the_histogram_of_the_activations(opt: Any) -> None:
 
 def test_density_of_a_known_histogram_step_by_step() -> None:
     z = torch.tensor([[-0.5], [-0.5], [0.5], [3.0]])  # two tokens in [-0.6, -0.4), one in [0.4, 0.6), one outside
-    figure = sp.plots.density({"four": stats_of(z, group=NeuronGroup("attn", 2, 1, heads=1))}, neurons=[0])
+    figure = sp.plots.density({"four": stats_of(z, heads=1)}, neurons=[0])
     (trace,) = curves(figure)
     low = 1.25 / 2  # half of the lower of the two densities
     assert trace.x == pytest.approx([-0.6, -0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6], abs=1e-6)
@@ -179,7 +149,7 @@ def test_hover_names_neuron_head_and_density() -> None:
     assert trace.hovertemplate.startswith("<b>neuron 3 (head 1)</b>")
     assert "density %{customdata[1]" in trace.hovertemplate
     assert trace.hoveron == "points"
-    mlp = stats_of(normal().relu(), group=NeuronGroup("mlp", 0, 6))
+    mlp = stats_with_histograms(normal().relu(), site="mlp")
     assert curves(sp.plots.density({"a": mlp}, site="mlp", layer=0, neurons=[2]))[0].name == "neuron 2"
 
 
@@ -196,7 +166,7 @@ def test_title_says_what_is_shown(neurons: Any, which: str) -> None:
 def test_a_neuron_that_never_fires_is_one_bin_at_zero() -> None:
     z = normal().relu()
     z[:, 2] = 0
-    stats = stats_of(z, group=NeuronGroup("mlp", 2, 6), edges=torch.linspace(0, 1, 11))
+    stats = stats_of(z, site="mlp", edges=torch.linspace(0, 1, 11))
     dead = curves(sp.plots.density({"a": stats}, site="mlp", neurons=range(6)))[2]
     assert dead.x == pytest.approx([0, 0, 0.1], abs=1e-6)
     assert dead.y[1] == pytest.approx(10)  # all tokens in a bin of 0.1
@@ -213,8 +183,7 @@ def test_a_neuron_wholly_outside_the_edges_is_flat_on_the_floor() -> None:
 
 def test_a_whole_layer_is_drawn_as_means_of_neighbours_and_stays_light() -> None:
     z = normal(200, 3072)
-    group = NeuronGroup("attn", 2, 3072, heads=3)
-    stats = stats_of(z, group=group, edges=torch.linspace(-1.5, 1.5, 101))
+    stats = stats_of(z, heads=3, edges=torch.linspace(-1.5, 1.5, 101))
     figure = sp.plots.density({"a": stats, "b": stats, "c": stats}, neurons=range(3072))
     first = curves(figure)
     assert len(first) == 200
@@ -375,7 +344,8 @@ def test_runs_are_called_after_what_they_differ_in(settings: list[dict[str, Any]
 
 
 def test_runs_on_other_corpora_are_called_after_those_and_share_the_rest() -> None:
-    runs = [run_of(on=on) for on in ("code prose", "prose code")]
+    corpora = [{"forget": {"source": f}, "retain": {"source": r}} for f, r in (("code", "prose"), ("prose", "code"))]
+    runs = [run_of(corpora=one, unit="neuron") for one in corpora]
     figure = sp.plots.tradeoff(runs)
     assert [trace.name for trace in dots(figure)] == [
         "abs, forget code, retain prose",
@@ -387,8 +357,7 @@ def test_runs_on_other_corpora_are_called_after_those_and_share_the_rest() -> No
 
 def test_text_that_stands_in_for_a_corpus_is_told() -> None:
     read: dict[str, dict[str, Any]] = {"forget": {"source": "toxic", "offline": True}, "retain": {"source": "civil"}}
-    run = run_of()
-    run.settings["corpora"].update(read)
+    run = run_of(corpora=read)
     score = sp.score(*(stats_of(normal(), corpora=[about]) for about in read.values()))
     for figure in (sp.plots.tradeoff(run), sp.plots.score_map(score, site="attn")):
         assert "forget toxic (offline), retain civil" in figure.layout.title.subtitle.text.replace("<br>", " ")

@@ -9,9 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_density import stats_of as stats_with_histograms
-from test_neuron_figures import MLP as LAYOUT
-from test_neuron_figures import at, heads_of, normal, run_of, stats_of
+from plot_factories import (
+    MLP_LAYOUT,
+    head_values,
+    pruned_at_steps,
+    run_of,
+    stats_of,
+    stats_with_histograms,
+    varied,
+)
 
 import sp_lens as sp
 from sp_lens.plots._shared import ordered_colours
@@ -64,9 +70,13 @@ def figures() -> dict[str, Any]:
     """One of each."""
     z = {"code": torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) / 3}
     histograms = {"code": stats_with_histograms(z["code"]), "prose": stats_with_histograms(z["code"] / 2)}
-    stats = {"code": stats_of(normal(seed=1)), "prose": stats_of(normal(seed=2)), "novels": stats_of(normal(seed=3))}
+    stats = {
+        "code": stats_of(varied(seed=1)),
+        "prose": stats_of(varied(seed=2)),
+        "novels": stats_of(varied(seed=3)),
+    }
     forget, retain = stats["code"], stats["prose"]
-    run = run_of(pruned_at={name: at(*[0, 1] * 10) for name in LAYOUT.names})
+    run = run_of(pruned_at={name: pruned_at_steps(*[0, 1] * 10) for name in MLP_LAYOUT.names})
     special = sp.specialisation(stats)
     return {
         "density": sp.plots.density(histograms, layer=0, neurons=range(6)),
@@ -79,7 +89,7 @@ def figures() -> dict[str, Any]:
         "selectivity_by": sp.plots.selectivity_by(SIZES, x="parameters", series="pair"),
         "pruned_by_layer": sp.plots.pruned_by_layer(run),
         "score_map": sp.plots.score_map(sp.score(forget, retain)),
-        "head_map": sp.plots.head_map(heads_of([1, 2], [3, 4])),
+        "head_map": sp.plots.head_map(head_values([1, 2], [3, 4])),
         "importance_scatter": sp.plots.importance_scatter(forget, retain, fraction=0.1),
         "rank_stability": sp.plots.rank_stability(STABILITY),
         "metric_agreement": sp.plots.metric_agreement(forget, retain),
