@@ -1,4 +1,4 @@
-"""How griffe, which reads the docstrings for the reference, is to read ours."""
+"""Adapt the docstrings of this package to griffe, which reads them for the reference."""
 
 import re
 from typing import Any
@@ -7,10 +7,10 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Our docstrings as griffe expects them.
+    """Rewrite docstrings into the form that griffe expects.
 
-    `Example:` would be an admonition to it, not a doctest. In `Returns:` it takes what is before a colon for the type,
-    so the annotated type is put there.
+    griffe reads `Example:` as an admonition, not as a doctest. In `Returns:` it takes the text before a colon as the
+    type, so the annotated type is inserted there.
     """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:

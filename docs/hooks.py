@@ -126,7 +126,7 @@ def _plain(text: str | list[str]) -> str:
     return _fenced(ANSI.sub("", "".join(text)).strip("\n"), "{ .text .output }")
 
 
-# The preferred format of an output comes first. The JSON of plotly precedes its HTML, which would load a script from a server.
+# The preferred format of an output comes first. The JSON of plotly precedes its HTML, which would load a remote script.
 FORMS: dict[str, Callable[[Any], str]] = {
     "application/vnd.plotly.v1+json": _plotly,
     "image/svg+xml": lambda data: _picture("svg+xml", base64.b64encode("".join(data).encode()).decode()),
