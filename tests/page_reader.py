@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import sp_lens as sp
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "path"}
-# Attributes from which a browser loads something by itself.
+# Attributes from which a browser loads a resource without a click.
 LOADING = {"src", "srcset", "data", "poster", "background", "action", "formaction", "manifest"}
 
 
 class Reader(HTMLParser):
-    """A page as a reader's program has it: headings, text, scripts, links, and whether every element is closed."""
+    """Parse a page into headings, text, scripts, links and table cells, and check that every element is closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -30,13 +30,13 @@ class Reader(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.attributes.append((tag, given))
-        self.loaded += [str(given[name]) for name in LOADING & given.keys()]
-        self.links += [str(given["href"])] if tag == "a" and "href" in given else []
-        self.ids += [str(given["id"])] if "id" in given else []
-        assert not any(name.startswith("on") for name in given), f"{tag} has a script in {given}"
-        assert tag not in ("link", "base", "object", "embed"), f"{tag} loads something"
+        attributes = dict(attrs)
+        self.attributes.append((tag, attributes))
+        self.loaded += [str(attributes[name]) for name in LOADING & attributes.keys()]
+        self.links += [str(attributes["href"])] if tag == "a" and "href" in attributes else []
+        self.ids += [str(attributes["id"])] if "id" in attributes else []
+        assert not any(name.startswith("on") for name in attributes), f"{tag} has an event handler: {attributes}"
+        assert tag not in ("link", "base", "object", "embed"), f"{tag} loads a resource"
         if tag == "script":
             self.scripts.append("")
         if re.fullmatch(r"h\d", tag):
@@ -62,23 +62,23 @@ class Reader(HTMLParser):
                 self.cells[-1] = (tag, cell + data)
 
     def rows(self) -> dict[str, list[str]]:
-        """The cells of the tables by the head of their row."""
-        found: dict[str, list[str]] = {}
-        first = ""
+        """Return the cells of all tables by the heading of their row."""
+        rows: dict[str, list[str]] = {}
+        heading = ""
         for tag, cell in self.cells:
             if tag == "th":
-                first = cell
-                found.setdefault(first, [])
+                heading = cell
+                rows.setdefault(heading, [])
             else:
-                found[first].append(cell)
-        return found
+                rows[heading].append(cell)
+        return rows
 
 
-def read(page: sp.Page, *, plotly: int = 1) -> Reader:
-    """The page, found to be whole, sound, of one plotly.js, and to need nothing from the network."""
+def read(page: sp.Page) -> Reader:
+    """Parse a page and check that it is well-formed, accessible, includes plotly.js once, and needs no network."""
     assert page.html.startswith('<!DOCTYPE html>\n<html lang="en">')
     reader = Reader(page.html)
-    assert sum("plotly.js v" in script for script in reader.scripts) == plotly
+    assert sum("plotly.js v" in script for script in reader.scripts) == 1
     assert reader.loaded == []
     assert [link for link in reader.links if not link.startswith("#")] == ["https://arxiv.org/abs/2403.01267"]
     style = page.html.split("<style>")[1].split("</style>")[0]
@@ -90,7 +90,8 @@ def read(page: sp.Page, *, plotly: int = 1) -> Reader:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
-    for tag, given in reader.attributes:
-        assert tag != "th" or given.get("scope") in ("row", "col")
+    for tag, attributes in reader.attributes:
+        assert tag != "th" or attributes.get("scope") in ("row", "col")
+        assert tag != "section" or attributes.get("aria-labelledby") in reader.ids
     assert reader.text.count("Skip to the content") == 1
     return reader

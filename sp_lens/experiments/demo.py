@@ -102,7 +102,7 @@ def _report(model: Any, run: PruneRun, out: Path, progress: bool) -> None:
         scores=scores,
         effects=effects,
         examples={name: top_examples(model, corpus, cards, **options) for name, corpus in corpora.items()},
-        cards=CARDS,
+        neuron_pages=CARDS,
     )
 
 

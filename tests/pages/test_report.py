@@ -1,4 +1,4 @@
-"""The report of a run: what it says in words and numbers, which neurons it shows, and that a browser can open it."""
+"""The report on a run: its words and numbers, the neurons it shows, and that a browser opens it without errors."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ LATER = "blocks.1.mlp.hook_post"
 def run_of(
     forget: tuple[float, ...] = (0.5, 0.4, 0.2), retain: tuple[float, ...] = (0.5, 0.48, 0.3), source: str = "code"
 ) -> sp.PruneRun:
-    """A run over the MLP neurons: 3 and 4 of the first layer are pruned at step 2 and 1, 6 and 7 of the next at 1."""
+    """Return a run that prunes neuron 4 of layer 0 and 6 and 7 of layer 1 at step 1, and 3 of layer 0 at step 2."""
     layout = LAYOUT.select("mlp")
     records = [
         {
@@ -53,39 +53,39 @@ def run_of(
     return sp.PruneRun(layout, pruned_at, records, settings)
 
 
-def test_a_run_alone_makes_a_sensible_report(tmp_path: Path) -> None:
+def test_a_run_alone_makes_a_report(tmp_path: Path) -> None:
     page = sp.report(run_of(), tmp_path / "new" / "report.html")
     assert (tmp_path / "new" / "report.html").read_text("utf-8") == page.html
     reader = read(page)
     assert reader.headings == [
-        (1, "Selective pruning: forget code, keep prose"),
+        (1, "Selective pruning: forget code, retain prose"),
         (2, "Summary"),
         (3, "Settings"),
-        (2, "What it cost, step by step"),
-        (2, "Where the pruned neurons are"),
+        (2, "Effect of each step"),
+        (2, "Pruned neurons by layer"),
     ]
-    assert "MLP neurons of tiny, 2 steps of pruning." in reader.text
+    assert "MLP neurons of tiny, pruned in 2 steps." in reader.text
     assert len(page.html) < 5.2e6
-    drawn = re.compile(r'Plotly\.newPlot\(\s*"')  # with the id of a place; plotly 6's own messages have it without
-    assert len(drawn.findall(page.html)) == sum(map(bool, map(drawn.search, reader.scripts))) == 3
+    call = re.compile(r'Plotly\.newPlot\(\s*"')  # with an id: the messages of plotly.js contain the call without one
+    assert len(call.findall(page.html)) == sum(bool(call.search(script)) for script in reader.scripts) == 3
 
 
-def test_it_says_what_was_read_in_the_place_of_a_corpus(tmp_path: Path) -> None:
+def test_the_report_names_the_offline_text_of_a_corpus(tmp_path: Path) -> None:
     run = run_of(source="toxic")
     run.settings["corpora"]["forget"] |= {"offline": True, "origin": "tweets labelled hate"}
     reader = read(sp.report(run, tmp_path / "r.html"))
-    assert reader.headings[0] == (1, "Selective pruning: forget toxic (offline), keep prose")
+    assert reader.headings[0] == (1, "Selective pruning: forget toxic (offline), retain prose")
     assert reader.rows()["forget"] == [
         "toxic (offline), tweets labelled hate, 20,000 tokens, 31 documents, split 'collect'"
     ]
 
 
-def test_it_says_in_words_and_numbers_what_was_forgotten_and_kept(tmp_path: Path) -> None:
+def test_the_summary_in_words_and_numbers(tmp_path: Path) -> None:
     reader = read(sp.report(run_of(), tmp_path / "r.html"))
     assert (
-        "At its best step, 2 of 2, the run had pruned 20.0% of the neurons. On held-out data the model then gave "
-        "20.0% of the right answers on code, 50.0% before: 30.0 points lost. On prose it was 30.0%, 50.0% before: "
-        "20.0 points lost. The difference, the run's selectivity, is 10.0 points."
+        "The best step is step 2 of 2, after which 20.0% of the neurons are pruned. Top-1 accuracy on held-out data of "
+        "code changes from 50.0% to 20.0% (30.0 points lower), and on prose from 50.0% to 30.0% (20.0 points lower). "
+        "The difference between the two drops, the selectivity of the run, is 10.0 points."
     ) in reader.text
     rows = reader.rows()
     assert rows["top-1 accuracy, code (forget)"] == ["50.0%", "20.0%"]
@@ -94,40 +94,40 @@ def test_it_says_in_words_and_numbers_what_was_forgotten_and_kept(tmp_path: Path
     assert rows["model"] == ["tiny"]
     assert rows["metric"] == ["mean |z| (activation)"]
     assert rows["forget"] == ["code, 20,000 tokens, 31 documents, split 'collect'"]
-    assert rows["made with"] == ["torch 2.13.0"]
-    assert rows["1"] == ["10.0%", "40.0%", "48.0%", "40.2", "33.1"]  # the step, in the table of them
+    assert rows["versions"] == ["torch 2.13.0"]
+    assert rows["1"] == ["10.0%", "40.0%", "48.0%", "40.2", "33.1"]  # row of step 1 in the table of all steps
 
 
-def test_the_best_step_may_come_before_the_last_or_be_none(tmp_path: Path) -> None:
+def test_the_best_step_is_an_early_one_or_none(tmp_path: Path) -> None:
     early = read(sp.report(run_of(retain=(0.5, 0.48, 0.1)), tmp_path / "r.html"))
     assert early.rows()["top-1 accuracy, prose (retain)"] == ["50.0%", "48.0%", "10.0%"]
-    assert "At its best step, 1 of 2" in early.text
+    assert "The best step is step 1 of 2" in early.text
     none = read(sp.report(run_of((0.5, 0.5, 0.5), (0.5, 0.4, 0.3)), tmp_path / "r.html"))
-    assert "No step took more from code than from prose" in none.text
+    assert "In no step did accuracy on code drop more than accuracy on prose" in none.text
 
 
 def neurons_of(page: sp.Page) -> list[str]:
     return [title for level, title in read(page).headings if level == 3 and title.startswith("Neuron")]
 
 
-def test_the_cards_are_of_the_highest_scores(tmp_path: Path) -> None:
+def test_neuron_pages_show_the_highest_scores(tmp_path: Path) -> None:
     scores = scores_of({MLP.name: [1, 7, 3], LATER: [0, 7], "blocks.0.attn.hook_z": [100]})
-    page = sp.report(run_of(), tmp_path / "r.html", scores=scores, cards=3)
-    # The attention neuron could not be pruned in this run; of equal ones the earlier layer comes first.
+    page = sp.report(run_of(), tmp_path / "r.html", scores=scores, neuron_pages=3)
+    # This run could not prune the attention neuron. Of equal scores the earlier layer comes first.
     assert neurons_of(page) == ["Neuron 1 of layer 0, MLP", "Neuron 1 of layer 1, MLP", "Neuron 2 of layer 0, MLP"]
     reader = read(page)
-    assert reader.rows()["rank"] == ["1 of all 40 MLP neurons", "2 of all 40 MLP neurons", "3 of all 40 MLP neurons"]
-    captions = [given["aria-label"] for _, given in reader.attributes if given.get("role") == "img"]
-    assert [caption for caption in captions if caption and caption.startswith("The score of every")] == [
-        "The score of every attention pre-out neuron, each layer sorted: above 1 it matters more to forget.",
-        "The score of every MLP neuron, each layer sorted: above 1 it matters more to forget.",
-        "The score of every attention head: the mean of its neurons' scores.",
+    assert reader.rows()["rank"] == [f"{rank} of 40 MLP neurons" for rank in (1, 2, 3)]
+    captions = [attributes["aria-label"] for _, attributes in reader.attributes if attributes.get("role") == "img"]
+    assert [caption.split(",")[0] for caption in captions if caption and caption.startswith("Score")] == [
+        "Scores of all attention pre-out neurons",
+        "Scores of all MLP neurons",
+        "Score of each attention head",
     ]
-    assert neurons_of(sp.report(run_of(), tmp_path / "r.html", scores=scores, cards=0)) == []
+    assert neurons_of(sp.report(run_of(), tmp_path / "r.html", scores=scores, neuron_pages=0)) == []
 
 
-def test_without_scores_they_are_of_the_first_to_be_pruned(tmp_path: Path) -> None:
-    page = sp.report(run_of(), tmp_path / "r.html", stats={"code": stats_of(1, histograms=False)}, cards=9)
+def test_without_scores_neuron_pages_show_the_neurons_pruned_first(tmp_path: Path) -> None:
+    page = sp.report(run_of(), tmp_path / "r.html", stats={"code": stats_of(1, histograms=False)}, neuron_pages=9)
     assert neurons_of(page) == [
         "Neuron 4 of layer 0, MLP",
         "Neuron 6 of layer 1, MLP",
@@ -137,19 +137,19 @@ def test_without_scores_they_are_of_the_first_to_be_pruned(tmp_path: Path) -> No
     assert read(page).rows()["pruned"] == ["at step 1 of 2"] * 3 + ["at step 2 of 2"]
 
 
-def test_densities_of_the_layer_that_lost_most(tmp_path: Path) -> None:
+def test_densities_show_the_layer_with_most_pruned_neurons(tmp_path: Path) -> None:
     run = run_of()
     run.pruned_at[LATER][9] = 2
     stats = {"code": stats_of(1), "prose": stats_of(0.5)}
     page = sp.report(run, tmp_path / "r.html", stats=stats, examples={"code": examples_of()})
-    assert "Densities of the activations of MLP neurons of layer 1 on code, prose" in read(page).text
-    assert "Densities of the activations of attention pre-out neurons of layer 0" in read(page).text
-    assert "z = -2 · book, token 9" in read(page).text  # on the card of neuron 3
+    assert "Activation densities of MLP neurons of layer 1 on code, prose" in read(page).text
+    assert "Activation densities of attention pre-out neurons of layer 0" in read(page).text
+    assert "z = -2 · book, token 9" in read(page).text
     alone = sp.report(run, tmp_path / "r.html", stats={"code": stats_of(1), "prose": stats_of(1, histograms=False)})
-    assert "Densities of the activations" not in read(alone).text
+    assert (2, "Activation densities") not in read(alone).headings
 
 
-def test_hostile_names_stay_text(tmp_path: Path) -> None:
+def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     page = sp.report(run_of(source=HOSTILE), tmp_path / "r.html", stats={HOSTILE: stats_of(1)})
     reader = read(page)
     assert HOSTILE in reader.headings[0][1]
@@ -157,27 +157,27 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
-        ({"stats": stats_of(1)}, "stats is a ActivationStats: say whose"),
-        ({"examples": examples_of()}, "examples is a TopExamples: say whose"),
-        ({"stats": {"code": stats_of(1, model="other")}}, "is of another model than the run"),
-        ({"scores": scores_of(layout=Layout((NeuronGroup("mlp", 0, 7),)))}, "is of another model than the run"),
-        ({"cards": -1}, "cards=-1: expected"),
+        ({"stats": stats_of(1)}, "stats has type ActivationStats: expected a mapping"),
+        ({"examples": examples_of()}, "examples has type TopExamples: expected a mapping"),
+        ({"stats": {"code": stats_of(1, model="other")}}, "belongs to another model than the run"),
+        ({"scores": scores_of(layout=Layout((NeuronGroup("mlp", 0, 7),)))}, "belongs to another model than the run"),
+        ({"neuron_pages": -1}, "neuron_pages=-1: expected"),
     ],
 )
-def test_bad_input(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_arguments_raise(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(sp.SpLensError, match=message):
-        sp.report(run_of(), tmp_path / "r.html", **given)
+        sp.report(run_of(), tmp_path / "r.html", **arguments)
     assert not (tmp_path / "r.html").exists()
 
 
-def test_no_run() -> None:
+def test_something_else_than_a_run_raises() -> None:
     with pytest.raises(sp.SpLensError, match="expected a PruneRun"):
         sp.report(3, "r.html")  # type: ignore[arg-type]
 
 
-def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of().save(tmp_path / "run" / "step-0002.safetensors")
     stats_of(1).save(tmp_path / "code.safetensors")
     command = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "r.html")]
@@ -191,7 +191,7 @@ def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_browser_opens_it_without_an_error(tmp_path: Path) -> None:
-    """With no network: what is fetched all the same would be an error on the console."""
+    """Without network: an attempt to load something would be an error on the console."""
     if CHROMIUM is None:
         pytest.skip("needs a Chromium to open the page in")
     stats = {"code": stats_of(1), "prose": stats_of(0.5)}
@@ -208,8 +208,7 @@ def test_a_browser_opens_it_without_an_error(tmp_path: Path) -> None:
     opened = subprocess.run(
         [CHROMIUM, *flags, *logs, file.as_uri()], capture_output=True, text=True, timeout=300, check=True
     )
-    # plotly warns of axes that are told to match themselves, as those of small multiples are: no harm in that.
     console = [line for line in opened.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
-    drawn = re.findall(r'class="main-svg"', opened.stdout)
-    assert len(drawn) >= file.read_text("utf-8").count("Plotly.newPlot(") > 5  # plotly has drawn into each
+    svgs = re.findall(r'class="main-svg"', opened.stdout)  # one or more for each figure that plotly.js has drawn
+    assert len(svgs) >= file.read_text("utf-8").count("Plotly.newPlot(") > 5

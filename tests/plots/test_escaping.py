@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from plot_factories import require_image_export
 
 import sp_lens as sp
@@ -157,18 +158,18 @@ def report_of(evil: str, folder: Path) -> sp.Page:
     return sp.report(run_of(evil), folder / "r.html", stats=stats, scores=scores, examples={evil: examples_of(evil)})
 
 
-def card_of(evil: str, _: Path) -> sp.Page:
+def neuron_page_of(evil: str, _: Path) -> sp.Page:
     stats = {evil: stats_of(1, evil, evil)}
     scores = sp.score(*stats.values(), *stats.values())
-    card = {"scores": scores, "run": run_of(evil), "examples": {evil: examples_of(evil)}}
-    return sp.neuron_page(stats, site="mlp", layer=0, neuron=1, **card)
+    results = {"scores": scores, "run": run_of(evil), "examples": {evil: examples_of(evil)}}
+    return sp.neuron_page(stats, site="mlp", layer=0, neuron=1, **results)
 
 
-@pytest.mark.parametrize("make", [report_of, card_of])
+@pytest.mark.parametrize("make", [report_of, neuron_page_of])
 def test_a_page_has_the_same_tags_whatever_the_names(make: Callable[..., sp.Page], tmp_path: Path) -> None:
     page = make(ALL, tmp_path)
     assert _Reader(page.html).tags == _Reader(make("mine", tmp_path).html).tags
-    assert html.escape(visible(ALL)) in page.html
+    assert str(escape(visible(ALL))) in page.html
     told = re.sub(r"(?s)<script>.*?</script>", "", page.html)
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\u202a-\u202e\u2028]", told)
     shown = _Reader(page._repr_html_())
