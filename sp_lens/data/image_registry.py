@@ -8,7 +8,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from jaxtyping import Bool
 
-from sp_lens.data.offline import data_folder, split_of
+from sp_lens.data.local_tables import data_folder
+from sp_lens.data.offline import split_of
 from sp_lens.data.registry import reading, stream
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.typing import SPLITS, Split

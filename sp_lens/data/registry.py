@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, cast
 
 from datasets import IterableDataset, load_dataset
 
-from sp_lens.data.offline import OFFLINE, Document, articles, passages, read_offline, split_of
+from sp_lens.data.local_tables import articles
+from sp_lens.data.offline import OFFLINE, Document, passages, read_offline, split_of
 from sp_lens.errors import SpLensError
 from sp_lens.typing import Split
 

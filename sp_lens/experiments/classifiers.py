@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sp_lens.data.offline import read_offline, split_of, table
+from sp_lens.data.local_tables import table
+from sp_lens.data.offline import read_offline, split_of
 from sp_lens.errors import SpLensError
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 from datasets import Dataset, Features, Value
 
 import sp_lens as sp
-from sp_lens.data.offline import OFFLINE, Document, read_offline
+from sp_lens.data.local_tables import clean_tweet
+from sp_lens.data.offline import OFFLINE, Document, read_offline, split_of_tweet
 from sp_lens.data.registry import CORPORA, HUB, read_text
 from sp_lens.typing import SPLITS, Split
 
@@ -215,6 +218,33 @@ def test_tweets_and_retweets_are_of_one_split(tweets: list[tuple[str, str]], tmp
     assert all(position(name) == split for name, split in after.items())
 
 
+def tweet_words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", clean_tweet(text).casefold()))
+
+
+def check_tweet_splits(raw: list[str]) -> None:
+    """Check that no tweet of the split train is in the other splits of the offline corpora, by its words."""
+    train = {tweet_words(text) for text in raw if split_of_tweet(text) == "train"}
+    for name in ("civil", "toxic"):
+        documents = here(name)
+        assert all(split_of_tweet(document.text) == split for split in SPLITS for document in documents[split])
+        words = {split: {tweet_words(document.text) for document in documents[split]} for split in SPLITS}
+        assert words["train"] <= train
+        assert words["collect"]
+        assert words["evaluate"]
+        assert not train & (words["collect"] | words["evaluate"])
+
+
+@pytest.mark.usefixtures("tweets")
+def test_tweets_of_the_train_split_are_in_no_other_split(tmp_path: Path) -> None:
+    check_tweet_splits(Dataset.from_parquet(str(tmp_path / "tweets-offensive.parquet"))["text"][:])
+
+
+@pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="the tweets are in the folder that SP_LENS_DATA names")
+def test_labelled_tweets_of_the_train_split_are_in_no_other_split() -> None:
+    check_tweet_splits(Dataset.from_parquet(f"{os.environ['SP_LENS_DATA']}/tweets-offensive.parquet")["text"][:])
+
+
 def test_wikitext_has_no_training_articles_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, title in (("valid", "A valley"), ("test", "A tower")):
         lines = [f"= {title} =", "It is old .", "= = Age = =", "Very .", f"= {title} , again =", "So old ."]
@@ -225,7 +255,7 @@ def test_wikitext_has_no_training_articles_offline(tmp_path: Path, monkeypatch: 
         first, second = read_offline("wikitext", split)
         assert first.text == f"= {title} =\nIt is old .\n= = Age = =\nVery ."
         assert second.text == f"= {title} , again =\nSo old ."
-    with pytest.raises(sp.SpLensError, match="without the articles that models train on: ask for split='collect'"):
+    with pytest.raises(sp.SpLensError, match="'wikitext' has no split 'train': choose 'collect'"):
         read_offline("wikitext", "train")
 
 
@@ -239,7 +269,7 @@ def test_toxic_comments_are_read_once_each(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["civil", "toxic", "wikitext", "novels", "toxic_comments"])
 def test_a_folder_without_the_text_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SP_LENS_DATA", str(tmp_path))
-    with pytest.raises(sp.SpLensError, match=r"there is no .*\.parquet: set SP_LENS_DATA to a folder that has it"):
+    with pytest.raises(sp.SpLensError, match=r"there is no file .*\.parquet: set SP_LENS_DATA to a folder that has it"):
         read_offline(name, "collect")
 
 
