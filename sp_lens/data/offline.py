@@ -57,10 +57,13 @@ def split_of(name: str) -> Split:
 
 
 def split_of_tweet(text: str) -> Split:
-    """Return the dataset split of a tweet, cleaned or not, in the offline corpora "civil" and "toxic".
+    """Return the dataset split of a tweet in the offline corpora "civil" and "toxic".
 
     Copies and retweets of a tweet are in the same split, because only its words count. Train a classifier on tweets of
     the split "train" alone, so that it has not seen the text of the other splits.
+
+    Args:
+        text: Tweet as the table has it, before it is cleaned.
 
     Example:
         >>> split_of_tweet("RT @someone: Rain &amp; wind!") == split_of_tweet("rain & wind http://t.co/x")
