@@ -17,5 +17,5 @@ import lazy_loader as _lazy
 __version__ = _version("sp_lens")
 
 # The public names are the imports of the stub, __init__.pyi. Each is imported when it is first used, so
-# that `sp-lens --help` does not wait for torch.
+# `sp-lens --help` does not wait for torch.
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The public names and the modules that define them. `__init__.py` reads this list; there is no other."""
+"""The public names and the modules that define them. `__init__.py` reads this list, and there is no other list."""
 
 from . import plots as plots
 from . import unlearning as unlearning

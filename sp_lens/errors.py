@@ -1,26 +1,23 @@
-"""The exception that `sp_lens` raises for something its caller can mend."""
+"""Define the exceptions that sp_lens raises for bad input, and checks of arguments that raise them."""
 
 from collections.abc import Iterable
 
 
 class SpLensError(ValueError):
-    """Bad input. The message says what came, what was expected, and what to do about it."""
+    """Invalid input. The message states what was given, what was expected, and how to fix it."""
 
 
 class DamagedFile(SpLensError):
-    """A file of ours that can't be read to its end, or says what can't be: what it held has to be made again."""
+    """The file was written by sp_lens but is truncated or inconsistent. Regenerate it."""
 
 
 def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:
-    """Refuse a `value` that is not among `choices`.
+    """Raise SpLensError if `value` is not one of `choices`.
 
     Args:
-        kind: what is being chosen, as it reads in a sentence ("metric", "site").
-        value: what the caller gave.
-        choices: what there is.
-
-    Raises:
-        SpLensError: naming every choice.
+        kind: Noun that describes the value in the message ("metric", "site").
+        value: Value that the caller passed.
+        choices: All allowed values. The message lists them.
 
     Example:
         >>> check_choice("site", "mlp", ("mlp", "attn"))
@@ -36,21 +33,21 @@ def check_choice(kind: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Refuse a number below the `least`, by its name."""
+    """Raise SpLensError if one of the named numbers is smaller than `least`."""
     for name, number in numbers.items():
         if number < least:
             raise SpLensError(f"{name} is {number}: expected {least} or more.")
 
 
 def check_shares(**shares: float) -> None:
-    """Refuse what is no share, from 0 to 1, by its name."""
+    """Raise SpLensError if one of the named numbers is not between 0 and 1."""
     for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise SpLensError(f"{name} is {share}: expected a share, from 0 to 1.")
+            raise SpLensError(f"{name} is {share}: expected a share between 0 and 1.")
 
 
 def check_positive(**numbers: float) -> None:
-    """Refuse a number that is not above 0, by the name of its option."""
+    """Raise SpLensError if one of the named numbers is not positive and finite."""
     for name, number in numbers.items():
         if not 0 < number < float("inf"):
             raise SpLensError(f"{name}={number}: expected a number above 0.")

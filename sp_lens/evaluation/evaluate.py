@@ -20,6 +20,7 @@ from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictio
 from sp_lens.models.forward import inference
 from sp_lens.models.memory import Halving
 from sp_lens.models.task import reads_images, require_task
+from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS
 
@@ -46,7 +47,7 @@ class Evaluation:
     top1_skip50: float
     loss: float
     perplexity: float
-    tokens: int
+    tokens: Int64
 
     def __post_init__(self) -> None:
         check_shares(top1=self.top1, top10=self.top10)

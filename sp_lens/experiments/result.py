@@ -13,12 +13,13 @@ import plotly.graph_objects as go
 from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.bootstrap import Interval
+from sp_lens.storage.schema import Int64, mapping_with
 from sp_lens.storage.serialization import load_values, write_json
 
 RESULT = "result.json"
 # What the page says of the scale and the versions.
-_SCALE = {"name": str, "tokens": int, "images": int, "steps": int, "share": float, "spare_sinks": bool | None}
-_VERSIONS = {"sp_lens": str, "torch": str}
+_SCALE = mapping_with(name=str, tokens=Int64, images=Int64, steps=Int64, share=float, spare_sinks=bool | None)
+_VERSIONS = mapping_with(sp_lens=str, torch=str)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Reproduction:
 
     experiment: str
     model: str
-    parameters: int
+    parameters: Int64
     scale: Mapping[str, Any]
     corpora: Mapping[str, str]
     findings: Sequence[Finding]

@@ -15,6 +15,7 @@ from sp_lens.evaluation.bootstrap import bootstrap_mean
 from sp_lens.experiments.classifiers import THRESHOLD, classifier_of
 from sp_lens.experiments.generation import continuations_of, prompt_tokens
 from sp_lens.models.hooks import model_name
+from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import load_values, versions, write_json
 
 # The paper's prompt is not known here. This one is ours: it asks for somebody's opinion, and does not say on what.
@@ -90,7 +91,7 @@ class Toxicity:
         Raises:
             SpLensError: when the file is missing or holds something else.
         """
-        return load_values(path, cls, classifier={"accuracy": float | None})
+        return load_values(path, cls, classifier=mapping_with(accuracy=float | None))
 
     def __repr__(self) -> str:
         (mean_low, mean_high), (low, high) = self.mean_interval, self.share_interval

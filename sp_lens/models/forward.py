@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from sp_lens.neurons.layout import NeuronGroup
 Self = TypeVar("Self")
 
 
+@runtime_checkable
 class ModelInput(Protocol):
     """A batch as `forward` takes it: the tensor that the model reads, and further arguments of its forward method."""
 

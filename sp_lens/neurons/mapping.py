@@ -1,4 +1,4 @@
-"""A mapping from hook names to one tensor per neuron group, the base of masks and values."""
+"""Map hook points to one tensor per neuron group: the base class of masks and values."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,28 +8,28 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from sp_lens.errors import SpLensError
 from sp_lens.neurons.layout import Layout, NeuronGroup
+from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import Site
 
 Self = TypeVar("Self", bound="_OfLayout")
 
-
-# Of what values, masks and statistics say that they were made from, what is read anywhere.
-ABOUT = {"model": str | None, "metric": str | None, "corpora": Sequence[Any] | None}
+# The entries of `about`, in files of values, masks and statistics, that the library reads.
+ABOUT = mapping_with(model=str | None, metric=str | None, corpora=Sequence[Any] | None)
 
 
 @dataclass(frozen=True, eq=False)
 class _OfLayout(Mapping[str, torch.Tensor]):
-    """A tensor for each group of a layout, and where it came from.
+    """One tensor for each group of a layout, and its origin.
 
     Attributes:
-        layout: the groups.
-        tensors: by hook name, one tensor a group.
-        about: what this was made from (model, metric, corpora, ...); plain values, saved with it.
+        layout: Neuron groups.
+        tensors: Tensor of each group, by the name of its hook point.
+        about: Origin of the tensors (model, metric, corpora, ...) as plain values, which are saved with them.
     """
 
     layout: Layout
@@ -60,47 +60,66 @@ class _OfLayout(Mapping[str, torch.Tensor]):
         return len(self.layout)
 
     def select(self: Self, site: Site) -> Self:
-        """The part at one site."""
+        """Return the part at one site.
+
+        Args:
+            site: "mlp" or "attn".
+        """
         layout = self.layout.select(site)
         return type(self)(layout, {name: self[name] for name in layout.names}, self.about)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other is of the same kind and layout and has the same values, `about` aside."""
+        """Compare class, layout and tensors, but not `about`."""
         if not isinstance(other, type(self)):
             return NotImplemented
         return self.layout == other.layout and all(torch.equal(self[name], other[name]) for name in self)
 
-    __hash__ = None  # type: ignore[assignment]  # as of any mapping of tensors
+    __hash__ = None  # type: ignore[assignment]  # a mapping of tensors is not hashable
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write to a safetensors file, atomically.
+
+        Args:
+            path: Path of the file. Its folder is created if necessary.
+        """
         save_tensors(path, type(self).__name__, self.tensors, {"layout": self.layout.to_json(), "about": self.about})
 
     @classmethod
     def load(cls: type[Self], path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
+
+        Args:
+            path: Path of the file.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: The file does not exist or contains another kind of result.
+            DamagedFile: The file is truncated, was modified, or its content is invalid.
         """
         with opened(path, cls.__name__, {"layout": Any, "about": ABOUT}) as (tensors, header):
             return cls(Layout.from_json(header["layout"]), tensors, header["about"])
 
-    def stack(self, site: Site) -> Float[torch.Tensor, "layer neuron"]:
-        """The values at `site` as one matrix, a row a layer.
+    def stack(self, site: Site) -> Shaped[torch.Tensor, "layer neuron"]:
+        """Return the values at one site as a matrix with one row per layer.
+
+        Args:
+            site: "mlp" or "attn".
 
         Raises:
-            SpLensError: when the layers differ in width.
+            SpLensError: The layers differ in width.
         """
         part = self.select(site)
         if len({self._size(group) for group in part.layout}) > 1:
             raise SpLensError(
-                f"the layers of {site} differ in width, so they don't stack: use .frame() or the mapping."
+                f"the layers of {site} differ in width, so they cannot be stacked: use .frame() or the mapping."
             )
         return torch.stack([part[name] for name in part])
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head (missing on mlp), neuron (its index in the layer), value."""
+        """Return a table with one row per neuron.
+
+        Returns:
+            Columns site, layer, head (missing on mlp), neuron (index in the layer), value.
+        """
         return pd.concat([self._group_frame(group) for group in self.layout], ignore_index=True)
 
     def _group_frame(self, group: NeuronGroup) -> pd.DataFrame:

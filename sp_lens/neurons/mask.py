@@ -1,4 +1,4 @@
-"""A set of neurons: `NeuronMask`, one boolean per neuron."""
+"""Represent a set of neurons: `NeuronMask`, one boolean per neuron."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,9 +13,10 @@ from sp_lens.typing import Site
 
 
 class NeuronMask(_OfLayout):
-    """Some of a model's neurons: True is pruned (or chosen). Shape `{hook name: Bool[" neuron"]}`.
+    """A set of neurons: True marks a neuron that is pruned (or chosen). Shape `{hook name: Bool[" neuron"]}`.
 
     Example:
+        >>> from sp_lens import Layout, NeuronGroup
         >>> layout = Layout((NeuronGroup("mlp", 0, 4), NeuronGroup("mlp", 1, 4)))
         >>> mask = NeuronMask.from_neurons(layout, {"blocks.1.mlp.hook_post": [0, 3]})
         >>> mask.count(), mask.share("mlp"), mask["blocks.1.mlp.hook_post"].tolist()
@@ -26,14 +27,19 @@ class NeuronMask(_OfLayout):
         super().__post_init__()
         for name, tensor in self.tensors.items():
             if tensor.dtype != torch.bool:
-                raise SpLensError(f"a mask is of booleans, True for pruned: {name} has {tensor.dtype}.")
+                raise SpLensError(f"a mask consists of booleans (True is pruned), but {name} has {tensor.dtype}.")
 
     @classmethod
     def from_neurons(cls, layout: Layout, neurons: Mapping[str, Iterable[int]], **about: Any) -> "NeuronMask":
-        """The mask of the neurons given by index, hook by hook; hooks left out have none.
+        """Create a mask from the indices of neurons.
+
+        Args:
+            layout: Neuron groups of the model.
+            neurons: Indices of the marked neurons, by the name of the hook point. Hook points may be omitted.
+            about: Origin of the mask, such as `model="gpt2"`.
 
         Raises:
-            SpLensError: for a hook or an index that the layout does not have.
+            SpLensError: The layout does not have one of the hook points or indices.
         """
         tensors = {group.name: torch.zeros(group.width, dtype=torch.bool) for group in layout}
         for name, indices in neurons.items():
@@ -41,7 +47,7 @@ class NeuronMask(_OfLayout):
             chosen = torch.as_tensor(list(indices))
             if chosen.dtype == torch.bool:
                 raise SpLensError(
-                    f"{name}: expected indices of neurons, got booleans: NeuronMask(layout, tensors) takes those."
+                    f"{name}: expected the indices of neurons, got booleans. Pass those to NeuronMask(layout, tensors)."
                 )
             chosen = chosen.long()
             if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < group.width:
@@ -54,17 +60,25 @@ class NeuronMask(_OfLayout):
         return NeuronMask(self.layout, {name: self[name] | other[name] for name in self}, self.about)
 
     def count(self, site: Site | None = None) -> int:
-        """How many neurons are marked, at `site` or in all."""
+        """Return the number of marked neurons.
+
+        Args:
+            site: "mlp" or "attn". None counts all sites.
+        """
         part = self.select(site) if site else self
         return sum(int(tensor.sum()) for tensor in part.values())
 
     def share(self, site: Site | None = None) -> float:
-        """The marked share of the neurons, at `site` or in all."""
+        """Return the share of neurons that are marked.
+
+        Args:
+            site: "mlp" or "attn". None stands for all sites.
+        """
         part = self.select(site) if site else self
         return part.count() / part.layout.neurons
 
     def fingerprint(self) -> str:
-        """A hash of which neurons are marked."""
+        """Return a hash of the set of marked neurons."""
         return hashlib.sha256(b"|".join(self[name].cpu().numpy().tobytes() for name in self)).hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -72,14 +86,19 @@ class NeuronMask(_OfLayout):
 
 
 def pick_count(fraction: float, total: int, what: str) -> int:
-    """How many of `total` a `fraction` is.
+    """Return how many of `total` items correspond to `fraction`.
+
+    Args:
+        fraction: Share of the items, above 0 and at most 1.
+        total: Number of items.
+        what: Name of the items in messages ("mlp neurons").
 
     Raises:
-        SpLensError: when it is not in (0, 1], or is too small to be even one.
+        SpLensError: The fraction is not in (0, 1], or it is smaller than half an item.
     """
     if not 0 < fraction <= 1:
         raise SpLensError(f"fraction {fraction}: expected a share of the {what} above 0 and at most 1.")
-    k = round(fraction * total)
-    if k == 0:
-        raise SpLensError(f"fraction {fraction} of {total} {what} is none: give at least {1 / total:.2g}.")
-    return k
+    count = round(fraction * total)
+    if count == 0:
+        raise SpLensError(f"fraction {fraction} of {total} {what} selects none: give at least {1 / total:.2g}.")
+    return count

@@ -1,6 +1,6 @@
-"""A number or a mark for every neuron: `NeuronValues`, `HeadValues`, `NeuronMask`. No model in here.
+"""Hold one number per neuron or per attention head: `NeuronValues` and `HeadValues`, with their rankings.
 
-All three are mappings from hook names, in layer order, to tensors, and know the layout that they are of.
+Both are mappings from the names of hook points, in layer order, to tensors.
 """
 
 import numpy as np
@@ -16,26 +16,32 @@ from sp_lens.typing import AGGREGATES, Aggregate, Site
 
 
 class _Values(_OfLayout):
-    """Numbers, and no marks."""
+    """The common base of values, which must be floating-point numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, tensor in self.tensors.items():
             if not tensor.is_floating_point():
-                raise SpLensError(f"{type(self).__name__} are of decimal numbers: {name} has {tensor.dtype}.")
+                raise SpLensError(
+                    f"{type(self).__name__} consist of floating-point numbers, but {name} has {tensor.dtype}."
+                )
 
 
 class HeadValues(_Values):
-    """A number for every attention head. Shape `{hook name: Float[" head"]}`, attention hooks only."""
+    """One number per attention head. Shape `{hook name: Float[" head"]}`, only at site "attn"."""
 
     @staticmethod
     def _size(group: NeuronGroup) -> int:
         if not group.heads:
-            raise SpLensError(f"{group.name} has no heads: a value for each head is of the attention hooks only.")
+            raise SpLensError(f"{group.name} has no heads: HeadValues exist only at site 'attn'.")
         return group.heads
 
     def stack(self, site: Site = "attn") -> Float[torch.Tensor, "layer head"]:
-        """The values as one matrix, a row a layer."""
+        """Return the values as a matrix with one row per layer.
+
+        Args:
+            site: "attn", the only site with heads.
+        """
         return super().stack(site)
 
     def _group_frame(self, group: NeuronGroup) -> pd.DataFrame:
@@ -44,12 +50,20 @@ class HeadValues(_Values):
         return pd.DataFrame({"site": group.site, "layer": group.layer, "head": heads, "value": value})
 
     def top(self, fraction: float, *, exclude: NeuronMask | None = None) -> NeuronMask:
-        """The neurons of the top `fraction` of all heads, ranked over all layers. See `NeuronValues.top`."""
-        taken = None
+        """Return a mask of all neurons in the highest-ranked attention heads, ranked over all layers.
+
+        Args:
+            fraction: Share of all heads of the model, including the excluded ones.
+            exclude: Mask of pruned neurons. A head of which all neurons are excluded is not chosen.
+
+        Returns:
+            A mask of the newly chosen neurons. See `NeuronValues.top` for ties and errors.
+        """
+        excluded = None
         if exclude is not None:
             self.layout.require_same(exclude.layout.select("attn"), "the mask of excluded neurons")
-            taken = [exclude[group.name].view(group.heads, -1).all(dim=1) for group in self.layout]
-        chosen = _top([self[name] for name in self], fraction, taken, "heads")
+            excluded = [exclude[group.name].view(group.heads, -1).all(dim=1) for group in self.layout]
+        chosen = _top([self[name] for name in self], fraction, excluded, "heads")
         tensors = {
             group.name: heads.repeat_interleave(group.d_head) for group, heads in zip(self.layout, chosen, strict=True)
         }
@@ -57,12 +71,12 @@ class HeadValues(_Values):
 
 
 class NeuronValues(_Values):
-    """A number for every neuron: an importance, a score, an effect. Shape `{hook name: Float[" neuron"]}`."""
+    """One number per neuron: an importance, a score, or an effect. Shape `{hook name: Float[" neuron"]}`."""
 
     def heads(self, aggregate: Aggregate = "mean") -> HeadValues:
-        """One value for each attention head, out of its neurons' values (Definition 3, by activation).
+        """Aggregate the values of the neurons in each attention head (Definition 3, by activation).
 
-        The seed paper gives the definition's title only; that the default is the mean is our choice.
+        The paper gives only the title of this definition. The default, the mean, is our choice.
 
         Args:
             aggregate: "mean", "median", "max", "l2" (root of the sum of squares) or "sum".
@@ -86,44 +100,43 @@ class NeuronValues(_Values):
         return HeadValues(layout, tensors, {**self.about, "aggregate": aggregate})
 
     def top(self, fraction: float, *, site: Site, exclude: NeuronMask | None = None) -> NeuronMask:
-        """The top `fraction` of all the model's neurons of a site: one ranking over all layers.
+        """Return a mask of the neurons with the highest values at a site, in one ranking over all layers.
 
         Args:
-            fraction: share of all neurons of the site, those in `exclude` among them: each step of
-                Algorithm 1 takes equally many.
-            site: "mlp" or "attn"; the mask is of this site alone.
-            exclude: neurons that are never chosen, as they are pruned already.
+            fraction: Share of all neurons of the site, including those in `exclude`, so that every step of
+                Algorithm 1 prunes the same number of neurons.
+            site: "mlp" or "attn". The mask covers only this site.
+            exclude: Mask of neurons that are never chosen because they are already pruned.
 
         Returns:
-            A mask of the new neurons only; fewer than asked for when the rest is smaller. Equal values
-            are taken in the order of (layer, neuron), so two runs give one mask.
+            A mask of the newly chosen neurons. It contains fewer than requested if fewer are left. Equal values are
+            ordered by (layer, neuron), so two runs return the same mask.
 
         Raises:
-            SpLensError: when a value is NaN, or when nothing would be chosen.
+            SpLensError: A value is NaN, or no neuron would be chosen.
         """
         part = self.select(site)
-        taken = None
+        excluded = None
         if exclude is not None:
             part.layout.require_same(exclude.layout.select(site), "the mask of excluded neurons")
-            taken = [exclude[name] for name in part]
-        chosen = _top([part[name] for name in part], fraction, taken, f"{site} neurons")
+            excluded = [exclude[name] for name in part]
+        chosen = _top([part[name] for name in part], fraction, excluded, f"{site} neurons")
         return NeuronMask(part.layout, dict(zip(part, chosen, strict=True)), self.about)
 
 
 def _top(
-    values: list[torch.Tensor], fraction: float, taken: list[torch.Tensor] | None, what: str
-) -> list[Bool[torch.Tensor, " item"]]:
+    values: list[torch.Tensor], fraction: float, excluded: list[torch.Tensor] | None, what: str
+) -> list[Bool[torch.Tensor, " _"]]:
+    """Return the mask of the top `fraction` of all values, split like `values`. Each tensor has its own length."""
     flat = torch.cat([value.detach().cpu().double() for value in values])
     if flat.isnan().any():
-        raise SpLensError(
-            f"{int(flat.isnan().sum())} of the {len(flat)} {what} have the value NaN and can't be ranked."
-        )
-    k = pick_count(fraction, len(flat), what)
+        raise SpLensError(f"{int(flat.isnan().sum())} of the {len(flat)} {what} have the value NaN: cannot rank them.")
+    count = pick_count(fraction, len(flat), what)
     order = torch.argsort(flat, descending=True, stable=True)
-    if taken is not None:
-        order = order[~torch.cat(taken).cpu()[order]]
+    if excluded is not None:
+        order = order[~torch.cat(excluded).cpu()[order]]
     if not len(order):
         raise SpLensError(f"nothing left to choose: all {len(flat)} {what} are excluded.")
     marks = torch.zeros(len(flat), dtype=torch.bool)
-    marks[order[:k]] = True
+    marks[order[:count]] = True
     return list(marks.split([len(value) for value in values]))

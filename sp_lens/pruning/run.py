@@ -15,19 +15,20 @@ from jaxtyping import Int
 from sp_lens.errors import DamagedFile, SpLensError, check_shares
 from sp_lens.neurons.layout import Layout
 from sp_lens.neurons.mask import NeuronMask
-from sp_lens.storage.schema import fitted
+from sp_lens.storage.schema import Int64, mapping_with, validate
 from sp_lens.storage.serialization import opened, save_tensors
 
 # What is read anywhere of a run's settings, of a corpus among them, and of its records.
-_CORPUS = {
-    "source": str | None, "origin": str | None, "split": str | None, "fingerprint": str | None,
-    "tokens": int | None, "documents": int | None, "images": int | None, "versions": Mapping[str, str] | None,
-}  # fmt: skip
+_CORPUS = mapping_with(
+    source=str | None, origin=str | None, split=str | None, fingerprint=str | None,
+    tokens=Int64 | None, documents=Int64 | None, images=Int64 | None, versions=Mapping[str, str] | None,
+)  # fmt: skip
 SETTINGS = {
     "model": str | None, "weights": str | None, "method": str | None, "metric": str | None, "site": str | None,
     "fraction": float | None, "protected": Mapping[str, Any] | None, "corpora": Mapping[str, Any] | None,
 }  # fmt: skip
-RECORD = {"step": int, "share": float, "forget_top1": float, "retain_top1": float}
+RECORDS = Sequence[Mapping[str, Int64 | float]]
+_RECORD = mapping_with(step=Int64, share=float, forget_top1=float, retain_top1=float)
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +131,8 @@ class PruneRun(Run):
             if run is None:
                 raise SpLensError(f"there is no finished step in {path}: expected the `out` folder of prune().")
             return run
-        wanted = {"layout": Any, "records": [RECORD], "settings": SETTINGS}
-        with opened(path, "PruneRun", wanted) as (tensors, header):
+        types = {"layout": Any, "records": RECORDS, "settings": mapping_with(**SETTINGS)}
+        with opened(path, "PruneRun", types) as (tensors, header):
             run = cls(Layout.from_json(header["layout"]), tensors, header["records"], header["settings"])
             check_run(run)
             _check_steps(run)
@@ -160,13 +161,13 @@ def check_run(run: Run) -> None:
     Raises:
         SpLensError: naming the part.
     """
+    validate(list(run.records), Sequence[_RECORD], "records")
     if [record["step"] for record in run.records] != list(range(len(run.records))) or not run.records:
         raise SpLensError(f"it has records of {len(run.records)} steps, which are not 0, 1, 2, ... in turn.")
     for record in run.records:
-        fitted(record, Mapping[str, float], f"the record of step {record['step']}")
         check_shares(**{name: record[name] for name in ("share", "forget_top1", "retain_top1")})
     for name, about in (run.settings.get("corpora") or {}).items():
-        fitted(about, _CORPUS, f"the corpus {name!r}")
+        validate(about, _CORPUS, f"the corpus {name!r}")
 
 
 def _check_steps(run: PruneRun) -> None:

@@ -16,6 +16,7 @@ from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.neurons.values import NeuronValues
 from sp_lens.statistics.moments import Moments, stacked, standard_errors, unstacked
+from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import METRICS, Metric, Site
 
@@ -282,7 +283,7 @@ class ActivationStats(Mapping[str, Moments]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        wanted = {"layout": Any, "about": ABOUT, "count": int, "folds": Sequence[int] | None}
+        wanted = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
         with opened(path, "ActivationStats", wanted) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}

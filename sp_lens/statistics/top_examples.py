@@ -20,6 +20,7 @@ from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.contexts import OUTSIDE, Contexts, contexts_of_batch, token_text
+from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import opened, save_tensors, versions
 from sp_lens.typing import BATCH_TOKENS
 
@@ -123,7 +124,7 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        one = tuple[tuple[str, ...], int, int, int, str | None]
+        one = tuple[tuple[str, ...], Int64, Int64, Int64, str | None]
         wanted = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[one]]]}
         with opened(path, "TopExamples", wanted) as (tensors, header):
             layout, found = Layout.from_json(header["layout"]), header["contexts"]

@@ -14,6 +14,7 @@ from sp_lens.data.leakage import check_disjoint, content_of
 from sp_lens.errors import SpLensError, check_at_least, check_shares
 from sp_lens.evaluation.bootstrap import sums_by_item
 from sp_lens.models.task import require_task
+from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS
 
@@ -40,9 +41,9 @@ class MembershipInference:
     low: float
     high: float
     accuracy: float
-    forget_items: int
-    members: int
-    non_members: int
+    forget_items: Int64
+    members: Int64
+    non_members: Int64
 
     def __post_init__(self) -> None:
         check_shares(share=self.share, low=self.low, high=self.high, accuracy=self.accuracy)

@@ -15,6 +15,7 @@ from sp_lens.errors import SpLensError, check_positive
 from sp_lens.evaluation.evaluate import evaluate
 from sp_lens.models.hooks import model_name
 from sp_lens.models.task import require_task
+from sp_lens.storage.schema import Int64, mapping_with
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS
 from sp_lens.unlearning.training import train
@@ -63,7 +64,7 @@ class Relearning:
         Raises:
             SpLensError: when the file is missing or is no relearning.
         """
-        return load_values(path, cls, records=[{"update": int, "forget_top1": float}])
+        return load_values(path, cls, records=Sequence[mapping_with(update=Int64, forget_top1=float)])
 
     def __repr__(self) -> str:
         first, last = self.records[0], self.records[-1]

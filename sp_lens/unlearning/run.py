@@ -11,7 +11,8 @@ import torch
 from sp_lens.errors import SpLensError
 from sp_lens.models.hooks import model_name
 from sp_lens.models.loading import weights_fingerprint
-from sp_lens.pruning.run import RECORD, SETTINGS, Run, check_run
+from sp_lens.pruning.run import RECORDS, SETTINGS, Run, check_run
+from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.unlearning.weights import lent, write
 
@@ -63,8 +64,8 @@ class UnlearningRun(Run):
         Raises:
             SpLensError: when the file is missing, cut short, foreign, or holds something else.
         """
-        settings = {**SETTINGS, "model": str, "weights": str, "method": str}
-        with opened(path, "UnlearningRun", {"records": [RECORD], "settings": settings}) as (tensors, header):
+        settings = mapping_with(**{**SETTINGS, "model": str, "weights": str, "method": str})
+        with opened(path, "UnlearningRun", {"records": RECORDS, "settings": settings}) as (tensors, header):
             run = cls(tensors, header["records"], header["settings"])
             check_run(run)
         return run

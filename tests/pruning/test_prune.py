@@ -249,7 +249,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("unknown unit 'layer'", {"unit": "layer"}),
     ("unknown aggregate", {"aggregate": "product"}),
     ('whole heads are of the attention: say site="attn"', {"unit": "head"}),
-    ("is none: give at least", {"fraction": 1e-6}),
+    ("selects none: give at least", {"fraction": 1e-6}),
     ("above 0 and at most 1", {"fraction": 0.0}),
     ("above 0 and at most 1", {"fraction": 1.5}),
     ("leave nothing to prune after step 2", {"fraction": 0.5}),

@@ -134,7 +134,7 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(back.frame(), special.frame())
     assert back.eps == {"mlp": 0.5, "attn": 1e-4}
     assert back["C++"].about == special["C++"].about
-    with pytest.raises(sp.SpLensError, match="holds a Specialisation, and a NeuronMask was expected"):
+    with pytest.raises(sp.SpLensError, match="contains 'Specialisation', but a NeuronMask was expected"):
         sp.NeuronMask.load(tmp_path / "special.safetensors")
 
 

@@ -202,7 +202,7 @@ def test_they_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
     assert (loaded.layout, loaded.about) == (examples.layout, examples.about)
     assert loaded.frame().equals(examples.frame().astype({"activation": np.float32}).astype({"activation": float}))
     assert loaded["blocks.0.attn.hook_z"][6][0].value == -3.0
-    with pytest.raises(sp.SpLensError, match="holds a TopExamples, and a NeuronMask was expected"):
+    with pytest.raises(sp.SpLensError, match="contains 'TopExamples', but a NeuronMask was expected"):
         sp.NeuronMask.load(tmp_path / "examples.safetensors")
 
 

@@ -26,7 +26,7 @@ from sp_lens.experiments.result import Reproduction
 from sp_lens.experiments.results_page import write_page
 from sp_lens.experiments.setting import plain
 from sp_lens.models.loading import weights_fingerprint
-from sp_lens.storage.schema import fitted
+from sp_lens.storage.schema import Int64, mapping_with, validate
 from sp_lens.storage.serialization import read_json, write_bytes
 from sp_lens.unlearning import UnlearningRun
 from sp_lens.unlearning.weights import weights_of
@@ -85,19 +85,19 @@ def drop(name: str) -> Change:
 
 LIES: list[tuple[str, Change, str]] = [
     ("NeuronValues", put("layout", 1, "width", value=10**18), r"expected a tensor of shape \(1000000000000000000,\)"),
-    ("NeuronValues", put("layout", 1, "width", value=10**400), r"'width'\] is 1\d*\.\.\.\d*: expected int"),
+    ("NeuronValues", put("layout", 1, "width", value=10**400), r"'width'\] is 1\d*\.\.\.\d*: expected less than"),
     ("NeuronValues", put("layout", 1, "heads", value=-1), "heads is -1"),
-    ("NeuronValues", put("layout", 0, "heads", value=0), "there are 0 heads at site 'attn'"),
-    ("NeuronValues", put("about", "model", value="\ud800"), r"'\\ud800': expected str"),
-    ("NeuronValues", put("layout", 0, "heads", value=3), "4 neurons are not as many for each of 3 heads"),
-    ("NeuronValues", put("layout", 0, "site", value="ffn"), r"'site'\] is 'ffn': expected one of"),
+    ("NeuronValues", put("layout", 0, "heads", value=0), "heads is 0 at site 'attn'"),
+    ("NeuronValues", put("about", "model", value="\ud800"), "surrogates not allowed"),
+    ("NeuronValues", put("layout", 0, "heads", value=3), "4 neurons cannot be divided evenly among 3 heads"),
+    ("NeuronValues", put("layout", 0, "site", value="ffn"), r"'site'\] is 'ffn': expected 'mlp' or 'attn'"),
     ("NeuronValues", put("layout", 0, "layer", value=-1), "layer is -1"),
-    ("NeuronValues", put("layout", value=[]), "has the hooks"),
+    ("NeuronValues", put("layout", value=[]), "has the hook points"),
     ("NeuronValues", put("layout", value=[{"site": "mlp", "layer": 0, "width": 6, "heads": 0}] * 2), "each once"),
     ("NeuronValues", put("layout", 0, "evil", value=1), "'evil'"),
-    ("NeuronValues", put("about", "corpora", value=5), r"'corpora'\] is 5: expected list"),
+    ("NeuronValues", put("about", "corpora", value=5), r"'corpora'\] is 5: expected a valid"),
     ("NeuronValues", swap(MLP, lambda values: values[:3]), r"got \(3,\)"),
-    ("NeuronValues", swap(MLP, lambda values: values > 0), "decimal numbers"),
+    ("NeuronValues", swap(MLP, lambda values: values > 0), "floating-point numbers"),
     ("NeuronValues", swap(MLP, lambda values: values.to(torch.float8_e5m2)), "float8_e5m2"),
     ("NeuronValues", swap(MLP, lambda values: values.to(torch.complex64)), "complex64"),
     ("NeuronValues", drop(MLP), "one tensor for each"),
@@ -108,12 +108,12 @@ LIES: list[tuple[str, Change, str]] = [
     ("ActivationStats", swap(f"{MLP}/positive", lambda counts: counts + 100), "above 0 on more tokens than there are"),
     ("ActivationStats", swap(f"{MLP}/squares", lambda squares: -squares - 1), "squares has a value that is negative"),
     ("ActivationStats", swap(f"{MLP}/mean", lambda mean: mean / 0), "mean has a value that is negative or no number"),
-    ("ActivationStats", swap(f"{MLP}/blocks.mean", lambda mean: mean[:2]), "there are 3 blocks"),
+    ("ActivationStats", swap(f"{MLP}/folds.mean", lambda mean: mean[:2]), "3 folds"),
     ("ActivationStats", swap(f"{MLP}/histogram.edges", lambda edges: edges.flip(0)), "that ascend"),
     ("ActivationStats", swap(f"{MLP}/histogram.neurons", lambda neurons: neurons + 1), "expected each once, of 6"),
     ("ActivationStats", swap(f"{MLP}/histogram.counts", lambda counts: counts - 100), "negative counts"),
     ("ActivationStats", drop(f"{MLP}/max"), "moments need"),
-    ("PruneRun", put("records", 1, value="a step"), r"records'\]\[1\] is 'a step': expected dict"),
+    ("PruneRun", put("records", 1, value="a step"), r"records'\]\[1\] is 'a step': expected an object"),
     ("PruneRun", put("records", 1, "step", value=7), "which are not 0, 1, 2"),
     ("PruneRun", put("records", 1, "forget_top1", value=float("nan")), "forget_top1 is nan"),
     ("PruneRun", put("records", 1, "retain_loss", value="1.5"), "retain_loss"),
@@ -134,7 +134,7 @@ LIES: list[tuple[str, Change, str]] = [
     ("Specialisation", put("eps", "mlp", value=-1), "expected numbers of 0 or more"),
     ("Specialisation", put("about", value={}), "0 corpora"),
     ("Evaluation", put("tokens", value=-1), "tokens is -1"),
-    ("Evaluation", put("top1", value="0.5"), "'top1'] is '0.5': expected float"),
+    ("Evaluation", put("top1", value="0.5"), "'top1'] is '0.5': expected a valid number"),
     ("MembershipInference", put("share", value=2), "share is 2"),
     ("Relearning", put("records", value=[]), "no records"),
     ("Toxicity", put("scores", value=[0.5]), "1 scores of 2 texts"),
@@ -145,7 +145,7 @@ LIES: list[tuple[str, Change, str]] = [
     ("Reproduction", put("files", 0, value="http://example.org/a.png"), "expected names of files"),
     ("Reproduction", put("files", 0, value="a.png\n"), "expected names of files"),
     ("Reproduction", put("scale", "tokens", value="many"), "'tokens'] is 'many'"),
-    ("Reproduction", put("findings", 0, "holds", value=1), "'holds'] is 1: expected bool"),
+    ("Reproduction", put("findings", 0, "holds", value=1), "'holds'] is 1: expected a valid boolean"),
 ]
 
 
@@ -161,8 +161,8 @@ def test_a_whole_file_that_says_what_can_not_be(kind: str, change: Change, messa
     with limited(2), pytest.raises(DamagedFile, match=message) as refusal:
         type(result).load(path)
     assert str(path) in str(refusal.value)
-    assert f" {kind} that sp_lens saved" in str(refusal.value)
-    assert "make it again, or name another file" in str(refusal.value)
+    assert f" {kind} saved by sp_lens" in str(refusal.value)
+    assert "create the file again, or pass another one" in str(refusal.value)
     assert refusal.value.__cause__ is not None
 
 
@@ -242,30 +242,66 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(STRANGE),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=4),
 )
-WANTED: list[Any] = [
-    int, float, str, bool, str | None, Sequence[int], tuple[str, ...], tuple[int, str], Mapping[str, float],
-    sp.NeuronGroup, tuple[sp.NeuronGroup, ...], {"a": int, "b": str | None}, [{"a": float}],
-    Mapping[str, Sequence[Any]],
+TYPES: list[Any] = [
+    Int64, str, bool, str | None, Sequence[Int64], tuple[str, ...], tuple[Int64, str], sp.NeuronGroup,
+    tuple[sp.NeuronGroup, ...], mapping_with(a=Int64, b=str | None), Mapping[str, Sequence[Any]],
 ]  # fmt: skip
+FLOAT_TYPES: list[Any] = [float, Mapping[str, float], list[mapping_with(a=float)]]
 
 
-@given(value=JSON, wanted=st.sampled_from(WANTED))
-def test_a_value_fits_and_stays_what_it_was_or_is_refused(value: Any, wanted: Any) -> None:
-    found, refusal = value, "it fits"
+def validated(value: Any, expected: Any) -> Any:
+    """Return the validated value, or the value itself if it is rejected. The message must be short in any case."""
+    message = "it is valid"
     try:
-        found = fitted(value, wanted, "it")
+        value = validate(value, expected, "it")
     except sp.SpLensError as error:
-        refusal = str(error)
-    assert json.dumps(found) == json.dumps(value)
-    assert refusal.startswith("it")
-    assert len(refusal) < 400  # whatever came is not shown whole, however large it is
+        message = str(error)
+    assert message.startswith("it")
+    assert len(message) < 400
+    return value
 
 
-def test_what_fits_comes_as_what_was_wanted() -> None:
-    assert fitted(LAYOUT.to_json(), tuple[sp.NeuronGroup, ...], "layout") == LAYOUT.groups
-    assert fitted([1, "a"], tuple[int, str], "pair") == (1, "a")
-    assert math.isnan(fitted(float("nan"), float, "loss"))
-    assert fitted({"a": 1, "c": []}, {"a": float, "b": str | None}, "about") == {"a": 1, "c": []}
+@given(value=JSON, expected=st.sampled_from(TYPES))
+def test_validation_does_not_change_a_value(value: Any, expected: Any) -> None:
+    assert json.dumps(validated(value, expected)) == json.dumps(value)
+
+
+@given(value=JSON, expected=st.sampled_from(FLOAT_TYPES))
+def test_validation_converts_only_integers_to_floats(value: Any, expected: Any) -> None:
+    result = validated(value, expected)
+    in_floats = [json.loads(json.dumps(each), parse_int=float) for each in (result, value)]
+    assert json.dumps(in_floats[0]) == json.dumps(in_floats[1])
+
+
+def test_validation_returns_the_expected_types() -> None:
+    assert validate(LAYOUT.to_json(), tuple[sp.NeuronGroup, ...], "layout") == LAYOUT.groups
+    assert validate([1, "a"], tuple[Int64, str], "pair") == (1, "a")
+    assert math.isnan(validate(float("nan"), float, "loss"))
+    assert validate({"a": 1, "c": []}, mapping_with(a=float, b=str | None), "about") == {"a": 1, "c": []}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "message"),
+    [
+        (True, Int64, "it is True: expected a valid integer"),
+        (True, float, "it is True: expected a valid number"),
+        (2**63, Int64, "it is 9223372036854775808: expected less than"),
+        (-(2**63), Int64, "expected greater than"),
+        (1.0, Int64, "it is 1.0: expected a valid integer"),
+        ("1", Int64, "it is '1': expected a valid integer"),
+        ("a\udc00", str, "surrogates not allowed"),
+        ({"\udc00": 1}, Mapping[str, Int64], "surrogates not allowed"),
+        ([1], tuple[Int64, str], r"it\[1\] is missing"),
+        ([1, "a", 2], tuple[Int64, str], "at most 2 items"),
+        ({"a": 1}, mapping_with(b=Int64), r"it\['b'\] is missing"),
+        ({"site": "mlp", "layer": 0}, sp.NeuronGroup, r"it\['width'\] is missing"),
+        ({"site": "mlp", "layer": 0, "width": 1, "evil": 1}, sp.NeuronGroup, r"it\['evil'\] is 1: Unexpected"),
+        ([{"site": "mlp", "layer": "0", "width": 1}], tuple[sp.NeuronGroup, ...], r"it\[0\]\['layer'\] is '0'"),
+    ],
+)
+def test_validation_is_strict(value: Any, expected: Any, message: str) -> None:
+    with pytest.raises(sp.SpLensError, match=message):
+        validate(value, expected, "it")
 
 
 def test_the_page_of_results_has_no_markup_of_a_result(tmp_path: Path) -> None:
