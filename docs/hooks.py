@@ -150,7 +150,7 @@ def _commands() -> str:
     sys.modules["sp_lens"] = package
     cli = importlib.import_module("sp_lens.cli.__main__")
     return "\n\n".join(
-        f"## {parser.prog}\n\n{_fenced(parser.format_help(), 'text')}" for parser in _parsers(cli._parser())
+        f"## {parser.prog}\n\n{_fenced(parser.format_help(), 'text')}" for parser in _parsers(cli.parser())
     )
 
 

@@ -53,7 +53,7 @@ def joined() -> Iterator[None]:
     if PartialState(cpu=not gpu, timeout=_PATIENCE).num_processes != processes:
         raise SpLensError(
             f"WORLD_SIZE={processes} says that there are as many processes, and no launcher started them: run "
-            "accelerate launch -m sp_lens ..., or unset WORLD_SIZE."
+            "accelerate launch -m sp_lens.cli ..., or unset WORLD_SIZE."
         )
     yield
     torch.distributed.destroy_process_group()  # not after an error, when it might wait for the others

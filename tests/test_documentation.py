@@ -14,7 +14,7 @@ import cells
 import pytest
 
 import sp_lens as sp
-from sp_lens.cli.__main__ import _parser, main
+from sp_lens.cli.__main__ import main, parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -63,11 +63,11 @@ def test_the_shell_commands_of_the_pages_are_understood() -> None:
     lines = [
         line for page in PAGES for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
     ]
-    ours = re.compile(r"(?:sp-lens|.*accelerate launch .*-m sp_lens) ([^&]*)")
+    ours = re.compile(r"(?:sp-lens|.*accelerate launch .*-m sp_lens\.cli) ([^&]*)")
     commands = [found[1] for line in lines if (found := ours.match(line))]
     assert any("--device-map" in command for command in commands)
     for command in commands:
-        _parser().parse_args(shlex.split(command))
+        parser().parse_args(shlex.split(command))
 
 
 def test_every_public_name_is_in_the_reference() -> None:

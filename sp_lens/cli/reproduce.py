@@ -1,42 +1,54 @@
-"""`sp-lens reproduce`: the experiments of the paper, each by one command."""
+"""The command `sp-lens reproduce`, which runs the experiments of the paper."""
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-from sp_lens.cli.arguments import positive, quieten
+from sp_lens.cli.arguments import add_command, positive, silence_transformers
 from sp_lens.errors import SpLensError
 
 
-def add_reproduce(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `reproduce` to the commands; `command` makes one."""
-    parser = command(
-        commands, "reproduce", _reproduce, "a figure of the paper, its data and a comparison with the claim",
+def add_reproduce(commands: Any) -> None:
+    """Add the command `reproduce` to the commands."""
+    parser = add_command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "an experiment of the paper: its runs, figures and data, and a comparison with the claims",
         "sp-lens reproduce figure-2 --model demo --offline",
-    )  # fmt: skip
-    parser.add_argument("name", nargs="?", help="figure-2, toxicity, ... (see --list), or all")
-    parser.add_argument("--list", action="store_true", help="say which experiments there are, and do nothing")
+    )
+    parser.add_argument("name", nargs="?", help="name of an experiment (see --list), or all")
+    parser.add_argument("--list", action="store_true", help="list the experiments and exit")
     parser.add_argument(
-        "--model", nargs="+", metavar="MODEL",
-        help="names, folders or GGUF files (default: the paper's, or with --offline the bundled one)",
-    )  # fmt: skip
+        "--model",
+        nargs="+",
+        metavar="MODEL",
+        help="names, folders or GGUF files of models (default: those of the paper, or a bundled one with --offline)",
+    )
     parser.add_argument(
-        "--scale", default="small", choices=("smoke", "small", "paper"),
-        help="does it run; minutes on a laptop; the released settings (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--tokens", type=positive, help="of each corpus, instead of the scale's")
-    parser.add_argument("--steps", type=positive, help="of pruning, instead of the scale's")
+        "--scale",
+        default="small",
+        choices=("smoke", "small", "paper"),
+        help="size of the experiment: smoke is a quick check that it runs, small takes minutes on a laptop, and paper "
+        "uses the released settings (default: %(default)s)",
+    )
+    parser.add_argument("--tokens", type=positive, help="number of tokens of each corpus (default: set by --scale)")
+    parser.add_argument("--steps", type=positive, help="number of pruning steps (default: set by --scale)")
     parser.add_argument(
-        "--share", type=float, help="of the neurons that are gone after the last step, instead of the scale's"
+        "--share", type=float, help="share of all neurons that are pruned after the last step (default: set by --scale)"
     )
     parser.add_argument("--spare-sinks", action="store_true", help="never prune the neurons of attention sinks")
-    parser.add_argument("--offline", action="store_true", help="read what this machine has, not what the Hub has")
-    parser.add_argument("--out", default="runs/paper", help="folder of all results (default: %(default)s)")
     parser.add_argument(
-        "--format", default="html", choices=("html", "png", "svg", "pdf"),
-        help="of the figures; all but html need pip install 'sp_lens[export]' and a Chrome (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--page", help="write the page of all results in --out to this file too")
+        "--offline", action="store_true", help="read text or images of this machine instead of the Hugging Face Hub"
+    )
+    parser.add_argument("--out", default="runs/paper", help="folder for all results (default: %(default)s)")
+    parser.add_argument(
+        "--format",
+        default="html",
+        choices=("html", "png", "svg", "pdf"),
+        help="file format of the figures; png, svg and pdf need pip install 'sp_lens[export]' and a Chrome "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--page", help="file for a copy of the page with all results in --out")
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
@@ -50,10 +62,10 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from sp_lens.experiments.results_page import write_page
 
     if arguments.name is None and not arguments.page:
-        raise SpLensError("say which experiment: sp-lens reproduce --list names them, all runs every one.")
+        raise SpLensError("No experiment is given. Name one of those that sp-lens reproduce --list shows, or all.")
     if arguments.name == "all" and arguments.model:
-        raise SpLensError("with all, each experiment takes its own models: leave --model out, or name one experiment.")
-    quieten()
+        raise SpLensError("--model cannot be combined with all, which uses the models of each experiment.")
+    silence_transformers()
     names = list(EXPERIMENTS) if arguments.name == "all" else [arguments.name] if arguments.name else []
     for name in names:
         results = reproduce(

@@ -1,9 +1,8 @@
-"""The command line: each command on the bundled model, exit codes, messages."""
+"""The command line: each command on the bundled model, exit codes, error messages and help."""
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ from sp_lens.cli.__main__ import main
 TEXT = ["--offline", "--tokens", "2000"]
 
 
-def test_prune_plot_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_plot_export_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, mask = str(tmp_path / "run"), str(tmp_path / "run" / "mask.safetensors")
     settings = ["--forget", "code", "--retain", "prose", "--fraction", "0.1", "--steps", "2"]
     assert main(["prune", "--model", "demo", *TEXT, *settings, "--out", run]) == 0
@@ -33,25 +32,25 @@ def test_prune_plot_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     evaluate = ["evaluate", "--model", "demo", "--corpus", "code", *TEXT]
     assert main(evaluate) == 0
-    whole = json.loads(capsys.readouterr().out)
+    full = json.loads(capsys.readouterr().out)
     assert main([*evaluate, "--mask", mask, "--out", str(tmp_path / "evaluation.json")]) == 0
     pruned = json.loads(capsys.readouterr().out)
-    assert pruned["top1"] < whole["top1"]
+    assert pruned["top1"] < full["top1"]
     assert sp.Evaluation.load(tmp_path / "evaluation.json").top1 == pruned["top1"]
 
     assert main([*evaluate, "--device-map", "auto", "--dtype", "float16"]) == 0
     half = json.loads(capsys.readouterr().out)["loss"]
-    assert half != whole["loss"]
-    assert abs(half - whole["loss"]) < 1e-2
+    assert half != full["loss"]
+    assert abs(half - full["loss"]) < 1e-2
 
 
-def test_collect_and_density(tmp_path: Path) -> None:
+def test_collect_and_plot(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.safetensors") for name in ("prose", "code")]
     for name, file in zip(("prose", "code"), files, strict=True):
         histograms = ["--bins", "50", "--range", "-1", "1"]
         assert main(["collect", "--model", "demo", "--corpus", name, *TEXT, *histograms, "--out", file]) == 0
-    assert 1900 < sp.ActivationStats.load(files[0]).count < 2000  # the first token of each row has no context
-    drawn = {}
+    assert 1900 < sp.ActivationStats.load(files[0]).count < 2000  # the first token of each row is not counted
+    figures = {}
     for command in (
         "density --layer 1 --neurons 0 9",
         "neuron-density --layer 1 --neuron 3",
@@ -65,11 +64,11 @@ def test_collect_and_density(tmp_path: Path) -> None:
         name, *options = command.split()
         out = tmp_path / "folder" / f"{name}.html"
         assert main(["plot", name, *files, *options, "--out", str(out)]) == 0
-        drawn[name] = out.read_text("utf-8")
-    assert "10 of the 192 neurons" in drawn["density"]
-    assert "neuron 3" in drawn["neuron-density"]
-    assert all(name in drawn["cross-importance"] for name in ("prose", "code", "attention pre-out"))
-    assert "rms" in drawn["head-map"]
+        figures[name] = out.read_text("utf-8")
+    assert "10 of the 192 neurons" in figures["density"]
+    assert "neuron 3" in figures["neuron-density"]
+    assert all(name in figures["cross-importance"] for name in ("prose", "code", "attention pre-out"))
+    assert "rms" in figures["head-map"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_collect_and_density(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_input_is_exit_code_2_and_one_line(
+def test_invalid_input_exits_with_code_2_and_one_line(
     command: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command) == 2
@@ -112,7 +111,7 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The main job whole, twice: the second replaces the first, and a folder of something else is left alone."""
+    """The demo writes its files, and leaves a folder with other files unchanged."""
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out)]) == 0
     assert "forgotten: code" in capsys.readouterr().out
@@ -127,7 +126,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = history.loc[(history["forget_drop"] - history["retain_drop"]).idxmax()]
     assert best["forget_drop"] > 3 * best["retain_drop"]
     transformers.AutoModelForCausalLM.from_pretrained(out / "pruned-model")
-    other: Any = tmp_path / "mine"
+    other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
     assert main(["demo", "--out", str(other)]) == 2

@@ -243,9 +243,9 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["evaluate", "--model", str(tmp_path / "pruned"), *ask]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == by_hooks["top1"]
     assert main(["evaluate", "--model", str(folder), *ask, "--tokens", "100"]) == 2
-    assert "--tokens is of text" in capsys.readouterr().err
+    assert "--tokens applies to text" in capsys.readouterr().err
     assert main(["evaluate", "--model", "demo", "--corpus", "code", "--images", "5"]) == 2
-    assert "--images is of classifiers, and demo reads text" in capsys.readouterr().err
+    assert "--images applies to image classifiers, and demo reads text" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(folder), "--corpus", "digits:3,-8"]) == 2
     assert "give the one or the other" in capsys.readouterr().err
 

@@ -187,7 +187,7 @@ def test_the_command_writes_the_same_report(tmp_path: Path, capsys: pytest.Captu
     assert text == sp.report(run_of(), tmp_path / "again.html", stats={"Code": stats_of(1)}).html
     with pytest.raises(SystemExit):
         main([*command, "--stats", "code.safetensors"])
-    assert "'code.safetensors' is not LABEL=FILE" in capsys.readouterr().err
+    assert "'code.safetensors' does not have the form LABEL=FILE" in capsys.readouterr().err
 
 
 def test_a_browser_opens_it_without_an_error(tmp_path: Path) -> None:
