@@ -275,7 +275,7 @@ def test_accelerate_launch(tmp_path: Path) -> None:
         port = str(free.getsockname()[1])  # by number: older accelerates wait for ever at port 0
     launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port]
     launched = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "sp_lens", *prune, tmp_path / "two"],
+        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "sp_lens.cli", *prune, tmp_path / "two"],
         check=True, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert launched.stdout.count("selectivity") == 1
