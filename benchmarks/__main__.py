@@ -47,8 +47,8 @@ Measured by hand on 2026-11-30 (two cores, SmolLM2, batches as above), and not b
   taken apart; against the pass with head 1.14, and 1.05 taken apart: that target held here without the kernel. Counting
   what is above 0 in one pass less came after that. Of the 2.9 s then, 0.13 s were reductions.
 - Memory at 10,000 tokens was 171, 267, 287 and 344 MB in four processes, with the same tensors: glibc, which is let
-  keep what is freed (`sp_lens/heap.py`), leaves more room between them or less. At 60,000 or 100,000 tokens it was the
-  same to the byte, but in the first of them, beside other work, 205 MB.
+  keep what is freed (`sp_lens.models.memory`), leaves more room between them or less. At 60,000 or 100,000 tokens it
+  was the same to the byte, but in the first of them, beside other work, 205 MB.
 
 On that day there was no GPU to measure on.
 """

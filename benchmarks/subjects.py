@@ -16,6 +16,7 @@ from sp_lens.data.batching import text_batches
 from sp_lens.models.forward import forward, inference, visit
 from sp_lens.models.hooks import layout_of
 from sp_lens.models.loading import cache_folder
+from sp_lens.models.memory import keep_freed_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # A batch of the targets.
@@ -103,6 +104,7 @@ def smollm(*, batches: int) -> Subject | None:
 
 def from_folder(name: str, folder: str, *, batches: int) -> Subject:
     """A model as it is on disk, in float32, and real text: code that this machine has."""
+    keep_freed_memory()  # as the command line does
     model = sp.load_model(folder, device=DEVICE)
     plain: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     length = min(ROW_TOKENS, model.cfg.n_ctx)

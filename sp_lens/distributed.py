@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from sp_lens.errors import SpLensError
 
 
+@runtime_checkable
 class _HasInputs(Protocol):
     """What is dealt to the ranks: a batch of rows or of images."""
 

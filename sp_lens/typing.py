@@ -1,4 +1,4 @@
-"""Type aliases, allowed values and default constants that several packages share.
+"""Define type aliases, allowed values and default constants that several packages share.
 
 This module does not import torch, so the command line can read it before any heavy import.
 """
@@ -6,7 +6,8 @@ This module does not import torch, so the command line can read it before any he
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-# Sites. A neuron group is named after the hook point "blocks.{layer}.{HOOKS[site]}".
+# Sites. HOOKS contains the component and the hook point of each site in a transformer block. The full names, such as
+# "blocks.0.mlp.hook_post", are the keys of all mappings; `NeuronGroup.name` creates them.
 Site = Literal["mlp", "attn"]
 SITES: tuple[Site, ...] = get_args(Site)
 HOOKS: dict[Site, tuple[str, str]] = {"attn": ("attn", "hook_z"), "mlp": ("mlp", "hook_post")}

@@ -91,7 +91,7 @@ AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(tmp_path: Path, marker: Path) -> None:
     folder = model_folder(tmp_path / "model", config={"model_type": "evil", "auto_map": AUTO_MAP})
     code_that_marks(folder, marker)
-    with pytest.raises(sp.SpLensError, match=r"Python of its own, which was not run.*trust_remote_code=True"):
+    with pytest.raises(sp.SpLensError, match=r"its own Python code, which was not run.*trust_remote_code=True"):
         sp.load_model(folder, device="cpu")
     assert not marker.exists()
     sp.load_model(folder, device="cpu", trust_remote_code=True)
@@ -181,11 +181,11 @@ def test_a_model_or_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path: Path, v
     photos = picture_folder(tmp_path / "photos", png(32, 32))
     os.mkfifo(photos / "cat" / "c.png")
     with limited(5):
-        with pytest.raises(sp.SpLensError, match=r"config\.json is no file"):
+        with pytest.raises(sp.SpLensError, match=r"config\.json is not a regular file"):
             sp.load_model(folder)
         with pytest.raises(sp.SpLensError, match="there is no GGUF file"):
             sp.load_model(tmp_path / "model.gguf")
-        with pytest.raises(sp.SpLensError, match=r"c\.png is no file"):
+        with pytest.raises(sp.SpLensError, match=r"c\.png is not a regular file"):
             sp.load_images(photos, vision)
 
 

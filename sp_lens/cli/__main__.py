@@ -20,7 +20,7 @@ from sp_lens.cli.arguments import (
     load_model,
     only_estimate,
     positive,
-    silence_transformers,
+    prepare_process,
 )
 from sp_lens.cli.plot import add_plot
 from sp_lens.cli.prune import add_prune
@@ -102,7 +102,7 @@ def _add_demo(commands: Any) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from sp_lens.experiments.demo import demo
 
-    silence_transformers()
+    prepare_process()
     print(demo(arguments.out))
 
 

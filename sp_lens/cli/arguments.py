@@ -99,7 +99,7 @@ def load_model(arguments: argparse.Namespace) -> Any:
     import sp_lens as sp
     from sp_lens import distributed
 
-    silence_transformers()
+    prepare_process()
     has_device = arguments.device or arguments.device_map
     return sp.load_model(
         arguments.model,
@@ -147,10 +147,13 @@ def only_estimate(arguments: argparse.Namespace, estimate: "sp.CostEstimate") ->
     return arguments.estimate
 
 
-def silence_transformers() -> None:
-    """Hide the warnings and progress bars of transformers, so that only those of sp_lens are shown."""
+def prepare_process() -> None:
+    """Prepare the process for running models: keep freed memory, and hide the messages of transformers."""
     import transformers
 
+    from sp_lens.models.memory import keep_freed_memory
+
+    keep_freed_memory()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from sp_lens.cli.arguments import add_command, positive, silence_transformers
+from sp_lens.cli.arguments import add_command, positive, prepare_process
 from sp_lens.errors import SpLensError
 
 
@@ -65,7 +65,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         raise SpLensError("No experiment is given. Name one of those that sp-lens reproduce --list shows, or all.")
     if arguments.name == "all" and arguments.model:
         raise SpLensError("--model cannot be combined with all, which uses the models of each experiment.")
-    silence_transformers()
+    prepare_process()
     names = list(EXPERIMENTS) if arguments.name == "all" else [arguments.name] if arguments.name else []
     for name in names:
         results = reproduce(

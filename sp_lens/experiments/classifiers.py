@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _BATCH = 16
 _PASSAGES = 1000
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """Anything that scores texts."""
 

@@ -1,4 +1,4 @@
-"""Run a model: inference mode, forward passes, and hooks that see the activations of one pass."""
+"""Run a model: contexts for inference and gradients, forward passes, and callbacks that see the activations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +10,6 @@ from jaxtyping import Float
 from sp_lens.errors import SpLensError
 from sp_lens.models.fused_attention import fused_attention
 from sp_lens.models.hooks import attached
-from sp_lens.models.memory import keep_freed_memory
 from sp_lens.models.task import reads_images
 from sp_lens.neurons.layout import NeuronGroup
 
@@ -19,7 +18,7 @@ Self = TypeVar("Self")
 
 @runtime_checkable
 class ModelInput(Protocol):
-    """A batch as `forward` takes it: the tensor that the model reads, and further arguments of its forward method."""
+    """A batch for `forward`: the input tensor of the model, and keyword arguments of its forward method."""
 
     @property
     def inputs(self) -> torch.Tensor: ...
@@ -32,9 +31,11 @@ class ModelInput(Protocol):
 
 @contextmanager
 def inference(model: Any) -> Iterator[bool]:
-    """No gradients, no dropout and, if it can be, `fused_attention`, for the length of a `with`; whether it can."""
-    if input_device(model).type == "cpu":
-        keep_freed_memory()
+    """Context manager that disables gradients and dropout and uses `fused_attention` if the model supports it.
+
+    Yields:
+        Whether attention is fused.
+    """
     training = model.training
     model.eval()
     try:
@@ -46,29 +47,40 @@ def inference(model: Any) -> Iterator[bool]:
 
 @contextmanager
 def differentiable(model: Any) -> Iterator[None]:
-    """Gradients of activations, none of parameters, and no dropout for the length of a `with`; then all as before."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Context manager that enables gradients of activations, but not of parameters, and disables dropout."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = model.training
     model.eval()
     try:
-        for parameter in learned:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
-        for parameter in learned:
+        for parameter in trainable:
             parameter.requires_grad_(True)
         model.train(training)
 
 
 def input_device(model: Any) -> torch.device:
-    """Where tokens go: to the embedding. A model on several devices takes activations on from there by itself."""
-    device = next(model.parameters()).device  # that of the embedding, in transformers as in TransformerLens
-    return torch.device("cpu") if device.type == "meta" else device  # on disk: TransformerLens runs that on the CPU
+    """Return the device that inputs must be on, which is the device of the embedding.
+
+    A model on several devices moves the activations between them itself.
+    """
+    device = next(model.parameters()).device  # the first parameter belongs to the embedding in both libraries
+    # Weights that are offloaded to disk are on "meta", and TransformerLens computes with them on the CPU.
+    return torch.device("cpu") if device.type == "meta" else device
 
 
-def forward(model: Any, batch: ModelInput) -> Float[torch.Tensor, "row pos d_vocab"]:
-    """The logits of a batch (of images: [row class]); padding is told by an explicit attention mask."""
+def forward(
+    model: Any, batch: ModelInput
+) -> Float[torch.Tensor, "row pos d_vocab"] | Float[torch.Tensor, "row n_classes"]:
+    """Return the logits of a batch, which are [row pos d_vocab] for text and [row n_classes] for images.
+
+    Args:
+        model: Hooked model.
+        batch: Tokens, with an explicit attention mask among the options if there is padding, or pixels.
+    """
     batch = batch.to(input_device(model))
     inputs = batch.inputs
     if inputs.is_floating_point():  # pixels
@@ -77,7 +89,12 @@ def forward(model: Any, batch: ModelInput) -> Float[torch.Tensor, "row pos d_voc
 
 
 def random_inputs(model: Any, *, longest: int = 64) -> torch.Tensor:
-    """Two rows of at most `longest` tokens, or two images, to run the model on; always the same."""
+    """Return two rows of random tokens, or two random images, which are the same in every call.
+
+    Args:
+        model: Hooked model.
+        longest: Maximum number of tokens per row.
+    """
     generator = torch.Generator().manual_seed(0)
     if reads_images(model):
         config, dtype = model.original_model.config, next(model.parameters()).dtype
@@ -87,7 +104,7 @@ def random_inputs(model: Any, *, longest: int = 64) -> torch.Tensor:
 
 
 class _AllSeen(Exception):
-    """Raised by the last hook of a forward pass: what comes after it, the unembedding above all, is not needed."""
+    """Ends a forward pass after the last hook, so that the unembedding is not computed."""
 
 
 def visit(
@@ -96,10 +113,17 @@ def visit(
     groups: Sequence[NeuronGroup],
     look: Callable[[NeuronGroup, Float[torch.Tensor, "row pos neuron"]], None],
 ) -> None:
-    """Show `look` the activations of each group in one forward pass that ends at the last of them.
+    """Call a function with the activations of each group, in one forward pass that stops after the last group.
+
+    Args:
+        model: Hooked model.
+        batch: Batch to run the model on.
+        groups: Neuron groups whose activations are needed.
+        look: Function that is called with each group and its activations. The activations of attention heads are
+            flattened into one axis.
 
     Raises:
-        SpLensError: when a group's hook does not fire exactly once.
+        SpLensError: The hook of a group did not fire exactly once.
     """
     seen: set[str] = set()
 
@@ -117,16 +141,21 @@ def visit(
     with attached(model, [(group, hook_of(group)) for group in groups]), suppress(_AllSeen):
         forward(model, batch)
     if missing := [group.name for group in groups if group.name not in seen]:
-        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass, {missing[0]!r} the first of them.")
+        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass; the first of them is {missing[0]!r}.")
 
 
 def require_finite(values: torch.Tensor, group: NeuronGroup, number: int) -> None:
-    """Refuse what was made of NaN or infinite activations.
+    """Raise SpLensError if the activations of a batch contained NaN or infinity.
 
-    To be asked after the pass: in the hook it would make a GPU wait at each layer.
+    Call this after the forward pass. Inside a hook it would make a GPU wait at every layer.
+
+    Args:
+        values: Any reduction of the activations that keeps NaN and infinity.
+        group: Neuron group of the activations, for the message.
+        number: Number of the batch, for the message.
     """
     if not values.isfinite().all():
         raise SpLensError(
             f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number}: "
-            "load the model in float32 or bfloat16, or find the broken weight."
+            "load the model in float32 or bfloat16, or look for damaged weights."
         )

@@ -1,4 +1,4 @@
-"""Attention in one fused kernel, where nobody looks inside it."""
+"""Compute attention with one fused kernel where no hook needs the intermediate results."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,17 +12,20 @@ from sp_lens.models.hooks import attentions
 
 @contextmanager
 def fused_attention(model: Any) -> Iterator[bool]:
-    """For the length of a `with`, attention as transformers computes it by default; whether that could be done.
+    """Context manager that computes attention with `torch.nn.functional.scaled_dot_product_attention`.
 
-    TransformerLens takes attention apart, so that hooks see its scores and its pattern: for each head a number for each
-    pair of tokens, in memory several times over. Who reads what goes into W_O alone can have it from one kernel
-    (`torch.nn.functional.scaled_dot_product_attention`), which keeps none of them: the same up to rounding, sooner,
-    and in memory that grows with the length of the rows and not with its square.
+    TransformerLens computes attention step by step, so that hooks can see the scores and the pattern. That keeps one
+    number for each head and each pair of tokens in memory, several times. If only the input of W_O is needed, the fused
+    kernel gives the same result up to rounding. It is faster, and its memory grows linearly with the length of the rows
+    instead of quadratically.
 
-    Nothing is changed for a `HookedTransformer`, for an attention that transformers has no such kernel for (Gemma 2,
-    whose scores are capped), for one that was loaded with another kernel, whose weights TransformerLens has copies of
-    (GPT-NeoX) or has processed (`enable_compatibility_mode`), and where a hook is on anything inside an attention but
-    its input, its output and z.
+    The model stays as it is in these cases: it is a `HookedTransformer`; transformers has no such kernel for it (Gemma
+    2, which caps the scores); it was loaded with another kernel; TransformerLens holds copies of the weights (GPT-NeoX)
+    or has processed them (`enable_compatibility_mode`); or a hook is attached inside an attention layer to anything but
+    its input, its output, or z.
+
+    Yields:
+        Whether attention is fused.
 
     Example:
         >>> import sp_lens as sp
@@ -30,8 +33,8 @@ def fused_attention(model: Any) -> Iterator[bool]:
         >>> with fused_attention(model) as fused:
         ...     fused
         True
-        >>> watch = ("blocks.0.attn.hook_pattern", lambda pattern, hook: None)
-        >>> with model.hooks(fwd_hooks=[watch]), fused_attention(model) as fused:
+        >>> hook = ("blocks.0.attn.hook_pattern", lambda pattern, hook: None)
+        >>> with model.hooks(fwd_hooks=[hook]), fused_attention(model) as fused:
         ...     fused
         False
     """
@@ -40,78 +43,93 @@ def fused_attention(model: Any) -> Iterator[bool]:
         return
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
-    plain = model.original_model
+    hf_model = model.original_model
     with ExitStack() as stack:
-        stack.callback(plain.set_attn_implementation, plain.config._attn_implementation)
-        plain.set_attn_implementation("sdpa")
+        stack.callback(hf_model.set_attn_implementation, hf_model.config._attn_implementation)
+        hf_model.set_attn_implementation("sdpa")
         for attention, output in attentions(model).items():
-            for owner, name in _places(attention, output):
+            for owner, name in _owners_of_output(attention, output):
                 stack.enter_context(substituted(owner._modules, name, output))
-            # TransformerLens' own way to delegate: the input's hook, what transformers computes, the output's hook.
+            # This is how TransformerLens itself delegates: the hook of the input, the computation of transformers, and
+            # the hook of the output.
             stack.enter_context(substituted(vars(attention), "forward", MethodType(AttentionBridge.forward, attention)))
         yield True
 
 
 @contextmanager
 def substituted(names: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    """The value under that name for the length of a `with`, and what was there, or nothing, after it.
+    """Context manager that temporarily replaces or adds an entry of a dictionary.
 
-    So is the `forward` of a bridge's component set, in its `vars`: what is assigned to the component goes to the module
-    that it wraps.
+    Use it with `vars(component)` to replace the `forward` method of a component of a bridge: an attribute that is
+    assigned to the component would be set on the module that it wraps.
+
+    Args:
+        names: Dictionary to change.
+        name: Key of the entry.
+        value: Temporary value.
     """
-    was_there, before = name in names, names.get(name)
+    existed, before = name in names, names.get(name)
     names[name] = value
     try:
         yield
     finally:
-        if was_there:
-            names[name] = before  # in its place: the order of modules is that of the weights in a fingerprint
+        if existed:
+            names[name] = before  # keeps its position: the order of modules determines the fingerprint of the weights
         else:
             del names[name]
 
 
 def _can_be_fused(model: Any) -> bool:
-    """Whether transformers has the kernel, and computes by it what the model computes, hooks included."""
-    plain = getattr(model, "original_model", None)
-    if plain is None or not getattr(plain, "_supports_sdpa", False):
+    """Return whether transformers has the kernel and would compute the same as the model, including its hooks."""
+    hf_model = getattr(model, "original_model", None)
+    if hf_model is None or not getattr(hf_model, "_supports_sdpa", False):
         return False
-    if plain.config._attn_implementation not in ("eager", "sdpa"):
+    if hf_model.config._attn_implementation not in ("eager", "sdpa"):
         return False
     return all(
         hasattr(attention, "original_component")
         and not attention.compatibility_mode
         and getattr(attention.original_component, "attn_logit_softcapping", None) is None  # transformers 5.18 drops it
-        and "forward" not in vars(attention)  # accelerate's, on a model that is partly on disk
-        and _places(attention, output)
+        and "forward" not in vars(attention)  # accelerate replaces it if parts of the model are on disk
+        and _owners_of_output(attention, output)
         and _has_its_weights(attention)
-        and not _is_watched(attention, output)
+        and not _is_hooked_inside(attention, output)
         for attention, output in attentions(model).items()
     )
 
 
-def _places(attention: Any, output: Any) -> list[tuple[torch.nn.Module, str]]:
-    """Where transformers' attention has the module of the output weights, a bridge's or the one that it wraps."""
-    kept = (output, getattr(output, "original_component", None))
+def _owners_of_output(attention: Any, output: Any) -> list[tuple[torch.nn.Module, str]]:
+    """Return the modules and attributes in which the attention layer of transformers keeps its output projection.
+
+    The projection there is either the component of the bridge or the module that the component wraps.
+    """
+    projections = (output, getattr(output, "original_component", None))
     owners = (module for module in attention.original_component.modules() if module is not output)
-    return [(owner, name) for owner in owners for name, child in owner.named_children() if child in kept]
+    return [(owner, name) for owner in owners for name, child in owner.named_children() if child in projections]
 
 
 def _has_its_weights(attention: Any) -> bool:
-    """Whether transformers computes with the weights of the hooked attention: a copy may have been trained, or not."""
+    """Return whether transformers would compute with the weights of the hooked attention layer.
+
+    A copy of the weights may have been trained separately.
+    """
     own = {id(parameter) for parameter in attention.original_component.parameters()}
     others = [parameter for parameter in attention.parameters() if id(parameter) not in own]
     if not others:
         return True
-    there = {_storage(parameter) for parameter in attention.original_component.parameters()}
-    return all(_storage(parameter) in there for parameter in others) and None not in there
+    storages = {_storage(parameter) for parameter in attention.original_component.parameters()}
+    return all(_storage(parameter) in storages for parameter in others) and None not in storages
 
 
 def _storage(parameter: torch.Tensor) -> tuple[torch.device, int] | None:
-    """Which memory a weight is in; None of what is on disk."""
+    """Return the memory that a weight is stored in, or None if it is on disk."""
     return None if parameter.is_meta else (parameter.device, parameter.untyped_storage().data_ptr())
 
 
-def _is_watched(attention: Any, output: Any) -> bool:
-    """Whether a hook is on what transformers does not run: scores, pattern, and queries that it has no module for."""
+def _is_hooked_inside(attention: Any, output: Any) -> bool:
+    """Return whether a hook is attached to something that transformers does not run, such as scores or the pattern.
+
+    Queries are such a case if transformers has no separate module for them.
+    """
     run = {attention, attention.hook_in, attention.hook_out, *output.modules(), *attention.original_component.modules()}
     return any(module._forward_hooks or module._forward_pre_hooks for module in {*attention.modules()} - run)

@@ -1,6 +1,7 @@
-"""Where a model has its neurons: the one room that knows TransformerLens' blocks, hooks and weights.
+"""Adapt TransformerLens models: find blocks, hook points and output weights, and attach hooks.
 
-A neuron's output weights are a row of `W_out` or `W_O`.
+This is the only module that knows the names and weights of TransformerLens. The names of the two hook points that have
+neurons are in `sp_lens.typing.HOOKS`. The output weights of a neuron are a row of `W_out` or `W_O`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,18 +17,22 @@ from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.typing import HOOKS, Site
 
-_OUTPUT: dict[Site, tuple[str, str]] = {"attn": ("W_O", "o"), "mlp": ("W_out", "out")}  # and a bridge's module of it
+# The attribute of a component with its output weights, and the name of a bridge's module for them.
+_OUTPUT: dict[Site, tuple[str, str]] = {"attn": ("W_O", "o"), "mlp": ("W_out", "out")}
 
 
 def layout_of(model: Any) -> Layout:
-    """The neuron groups of a bridge or a `HookedTransformer`, with widths read off the weights.
+    """Return the neuron groups of a model, with widths read from its weights.
 
-    Never off `cfg`: `cfg.d_mlp` is wrong for an OPT with an own `ffn_dim`, and n_heads * d_head differs
-    from d_model on Qwen3 and Gemma.
+    The configuration is not used, because `cfg.d_mlp` is wrong for an OPT with its own `ffn_dim`, and n_heads * d_head
+    differs from d_model on Qwen3 and Gemma.
+
+    Args:
+        model: `TransformerBridge` or `HookedTransformer`.
 
     Raises:
-        SpLensError: for something that is no TransformerLens model, an encoder-decoder, a mixture of experts
-            (whose `mlp.hook_post` is the output of the block and no neuron), and blocks without neurons.
+        SpLensError: The model is not a TransformerLens model, is an encoder-decoder or a mixture of experts (whose
+            `mlp.hook_post` is the output of the block), or has blocks without neurons.
     """
     groups = []
     blocks = blocks_of(model)
@@ -38,100 +43,115 @@ def layout_of(model: Any) -> Layout:
             if (group := _group(model, layer, "mlp")) is None:
                 raise SpLensError(
                     f"block {layer} is a mixture of experts ({type(mlp).__name__}): its mlp.hook_post is not the input "
-                    "of one down-projection, so it has no neurons to score. Bring a model with dense MLPs."
+                    "of one down-projection, so it has no neurons to score. Load a model with dense MLPs."
                 )
             groups.append(group)
     if not groups:
         parts = [name for block in blocks for name, part in block.named_children() if hasattr(part, "hook_out")]
         raise SpLensError(
-            f"{kind_of(model)} has neither attn.hook_z nor mlp.hook_post in any block: its blocks are made of "
-            f"{', '.join(dict.fromkeys(parts)) or 'nothing that is hooked'}. Bring a model with attention and MLPs."
+            f"{kind_of(model)} has neither attn.hook_z nor mlp.hook_post in any block: its blocks consist of "
+            f"{', '.join(dict.fromkeys(parts)) or 'modules without hooks'}. Load a model with attention and MLPs."
         )
     for group in groups:
-        hook_point(model, group)  # refuses before any work what would fail in the middle of it
+        hook_point(model, group)  # raises before any work if a hook point is missing
     return Layout(tuple(groups))
 
 
 def hook_point(model: Any, group: NeuronGroup) -> Any:
-    """The `HookPoint` through which the group's activations pass.
+    """Return the `HookPoint` for the activations of a neuron group.
+
+    Args:
+        model: Hooked model.
+        group: Neuron group.
 
     Raises:
-        SpLensError: when the model does not have it, with the hooks that it has there instead.
+        SpLensError: The model does not have this hook point. The message lists the hook points that it has instead.
     """
     part, hook = HOOKS[group.site]
     component = getattr(model.blocks[group.layer], part)
     point = getattr(component, hook, None)
     if point is None:
         modules = [name.replace("_original_component.", "") for name, _ in component.named_modules()]
-        there = [name for name in dict.fromkeys(modules) if name.rpartition(".")[2].startswith("hook_")]
+        hooks = [name for name in dict.fromkeys(modules) if name.rpartition(".")[2].startswith("hook_")]
         raise SpLensError(
             f"{kind_of(model)} has no hook {group.name}: its {type(component).__name__} has "
-            f"{', '.join(there) or 'no hook at all'}. TransformerLens must show the input of the output weights."
+            f"{', '.join(hooks) or 'no hook at all'}. TransformerLens must provide the input of the output weights."
         )
     return point
 
 
 def upstream(model: Any, group: NeuronGroup) -> list[torch.nn.Module]:
-    """The modules that no ablation of the group reaches: the blocks below, and of an MLP the attention beside it."""
+    """Return the modules whose outputs do not depend on the neurons of a group.
+
+    These are the earlier blocks and, for an MLP, the attention of the same block.
+    """
     blocks = list(blocks_of(model))
     attention = getattr(blocks[group.layer], "attn", None)
     return [*blocks[: group.layer], *([attention] if group.site == "mlp" and attention is not None else [])]
 
 
 def shares_keys(model: Any) -> bool:
-    """Whether blocks read keys and values of blocks below (Gemma 4), and so more than the residual stream."""
+    """Return whether blocks read the keys and values of earlier blocks, besides the residual stream (Gemma 4)."""
     config = getattr(getattr(model, "original_model", None), "config", None)
     return config is not None and bool(getattr(config.get_text_config(), "num_kv_shared_layers", 0))
 
 
 def attentions(model: Any) -> dict[torch.nn.Module, torch.nn.Module | None]:
-    """The attentions of a model, each with a bridge's module of its output weights (a `HookedTransformer` has none)."""
-    found = ((getattr(block, "attn", None), layer, block) for layer, block in enumerate(blocks_of(model)))
-    return {attn: _output(block, layer, "attn")[1] for attn, layer, block in found if attn is not None}
+    """Return the attention layers, each with the bridge's module of its output weights (None without a bridge)."""
+    layers = ((getattr(block, "attn", None), layer, block) for layer, block in enumerate(blocks_of(model)))
+    return {attn: _output(block, layer, "attn")[1] for attn, layer, block in layers if attn is not None}
 
 
 def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron d_model"]:
-    """The live output weights of the group: writing to the result changes the model.
+    """Return the live output weights of a group. Writing to the result changes the model.
+
+    Args:
+        model: Hooked model.
+        group: Neuron group.
 
     Raises:
-        SpLensError: for weights that are quantised or on disk, whose rows can't be written to.
+        SpLensError: The weights are quantised or on disk, so their rows cannot be written to.
     """
     weight, module = _output(model.blocks[group.layer], group.layer, group.site)
-    # A packed format is a class of its own, whose transpose may be a copy in floats: writing to that changes nothing.
+    # A packed format is a class of its own. Its transpose may be a copy in floats, and writing to it has no effect.
     if weight is None or type(getattr(module, "weight", weight)) not in (torch.Tensor, torch.nn.Parameter):
         raise SpLensError(
-            f"the weights behind {group.name} are quantised or offloaded to disk, so that their rows can't be zeroed. "
-            "Ablation by hooks works on them (ablate, prune); to fold or export, load the model in float16 or bfloat16."
+            f"the weights behind {group.name} are quantised or offloaded to disk, so their rows cannot be set to zero. "
+            "Ablation by hooks works (ablate, prune). To fold or export, load the model in float16 or bfloat16."
         )
-    return weight.view(-1, weight.shape[-1])  # view, not reshape: a copy would not be live
+    return weight.view(-1, weight.shape[-1])  # not reshape, which may return a copy
 
 
 @contextmanager
 def attached(model: Any, hooks: Iterable[tuple[NeuronGroup, Callable[..., Any]]]) -> Iterator[None]:
-    """Hooks on the model's own hook points for the length of a `with`, and no trace of them after it.
+    """Context manager that attaches hooks to the hook points of groups and removes them on exit.
 
-    They are put on the `HookPoint`s directly: going by name through `run_with_hooks` ignores unknown
-    names (TransformerLens 3.9) and rebuilds the map of names each time. The user's own hooks stay.
+    The hooks are added to the `HookPoint`s directly: `run_with_hooks` ignores unknown names (TransformerLens 3.9) and
+    rebuilds the map of names in each call. The hooks of the user are kept.
+
+    Args:
+        model: Hooked model.
+        hooks: Pairs of a neuron group and a hook function.
     """
-    placed = []
+    handles = []
     try:
         for group, function in hooks:
             point = hook_point(model, group)
             point.add_hook(function)
-            placed.append((point, point.fwd_hooks[-1]))
+            handles.append((point, point.fwd_hooks[-1]))
         yield
     finally:
-        for point, handle in reversed(placed):
+        for point, handle in reversed(handles):
             handle.hook.remove()
-            if handle in point.fwd_hooks:  # not there any more if the user called reset_hooks()
+            if handle in point.fwd_hooks:  # not if the user has called reset_hooks()
                 point.fwd_hooks.remove(handle)
 
 
 def blocks_of(model: Any) -> Any:
-    """The blocks of a hooked model.
+    """Return the transformer blocks of a hooked model.
 
     Raises:
-        SpLensError: for something that is no TransformerLens model, and for one with several stacks of blocks.
+        SpLensError: The model is not a TransformerLens model, or it has several stacks of blocks.
     """
     blocks = getattr(model, "blocks", None)
     if blocks is not None and hasattr(model, "hook_dict"):
@@ -139,8 +159,8 @@ def blocks_of(model: Any) -> Any:
     hooked = hasattr(model, "hook_dict")
     if hooked and (stacks := [name for name, _ in model.named_children() if name.endswith("_blocks")]):
         raise SpLensError(
-            f"{kind_of(model)} is an encoder-decoder: it has {' and '.join(stacks)}, and one stack of blocks was "
-            "expected. Bring a decoder (GPT-2, Llama) or an encoder (BERT)."
+            f"{kind_of(model)} is an encoder-decoder: it has {' and '.join(stacks)}, but one stack of blocks was "
+            "expected. Load a decoder (GPT-2, Llama) or an encoder (BERT)."
         )
     raise SpLensError(
         f"expected a TransformerBridge or a HookedTransformer with blocks, got {type(model).__name__}: "
@@ -149,54 +169,55 @@ def blocks_of(model: Any) -> Any:
 
 
 def kind_of(model: Any) -> str:
-    """What the model is, by the class of the transformers model in a bridge."""
+    """Return the name of the class of the model, which for a bridge is the class of the transformers model."""
     return type(getattr(model, "original_model", model)).__name__
 
 
 def _group(model: Any, layer: int, site: Site) -> NeuronGroup | None:
-    """The neurons of a site in a block, as many as the output weights have rows; None without such weights."""
+    """Return the neuron group at a site, with one neuron per row of the output weights, or None without weights."""
     weight, module = _output(model.blocks[layer], layer, site)
     if weight is not None:
         width, heads = weight.shape[:-1].numel(), weight.shape[0]
-    else:  # the shape of packed integers says nothing, the module that unpacks them does (GPT-2's calls it nx)
+    else:  # packed integers have another shape, but their module knows the size (GPT-2 calls it nx)
         width, heads = getattr(module, "in_features", getattr(module, "nx", 0)), model.cfg.n_heads
     return NeuronGroup(site, layer, width, heads if site == "attn" else 0) if width else None
 
 
 def _output(block: Any, layer: int, site: Site) -> tuple[Any, Any]:
-    """The output weights in TransformerLens' shape, if they can be read as a matrix, and a bridge's module of them."""
+    """Return the output weights in TransformerLens' shape and the bridge's module of them, or None for either."""
     component = getattr(block, site, None)
     name, module = _OUTPUT[site]
     try:
         weight = getattr(component, name, None)
-    except NotImplementedError:  # TransformerLens: packed integers, or a placeholder of what is on disk
+    except NotImplementedError:  # TransformerLens: packed integers, or a placeholder for weights on disk
         weight = None
-    except ValueError as error:  # 4.x: the heads of this layer are not of the configuration's size
+    except ValueError as error:  # TransformerLens 4: the heads of this layer do not have the size in the configuration
         raise SpLensError(
-            f"the {site} of block {layer} has no {name} that can be cut into neurons, as in latent attention "
+            f"the {site} of block {layer} has no {name} that can be divided into neurons, as in latent attention "
             f"(DeepSeek): {error}"
         ) from error
     return weight, getattr(component, module, None)
 
 
 def check_mask(model: Any, mask: NeuronMask) -> None:
-    """Refuse a mask that was made for another model: other neurons, or another name where it is known."""
-    here = {group.name: group for group in layout_of(model)}
+    """Raise SpLensError if a mask was made for a model with other neurons, or with another name if that is known."""
+    groups = {group.name: group for group in layout_of(model)}
     for group in mask.layout:
-        if here.get(group.name) != group:
+        if groups.get(group.name) != group:
             raise SpLensError(
-                f"the mask is of another model: it has {group.shape} at {group.name}, and {model_name(model)!r} has "
-                f"{here[group.name].shape if group.name in here else 'no such hook'}. Make it again from this model."
+                f"the mask is of another model: it has {group.shape} at {group.name}, but {model_name(model)!r} has "
+                f"{groups[group.name].shape if group.name in groups else 'no such hook'}. Create the mask again from "
+                "this model."
             )
     made_for = mask.about.get("model")
     if made_for and made_for != model_name(model):
         raise SpLensError(
-            f"the mask was made for the model {made_for!r}, not for {model_name(model)!r}. To use it all the same: "
+            f"the mask was made for the model {made_for!r}, not for {model_name(model)!r}. To use it anyway, pass "
             "NeuronMask(mask.layout, mask.tensors)."
         )
 
 
 def model_name(model: Any) -> str:
-    """The last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
+    """Return the last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
     path = Path(str(model.cfg.model_name))
-    return path.name if path.name not in ("", "..") else path.resolve().name  # of the folder "." or ".."
+    return path.name if path.name not in ("", "..") else path.resolve().name  # the folder is "." or ".."

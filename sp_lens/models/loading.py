@@ -1,4 +1,4 @@
-"""Load a hooked model, and run one: by name, from a folder, from a GGUF file, or the bundled one."""
+"""Load a hooked model by name, from a folder, from a GGUF file, or one of the bundled models."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ from sp_lens.storage.serialization import require_files
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-# The models in sp_lens.assets: a causal and a masked language model, and a classifier of images.
+# The models in sp_lens.assets: a causal language model, a masked language model, and an image classifier.
 BUNDLED = ("demo", "demo-masked", "demo-vision")
-# A CPU runs no model in 8-bit floats, and transformers none in integers.
+# A CPU cannot run models in 8-bit floats, and transformers cannot run models in integers.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# How accelerate splits a model over several devices; a mapping says it module by module.
+# Ways in which accelerate places a model on several devices. A mapping gives the device of each module instead.
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -33,30 +33,32 @@ def load_model(
     quantization_config: Any = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
-    """Load a model as a `TransformerBridge`, with its weights as they are.
+    """Load a model as a `TransformerBridge`, without weight processing.
 
-    No weight processing (`enable_compatibility_mode`, folded layer norms or value biases): folding value
-    biases changes `hook_z`, and pruning by hook would then differ from pruning the weights.
+    Weight processing (`enable_compatibility_mode`, folded layer norms or value biases) is not used, because folding
+    value biases changes `hook_z`, and ablation by hooks would then differ from pruning the weights.
 
     Args:
-        name: "demo" (the bundled model; "demo-masked" is a RoBERTa, "demo-vision" a ViT), a Hugging Face name
-            such as "facebook/opt-125m", a local folder, or a GGUF file.
-        device: where to; None lets TransformerLens choose.
-        device_map: instead of `device`, over several GPUs: "auto", "balanced", "balanced_low_0",
-            "sequential", or {module: device} in the names of transformers. On TransformerLens 4 a map
-            without a GPU may leave weights on "disk".
-        dtype: of the weights: float32, bfloat16, float16 or float64.
-        quantization_config: a configuration of transformers, `BitsAndBytesConfig(load_in_4bit=True)`:
-            the weights are quantised as they are loaded, `dtype` is what is computed in. Such weights are
-            read, ablated by hooks and pruned; they can't be folded or exported.
-        trust_remote_code: run the Python that comes with a model; off unless you ask for it. Weights that come as a
-            pickle (`pytorch_model.bin` and no safetensors) are read by torch's loader of weights alone, which runs
-            nothing.
+        name: Name of a bundled model ("demo", "demo-masked" for a RoBERTa, "demo-vision" for a ViT), name of a Hugging
+            Face model such as "facebook/opt-125m", path of a local folder, or path of a GGUF file.
+        device: Device of the model. None lets TransformerLens choose.
+        device_map: Placement on several GPUs, instead of `device`: "auto", "balanced", "balanced_low_0", "sequential",
+            or {module: device} with the module names of transformers. With TransformerLens 4, a mapping without GPUs
+            may leave weights on "disk".
+        dtype: Data type of the weights: float32, bfloat16, float16 or float64.
+        quantization_config: Configuration of transformers, such as `BitsAndBytesConfig(load_in_4bit=True)`. The weights
+            are quantised while they are loaded, and `dtype` is the type of the computation. Quantised models support
+            collection, ablation by hooks and pruning, but not folding or export.
+        trust_remote_code: Whether to run the Python code that comes with a model. Weights in a pickle
+            (`pytorch_model.bin` without safetensors) are always read by torch's weights-only loader, which runs no
+            code.
+
+    Returns:
+        The bridge in evaluation mode.
 
     Raises:
-        SpLensError: when there is no such model, or the Hub can't be reached; for another dtype, a device that
-            is not here, a quantisation that can't be had; for code that came with the model and was not asked for; and
-            for the tokenizer of another model.
+        SpLensError: The model does not exist, or the Hub cannot be reached; the dtype, device or quantisation is not
+            available; the model needs `trust_remote_code`; or its tokenizer belongs to another model.
 
     Example:
         >>> import sp_lens as sp
@@ -85,25 +87,28 @@ def load_model(
         bridge = TransformerBridge.boot_transformers(source, **options)
     except SpLensError:
         raise
-    except (ImportError, RuntimeError) as error:  # no such quantisation, weights of another size, too little memory
+    except (ImportError, RuntimeError) as error:  # missing package, weights of another shape, too little memory
         how = "" if quantization_config is None else " with this quantization_config"
         raise SpLensError(f"cannot load the model {str(name)!r}{how}. {_reason(error)}") from error
-    except Exception as error:  # nothing there, of an unknown kind, or damaged: each library has errors of its own
+    except Exception as error:  # missing, damaged, or of an unknown kind; each library raises its own exceptions
         if "trust_remote_code" in str(error):
             raise SpLensError(
-                f"the model {str(name)!r} comes with Python of its own, which was not run. Read it; if you trust it, "
-                "say load_model(..., trust_remote_code=True)."
+                f"the model {str(name)!r} comes with its own Python code, which was not run. Read the code. If you "
+                "trust it, pass trust_remote_code=True to load_model."
             ) from error
         raise SpLensError(
-            f"cannot load the model {str(name)!r}: expected {', '.join(BUNDLED)}, a local folder, a GGUF file, or the "
-            f"name of a Hugging Face model while the Hub can be reached. {_reason(error)}"
+            f"cannot load the model {str(name)!r}: expected {', '.join(BUNDLED)}, a local folder, a GGUF file, or, if "
+            f"the Hub can be reached, the name of a Hugging Face model. {_reason(error)}"
         ) from error
     check_vocabulary(bridge)
     return bridge.eval()
 
 
 def weights_fingerprint(model: Any) -> str:
-    """A hash of every parameter: tells a model from another of the same name, a folded or a fine-tuned one."""
+    """Return a hash of all parameters.
+
+    It distinguishes models of the same name, for example before and after folding a mask or fine-tuning.
+    """
     from accelerate.utils import align_module_device
 
     digest = hashlib.sha256()
@@ -111,7 +116,7 @@ def weights_fingerprint(model: Any) -> str:
     for module in getattr(model, "original_model", model).modules():
         new = [name for name, parameter in module.named_parameters(recurse=False) if id(parameter) not in seen]
         seen.update(id(parameter) for parameter in module.parameters(recurse=False))
-        with align_module_device(module):  # what is on disk is read
+        with align_module_device(module):  # reads weights on disk
             for name in new:
                 for tensor in _plain_tensors(module.get_parameter(name).detach()):
                     digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
@@ -119,7 +124,7 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def _plain_tensors(tensor: Any) -> Iterator[Any]:
-    """The tensor, or those that a quantised one is made of: numbers, scales and zeros."""
+    """Yield the tensor, or the parts of a quantised tensor: integers, scales and zero points."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return
@@ -128,59 +133,62 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
 
 
 def _checked_map(device: Any, device_map: Any) -> Any:
-    """The device map as TransformerLens takes it, if that is how the model is to be placed and it can be."""
+    """Return the device map for TransformerLens, or None without one. Raise SpLensError if a device does not exist."""
     if device is not None and device_map is not None:
-        raise SpLensError(f"device={device!r} and device_map={device_map!r}: give one of them.")
+        raise SpLensError(f"device={device!r} and device_map={device_map!r}: give only one of them.")
     if device_map is not None and not isinstance(device_map, Mapping):
         check_choice("device_map", device_map, DEVICE_MAPS)
         return device_map
-    for place in [device] if device_map is None else device_map.values():
+    for target in [device] if device_map is None else device_map.values():
         try:
-            torch.empty(0, device=None if place == "disk" else place)
-        except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+            torch.empty(0, device=None if target == "disk" else target)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without this backend
             raise SpLensError(
-                f"there is no device {str(place)!r} here ({_reason(error)}): choose another, 'cpu' for one."
+                f"there is no device {str(target)!r} here ({_reason(error)}): choose another one, such as 'cpu'."
             ) from error
     return None if device_map is None else dict(device_map)
 
 
 def _reason(error: Exception) -> str:
-    """The kind of an error of other libraries, and the first line of what they say; of a long one, its two ends."""
-    line = (str(error).strip() or "without a word").splitlines()[0]
-    # TransformerLens lists every architecture that it knows, and says after them which one came.
+    """Return the class and the first line of an exception of another library. Long lines are shortened."""
+    line = (str(error).strip() or "no message").splitlines()[0]
+    # TransformerLens lists every architecture that it supports, and then the one that the model has.
     return f"{type(error).__name__}: {line if len(line) < 400 else f'{line[:200]} [...] {line[-150:]}'}"
 
 
 def _quantised(source: str, quantization_config: Any, **options: Any) -> Any:
-    """The transformers model, quantised as it is loaded, which TransformerLens does not do by itself."""
+    """Load a transformers model with quantised weights, which TransformerLens does not do itself."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
     masked = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
     if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
-        raise SpLensError("a classifier of images is not quantised here: leave quantization_config out.")
+        raise SpLensError("quantisation of image classifiers is not supported: leave out quantization_config.")
     auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
-    # Eager, as TransformerLens 3.9 leaves a model that it is given as it is, and hooks on the pattern need it.
+    # Hooks on the attention pattern need eager attention, and TransformerLens 3.9 does not change a loaded model.
     return auto.from_pretrained(source, quantization_config=quantization_config, attn_implementation="eager", **options)
 
 
 def _converted_gguf(file: Path) -> Path:
-    """The folder with a GGUF file's weights as safetensors, made once: reading GGUF takes a minute."""
+    """Return a cached folder with the weights of a GGUF file as safetensors: reading GGUF takes a minute."""
     if not file.is_file():
         raise SpLensError(f"there is no GGUF file {file}.")
-    folder = cache_folder() / _digest(file) / file.stem  # the folder's name is what the model is called
+    folder = cache_folder() / _digest(file) / file.stem  # the name of the folder becomes the name of the model
     if folder.is_dir():
         return folder
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        own: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}  # not of what lies beside it
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **own)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **own)
+        # The folder may contain other files, whose code must not run.
+        options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
     except ImportError as error:
-        raise SpLensError(f"reading {file.name} needs more packages: pip install 'sp-lens[gguf]' ({error}).") from error
-    # transformers refuses to save a model that says it is quantised; these weights no longer are.
+        raise SpLensError(
+            f"reading {file.name} needs other packages: pip install 'sp-lens[gguf]' ({error})."
+        ) from error
+    # The weights are no longer quantised, but transformers refuses to save a model whose configuration says so.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     config = type(loaded.config).from_dict(settings)
     plain = type(loaded)(config)
@@ -194,7 +202,7 @@ def _converted_gguf(file: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: `SP_LENS_CACHE`, or sp_lens in the user's cache folder."""
+    """Return the folder for converted models: `SP_LENS_CACHE`, or sp_lens in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sp_lens"
     return Path(os.environ.get("SP_LENS_CACHE", default))
 

@@ -1,4 +1,4 @@
-"""Batches that memory does not hold, worked through in halves."""
+"""Memory of the process: batches that do not fit, and memory that tensors have freed."""
 
 import ctypes
 import functools
@@ -67,23 +67,29 @@ class Halving:
             yield from self._halved(work, half, positions)
 
 
-logger = logging.getLogger(__name__)
-
-# Of glibc's malloc.h.
+# Parameters of `mallopt`, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT = 2**30  # bytes
+_MAX_KEPT_BYTES = 2**30
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the process keep up to 1 GiB that tensors gave back, for the next ones, on a CPU under Linux.
+    """Let this process keep up to 1 GiB of freed CPU memory and reuse it for the next tensors (Linux only).
 
-    glibc gives what is large back to the system at once, and the next layer's activations are brought in page by page:
-    a quarter of the time of a forward pass of SmolLM2 with hooks. Whoever has set malloc's variables is left alone.
+    By default glibc returns large blocks to the operating system at once, and the activations of the next layer have to
+    be mapped again, page by page. That takes a quarter of the time of a forward pass of SmolLM2 with hooks on a CPU.
+
+    This changes the policy of the whole process until it ends. The library therefore never calls it, but the command
+    line does. Call it once, before the first forward pass. It has no effect if environment variables of malloc
+    (`MALLOC_*`, or `GLIBC_TUNABLES` with malloc settings) are set, and on systems without glibc.
+
+    Example:
+        >>> from sp_lens.models.memory import keep_freed_memory
+        >>> keep_freed_memory()
     """
-    said = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if said or platform.libc_ver()[0] != "glibc":
+    configured = any(name.startswith("MALLOC_") for name in os.environ)
+    if configured or "malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
         return
-    malloc_option = ctypes.CDLL(None).mallopt
-    if not (malloc_option(_MMAP_THRESHOLD, _KEPT) and malloc_option(_TRIM_THRESHOLD, _KEPT)):
-        logger.debug("this glibc does not keep freed memory")
+    mallopt = ctypes.CDLL(None).mallopt
+    if not (mallopt(_MMAP_THRESHOLD, _MAX_KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, _MAX_KEPT_BYTES)):
+        logger.debug("this version of glibc cannot be told to keep freed memory")

@@ -1,7 +1,7 @@
-"""The weights of a feed-forward layer, neuron by neuron: what there is to cut when neurons go.
+"""Access the weights of a feed-forward layer by neuron, and remove neurons from them.
 
-A neuron has a row of W_in, one of W_gate where the MLP is gated, an entry in the bias of each, and a column of W_out.
-Which way round a matrix lies is its module's affair: [out in] in an `nn.Linear`, [in out] in GPT-2's Conv1D and in a
+A neuron has a row of W_in, a row of W_gate if the MLP is gated, an entry in the bias of each, and a column of W_out.
+The orientation of a matrix depends on its module: [out in] in an `nn.Linear`, [in out] in GPT-2's Conv1D and in a
 `HookedTransformer`.
 """
 
@@ -19,19 +19,19 @@ from sp_lens.errors import SpLensError
 from sp_lens.models.hooks import kind_of
 from sp_lens.neurons.layout import NeuronGroup
 
-# The attributes in which a module keeps its sizes: of what comes in, and of what goes out.
+# The attributes in which a module stores the sizes of its input and output.
 _SIZES: dict[type, tuple[str, str]] = {torch.nn.Linear: ("in_features", "out_features"), Conv1D: ("nx", "nf")}
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """A parameter with a slice for each neuron.
+    """A parameter that has one slice per neuron.
 
     Attributes:
-        owner: the module whose parameter it is.
-        name: what it is called there.
-        axis: along which the neurons are.
-        size: the attribute in which the module keeps their number, "" where it keeps none.
+        owner: Module that the parameter belongs to.
+        name: Name of the parameter in the module.
+        axis: Axis of the neurons.
+        size: Attribute in which the module stores the number of neurons, or "" if there is none.
     """
 
     owner: torch.nn.Module
@@ -41,27 +41,27 @@ class Sliced:
 
     @property
     def parameter(self) -> torch.nn.Parameter:
-        """The one that is there now."""
+        """The current parameter."""
         return self.owner.get_parameter(self.name)
 
     def put(self, parameter: torch.nn.Parameter) -> None:
-        """Put another in its place, of any number of neurons.
+        """Replace the parameter by one with any number of neurons.
 
-        Not by `.data`: a graph that is still alive would hold gradients to the old shape.
+        Assigning to `.data` instead would fail if an existing autograd graph expects gradients of the old shape.
         """
         setattr(self.owner, self.name, parameter)
         if self.size:
             setattr(self.owner, self.size, parameter.shape[self.axis])
 
     def put_tensor(self, tensor: torch.Tensor) -> None:
-        """Put a parameter of these values in its place."""
+        """Replace the parameter by a new one with the values of a tensor."""
         self.put(torch.nn.Parameter(tensor, requires_grad=self.parameter.requires_grad))
 
 
 class Joined(NamedTuple):
-    """A parameter that holds several others, which are views of it.
+    """A parameter that contains several others as views.
 
-    Phi-3 has gate and up in one matrix, and TransformerLens computes with its two halves.
+    Phi-3 has the gate and up projections in one matrix, and TransformerLens computes with its two halves.
     """
 
     whole: Sliced
@@ -70,13 +70,13 @@ class Joined(NamedTuple):
 
 @dataclass(frozen=True)
 class Matrices:
-    """The parameters that the neurons of a feed-forward group are in.
+    """The parameters of the neurons of a feed-forward layer.
 
     Attributes:
-        group: the neurons.
+        group: Neuron group of the layer.
         inputs: W_in, W_gate and their biases.
         output: W_out.
-        joined: what holds several of the inputs in one.
+        joined: Parameters that contain several of the inputs.
     """
 
     group: NeuronGroup
@@ -90,12 +90,13 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Cut:
-    """A layer that is to lose neurons.
+    """The removal of neurons from a layer.
 
     Attributes:
-        matrices: the weights.
-        marked: True on what goes.
-        width: how many neurons there will be; where fewer are left, zeroed ones fill up.
+        matrices: Weights of the layer.
+        marked: Mask of the neurons to remove.
+        width: Number of neurons afterwards. If fewer neurons are kept, removed neurons with zero output weights pad the
+            layer to this width.
     """
 
     matrices: Matrices
@@ -103,23 +104,23 @@ class Cut:
     width: int
 
     @property
-    def left(self) -> Int[torch.Tensor, " left"]:
-        """The neurons that stay, in their order."""
+    def kept(self) -> Int[torch.Tensor, " kept"]:
+        """The indices of the kept neurons, in ascending order."""
         return (~self.marked).nonzero().squeeze(1)
 
     @property
-    def gone(self) -> Int[torch.Tensor, " gone"]:
-        """The neurons that go, the first of them to fill up."""
+    def removed(self) -> Int[torch.Tensor, " removed"]:
+        """The indices of the removed neurons, in ascending order. The first of them pad the layer."""
         return self.marked.nonzero().squeeze(1)
 
     def apply(self) -> None:
-        """For good: narrower tensors in place of the parameters' own."""
+        """Replace the parameters by narrower ones, permanently."""
         matrices = self.matrices
-        neurons = torch.cat([self.left, self.gone])[: self.width]
+        neurons = torch.cat([self.kept, self.removed])[: self.width]
         for sliced in matrices:
             whole = sliced.parameter.data
             sliced.put_tensor(whole.index_select(sliced.axis, neurons.to(whole.device)))
-        self.filling(matrices.output.parameter.data).zero_()
+        self.padding(matrices.output.parameter.data).zero_()
         for whole, parts in matrices.joined:
             whole.put_tensor(torch.cat([part.parameter.data for part in parts], dim=whole.axis))
             for part, half in zip(parts, whole.parameter.data.chunk(len(parts), dim=whole.axis), strict=True):
@@ -127,75 +128,80 @@ class Cut:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """For the length of a `with`: views of the tensors, in whose front neurons that stay replace those that go.
+        """Context manager that temporarily narrows the weights.
 
-        What is written over is kept, at most a quarter of it, and written back whatever happens.
+        Kept neurons move to the front of each tensor, and each parameter becomes a view of that prefix. The overwritten
+        slices, at most a quarter of the tensor, are saved and restored on exit.
         """
         early, late = self._moves()
         before = [(sliced, sliced.parameter) for sliced in self.matrices]
-        over = [whole.data.index_select(sliced.axis, early.to(whole.device)) for sliced, whole in before]
-        filling = self.filling(self.matrices.output.parameter.data)
-        filled = filling.clone()
+        overwritten = [whole.data.index_select(sliced.axis, early.to(whole.device)) for sliced, whole in before]
+        padding = self.padding(self.matrices.output.parameter.data)
+        overwritten_padding = padding.clone()
         try:
             for sliced, whole in before:
                 moved = whole.data.index_select(sliced.axis, late.to(whole.device))
                 whole.data.index_copy_(sliced.axis, early.to(whole.device), moved)
-            filling.zero_()
+            padding.zero_()
             for sliced, whole in before:
                 sliced.put_tensor(whole.data.narrow(sliced.axis, 0, self.width))
             yield
         finally:
-            filling.copy_(filled)
-            for (sliced, whole), slices in zip(before, over, strict=True):
+            padding.copy_(overwritten_padding)
+            for (sliced, whole), slices in zip(before, overwritten, strict=True):
                 whole.data.index_copy_(sliced.axis, early.to(whole.device), slices)
                 sliced.put(whole)
 
-    def filling(self, output: torch.Tensor) -> torch.Tensor:
-        """The slices of the output weights, in the order of `left` and then others, that are to be zero."""
-        return output.narrow(self.matrices.output.axis, len(self.left), self.width - len(self.left))
+    def padding(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the slices of the narrowed output weights that must be zero: those after the kept neurons."""
+        return output.narrow(self.matrices.output.axis, len(self.kept), self.width - len(self.kept))
 
     @property
-    def first(self) -> Int[torch.Tensor, " left"]:
-        """The neurons that stay in the order in which `in_force` puts them first: as few as possible move."""
+    def first(self) -> Int[torch.Tensor, " kept"]:
+        """The kept neurons in the order in which `in_force` stores them, which moves as few of them as possible."""
         early, late = self._moves()
-        order = torch.arange(len(self.left))
+        order = torch.arange(len(self.kept))
         order[early] = late
         return order
 
     def _moves(self) -> tuple[Int[torch.Tensor, " move"], Int[torch.Tensor, " move"]]:
-        """Neurons that go from among the first, and as many that stay from behind them, which take their places."""
-        count = len(self.left)
-        return self.gone[self.gone < count], self.left[self.left >= count]
+        """Return the removed neurons within the prefix, and as many kept neurons behind it that take their places."""
+        count = len(self.kept)
+        return self.removed[self.removed < count], self.kept[self.kept >= count]
 
 
 def matrices_of(model: Any, groups: Iterable[NeuronGroup]) -> list[Matrices]:
-    """The parameters of each `mlp` group.
+    """Return the parameters of each "mlp" group.
+
+    Args:
+        model: Hooked model.
+        groups: Neuron groups at site "mlp".
 
     Raises:
-        SpLensError: for weights that can't be cut: quantised, on disk, of a module that is neither an
-            `nn.Linear` nor a Conv1D, or shared by several layers.
+        SpLensError: Neurons cannot be removed from the weights, because they are quantised, on disk, shared by several
+            layers, or in a module that is neither an `nn.Linear` nor a Conv1D.
     """
-    found = [_matrices(model, group) for group in groups]
-    uses = Counter(id(sliced.parameter) for matrices in found for sliced in matrices)
-    for matrices in found:
+    layers = [_matrices(model, group) for group in groups]
+    uses = Counter(id(sliced.parameter) for matrices in layers for sliced in matrices)
+    for matrices in layers:
         if any(uses[id(sliced.parameter)] > 1 for sliced in matrices):
-            raise _refusal(model, matrices.group, "are shared with another layer")
-    return found
+            raise _cannot_remove(model, matrices.group, "are shared with another layer")
+    return layers
 
 
 def _matrices(model: Any, group: NeuronGroup) -> Matrices:
     mlp = model.blocks[group.layer].mlp
     component = getattr(mlp, "original_component", None)
-    found = _of_hooked(group, mlp) if component is None else _of_bridge(model, group, mlp)
-    for sliced in found:
-        # A packed format is a class of its own; what is on disk is on "meta".
+    matrices = _of_hooked_transformer(group, mlp) if component is None else _of_bridge(model, group, mlp)
+    for sliced in matrices:
+        # A packed format is a class of its own, and weights on disk are on the device "meta".
         plain = type(sliced.parameter) is torch.nn.Parameter and not sliced.parameter.is_meta
         if not plain or sliced.parameter.shape[sliced.axis] != group.width:
-            raise _refusal(model, group, "are quantised or offloaded to disk")
-    return found if component is None else replace(found, joined=tuple(_joined(component, found.inputs)))
+            raise _cannot_remove(model, group, "are quantised or offloaded to disk")
+    return matrices if component is None else replace(matrices, joined=tuple(_joined(component, matrices.inputs)))
 
 
-def _of_hooked(group: NeuronGroup, mlp: Any) -> Matrices:
+def _of_hooked_transformer(group: NeuronGroup, mlp: Any) -> Matrices:
     axes = {"W_in": 1, "W_gate": 1, "b_in": 0}
     inputs = [Sliced(mlp, name, axis) for name, axis in axes.items() if name in mlp._parameters]
     return Matrices(group, tuple(inputs), Sliced(mlp, "W_out", 0))
@@ -205,16 +211,16 @@ def _of_bridge(model: Any, group: NeuronGroup, mlp: Any) -> Matrices:
     modules = [getattr(mlp, name).original_component for name in ("in", "gate", "out") if hasattr(mlp, name)]
     for module in modules:
         if type(module) not in _SIZES or module._parameters.get("weight") is None:
-            raise _refusal(model, group, f"are in a {type(module).__name__}")
+            raise _cannot_remove(model, group, f"are in a {type(module).__name__}")
     *projections, out = modules
-    inputs = tuple(sliced for module in projections for sliced in _outward(module))
-    # The input of the output projection; its bias is no neuron's.
+    inputs = tuple(sliced for module in projections for sliced in _sliced_by_output(module))
+    # The neurons are the input of the output projection. Its bias does not belong to any neuron.
     output = Sliced(out, "weight", 1 if type(out) is torch.nn.Linear else 0, _SIZES[type(out)][0])
     return Matrices(group, inputs, output)
 
 
-def _outward(module: Any) -> Iterator[Sliced]:
-    """Weight and bias by what goes out of the module."""
+def _sliced_by_output(module: Any) -> Iterator[Sliced]:
+    """Yield the weight and the bias of a module, sliced along its output."""
     size = _SIZES[type(module)][1]
     yield Sliced(module, "weight", 0 if type(module) is torch.nn.Linear else 1, size)
     if module.bias is not None:
@@ -222,9 +228,9 @@ def _outward(module: Any) -> Iterator[Sliced]:
 
 
 def _joined(component: torch.nn.Module, inputs: Sequence[Sliced]) -> Iterator[Joined]:
-    """The parameters of the transformers module in whose memory several of the inputs lie."""
+    """Yield the parameters of the transformers module whose memory contains several of the inputs."""
     for module in component.modules():
-        for whole in _outward(module) if type(module) in _SIZES else ():
+        for whole in _sliced_by_output(module) if type(module) in _SIZES else ():
             if type(whole.parameter) is not torch.nn.Parameter:
                 continue
             first = whole.parameter.data_ptr()
@@ -234,8 +240,8 @@ def _joined(component: torch.nn.Module, inputs: Sequence[Sliced]) -> Iterator[Jo
                 yield Joined(whole, tuple(sorted(parts, key=lambda part: part.parameter.data_ptr())))
 
 
-def _refusal(model: Any, group: NeuronGroup, what: str) -> SpLensError:
+def _cannot_remove(model: Any, group: NeuronGroup, reason: str) -> SpLensError:
     return SpLensError(
-        f"the weights behind {group.name} of {kind_of(model)} {what}: neurons can't be taken out of them. Ablation by "
-        "hooks works (ablate, prune); to compact, load the model in float16 or bfloat16."
+        f"the weights behind {group.name} of {kind_of(model)} {reason}, so neurons cannot be removed from them. "
+        "Ablation by hooks works (ablate, prune). To compact, load the model in float16 or bfloat16."
     )

@@ -80,7 +80,7 @@ def test_collect_and_plot(tmp_path: Path) -> None:
         (["collect", "--model", "demo", "--device-map", "all", "--corpus", "code", "--out", "x"], "unknown device_map"),
         (
             ["export", "--model", "demo", "--device", "cpu", "--device-map", "auto", "--mask", "x", "--out", "y"],
-            "give one of them",
+            "give only one of them",
         ),
         (["plot", "tradeoff", "nowhere", "--out", "x.html"], "there is no file nowhere"),
         (

@@ -155,7 +155,7 @@ def test_limit(demo: Any, manager: Any) -> None:
 @pytest.mark.model
 def test_other_models_are_refused() -> None:
     """With or without the harness."""
-    with pytest.raises(sp.SpLensError, match="predicts tokens that are masked, and lm-evaluation-harness needs"):
+    with pytest.raises(sp.SpLensError, match="predicts masked tokens, but lm-evaluation-harness needs"):
         sp.lm_eval(tiny_bridge("bert"), ["choose"])
     with pytest.raises(sp.SpLensError, match="predicts the class of an image"):
         sp.lm_eval(tiny_bridge("vit"), ["choose"])

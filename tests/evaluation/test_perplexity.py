@@ -145,7 +145,7 @@ def test_what_it_refuses(demo: Any) -> None:
         sp.sliding_perplexity(demo, [{"input_ids": [1, 2]}])  # pyright: ignore
     with pytest.raises(sp.SpLensError, match="nothing to predict"):
         sp.sliding_perplexity(demo, "")
-    with pytest.raises(sp.SpLensError, match="predicts tokens that are masked, and the perplexity of a text needs"):
+    with pytest.raises(sp.SpLensError, match="predicts masked tokens, but the perplexity of a text needs"):
         sp.sliding_perplexity(tiny_bridge("bert"), TEXT)
     with pytest.raises(sp.SpLensError, match="predicts the class of an image"):
         sp.sliding_perplexity(tiny_bridge("vit"), TEXT)

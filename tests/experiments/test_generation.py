@@ -125,8 +125,8 @@ def test_what_it_refuses(demo: Any) -> None:
             sampled(demo, **options)
     with pytest.raises(sp.SpLensError, match=r"the prompt '' has no tokens"):
         continuations_of(demo, "", continuations=1, tokens=1, temperature=1, seed=0, batch=1, progress=False)
-    for family, predicts in {"bert": "tokens that are masked", "vit": "the class of an image"}.items():
-        with pytest.raises(sp.SpLensError, match=f"predicts {predicts}, and continuing a text needs"):
+    for family, predicts in {"bert": "masked tokens", "vit": "the class of an image"}.items():
+        with pytest.raises(sp.SpLensError, match=f"predicts {predicts}, but continuing a text needs"):
             sampled(tiny_bridge(family))
 
 

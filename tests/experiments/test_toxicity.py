@@ -137,7 +137,7 @@ def test_what_it_refuses(demo: Any, tmp_path: Path) -> None:
     for message, options in refusals.items():
         with pytest.raises(sp.SpLensError, match=message):
             sp.toxicity(demo, **{"classifier": folder, "progress": False, **options})
-    for family, predicts in {"bert": "tokens that are masked", "vit": "the class of an image"}.items():
+    for family, predicts in {"bert": "masked tokens", "vit": "the class of an image"}.items():
         with pytest.raises(sp.SpLensError, match=f"predicts {predicts}"):
             sp.toxicity(tiny_bridge(family), classifier=folder)
     raw = transformers.pipeline("text-classification", model=str(folder), function_to_apply="none")

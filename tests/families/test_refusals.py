@@ -14,12 +14,12 @@ from families.architectures import FAMILIES
 pytestmark = pytest.mark.model
 
 NO_NEURONS = {
-    "mixtral": r"block 0 is a mixture of experts \(MoEBridge\).*Bring a model with dense MLPs",
+    "mixtral": r"block 0 is a mixture of experts \(MoEBridge\).*Load a model with dense MLPs",
     "qwen2-moe": r"block 0 is a mixture of experts",
     "qwen3-moe": r"block 0 is a mixture of experts",
     "t5": r"T5ForConditionalGeneration is an encoder-decoder: it has encoder_blocks and decoder_blocks",
-    "mamba": r"MambaForCausalLM has neither attn.hook_z nor mlp.hook_post .* made of norm, mixer",
-    "deepseek": r"the attn of block 0 has no W_O that can be cut into neurons",
+    "mamba": r"MambaForCausalLM has neither attn.hook_z nor mlp.hook_post .* consist of norm, mixer",
+    "deepseek": r"the attn of block 0 has no W_O that can be divided into neurons",
 }
 # Each way into sp_lens that takes a model, on token rows.
 WAYS: dict[str, Callable[[Any], Any]] = {
@@ -78,7 +78,7 @@ def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
     config = kind.config_class(**options, architectures=["ViTModel"])
     model = bridge_of(transformers.ViTModel(config).eval(), "headless")
     evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
-    with pytest.raises(sp.SpLensError, match=r"ViTModel has no trained head, so its predictions mean nothing"):
+    with pytest.raises(sp.SpLensError, match=r"ViTModel has no trained head, so its predictions are meaningless"):
         (WAYS | evaluate)[way](model)
     image = {"pixel_values": torch.zeros(3, 16, 16), "labels": 0}
     assert sp.collect(model, [image], progress=False).count  # what it computes is there all the same
@@ -106,7 +106,7 @@ def test_a_model_of_images_reads_no_text() -> None:
     for read in (lambda: sp.load_corpus(text, model, tokens=None), lambda: sp.top_examples(model, text, mask)):
         with pytest.raises(
             sp.SpLensError,
-            match=r"ViTForImageClassification reads pixel_values, and this is for models that read tokens",
+            match=r"ViTForImageClassification reads pixel_values, but this function needs a model that reads tokens",
         ):
             read()
 

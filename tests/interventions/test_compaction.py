@@ -87,7 +87,7 @@ def test_a_cut_is_a_sum_over_the_neurons_that_are_left(marks: list[bool], fillin
     cut.apply()
     assert outward.weight.shape == (2, width)
     torch.testing.assert_close(outward(inward(x).relu()), expected + torch.zeros(4, 2).double())
-    torch.testing.assert_close(inward(x).relu()[:, : len(cut.left)], activations[:, ~marked])
+    torch.testing.assert_close(inward(x).relu()[:, : len(cut.kept)], activations[:, ~marked])
 
 
 @pytest.mark.usefixtures("pays")

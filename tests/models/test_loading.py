@@ -64,7 +64,7 @@ def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
     hf.resize_token_embeddings(1000)
     hf.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path)
-    message = "the tokenizer knows 4096 tokens and LlamaForCausalLM has embeddings of 1000: it is of another model"
+    message = "the tokenizer has 4096 tokens, but LlamaForCausalLM has only 1000 embeddings: it belongs to another"
     with pytest.raises(sp.SpLensError, match=message):
         sp.load_model(tmp_path, device="cpu")
     with pytest.raises(sp.SpLensError, match=message):

@@ -85,7 +85,7 @@ def test_another_error_is_not_taken_for_it(opt: Any) -> None:
 
 _FAULTS = """
 import resource, torch
-from sp_lens.heap import keep_freed_memory
+from sp_lens.models.memory import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

@@ -86,7 +86,7 @@ def test_weights_on_disk(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cpu", "device_map": "auto"}, "give one of them"),
+        ({"device": "cpu", "device_map": "auto"}, "give only one of them"),
         ({"device": "warp"}, "there is no device 'warp' here"),
         ({"device_map": "everywhere"}, "unknown device_map 'everywhere': choose one of 'auto'"),
         ({"device_map": {"": "warp"}}, "there is no device 'warp' here"),
