@@ -83,13 +83,10 @@ def _prune(arguments: argparse.Namespace) -> None:
 
     model = load_model(arguments)
     corpora = {
-        key: load_corpus(arguments, model, name, split)
-        for key, name, split in (
-            ("forget", arguments.forget, "collect"),
-            ("retain", arguments.retain, "collect"),
-            ("eval_forget", arguments.eval_forget or arguments.forget, "evaluate"),
-            ("eval_retain", arguments.eval_retain or arguments.retain, "evaluate"),
-        )
+        "forget": load_corpus(arguments, model, arguments.forget, "collect"),
+        "retain": load_corpus(arguments, model, arguments.retain, "collect"),
+        "eval_forget": load_corpus(arguments, model, arguments.eval_forget or arguments.forget, "evaluate"),
+        "eval_retain": load_corpus(arguments, model, arguments.eval_retain or arguments.retain, "evaluate"),
     }
     schedule = {"metric": arguments.metric, "steps": arguments.steps, "recollect": not arguments.one_shot}
     if only_estimate(arguments, sp.estimate_cost(model, **corpora, **schedule)):

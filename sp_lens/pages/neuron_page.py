@@ -168,8 +168,10 @@ def _score_and_pruning(
     group: "NeuronGroup", neuron: int, scores: "NeuronValues | Uncertainty | None", run: "PruneRun | None"
 ) -> list[Part]:
     rows = []
-    uncertainty = None if scores is None or isinstance(scores, Mapping) else scores
-    values = scores.values if uncertainty is not None else scores
+    if scores is None or isinstance(scores, Mapping):
+        uncertainty, values = None, scores
+    else:
+        uncertainty, values = scores, scores.values
     if values is not None and _has_group(values.layout, group, "scores"):
         at_site = values.select(group.site)
         value = float(at_site[group.name][neuron])

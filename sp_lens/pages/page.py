@@ -5,7 +5,7 @@ control characters are written out, so that tokens and names of corpora or model
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -91,7 +91,7 @@ class Figure:
             div_id=self.anchor,
             config={"displaylogo": False},
         )
-        return Markup(html)
+        return Markup(html)  # plotly writes text as JSON in which "<" and ">" are escaped
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Section:
 
     title: str
     anchor: str
-    parts: Sequence["Part"] = field(default_factory=list)
+    parts: Sequence["Part"]
 
 
 Part: TypeAlias = Section | Paragraph | Table | Figure | ContextList | Details
