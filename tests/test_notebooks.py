@@ -66,7 +66,7 @@ class TestNotebook:
     def test_begins_with_its_topic_and_duration(self, path: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         first = notebook.cells[0].source
-        assert re.match(r"# .+\n\n\*This notebook shows [^*]+ minutes? on two\s+cores\.\*\n", first)
+        assert re.match(r"# .+\n\n\*This notebook shows [^*]+ minutes?\s+on\s+two\s+cores\.\*\n", first)
         assert len(re.findall(r'^MODEL = "demo"', "\n".join(cell.source for cell in notebook.cells), re.MULTILINE)) == 1
 
     def test_local_links_exist(self, path: Path) -> None:

@@ -180,11 +180,11 @@ def test_something_else_than_a_run_raises() -> None:
 def test_the_command_writes_the_same_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of().save(tmp_path / "run" / "step-0002.safetensors")
     stats_of(1).save(tmp_path / "code.safetensors")
-    command = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "r.html")]
+    command = ["report", str(tmp_path / "run"), "--out", str(tmp_path / "r.html"), "--neuron-pages", "2"]
     assert main([*command, "--stats", f"Code={tmp_path / 'code.safetensors'}"]) == 0
     assert "wrote" in capsys.readouterr().out
     text = (tmp_path / "r.html").read_text("utf-8")
-    assert text == sp.report(run_of(), tmp_path / "again.html", stats={"Code": stats_of(1)}).html
+    assert text == sp.report(run_of(), tmp_path / "again.html", stats={"Code": stats_of(1)}, neuron_pages=2).html
     with pytest.raises(SystemExit):
         main([*command, "--stats", "code.safetensors"])
     assert "'code.safetensors' does not have the form LABEL=FILE" in capsys.readouterr().err
