@@ -1,4 +1,4 @@
-"""What a run will take, said before it starts: passes over its corpora, time, memory."""
+"""Estimate what a run costs before it starts: passes over the corpora, time and memory."""
 
 import time
 from collections import Counter
@@ -11,36 +11,38 @@ from tqdm.auto import tqdm
 
 from sp_lens.data.batching import items
 from sp_lens.data.tokenization import Row
-from sp_lens.errors import SpLensError, check_choice
+from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import evaluate
 from sp_lens.models.fused_attention import fused_attention
 from sp_lens.models.hooks import layout_of
 from sp_lens.models.task import patches_of, reads_images, require_task
+from sp_lens.pruning.config import PruneConfig
 from sp_lens.statistics.collect import collect
 from sp_lens.statistics.moments import Moments
-from sp_lens.typing import BATCH_TOKENS, SCORE_METRICS, SITES, ScoreMetric
+from sp_lens.typing import BATCH_TOKENS, SITES, ScoreMetric
 
-# Of each corpus, what the speed is measured on.
+# Number of tokens of each corpus on which the speed is measured.
 TRIAL_TOKENS = 512
-# What an allocator takes, for each byte that is in use: up to so much on a CPU, of small models.
-HELD = 1.7
+# Bytes that the allocator reserves per byte in use: the largest ratio measured with small models on a CPU.
+ALLOCATOR_OVERHEAD = 1.7
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a run will take.
+    """Estimated cost of a run.
 
     Attributes:
-        passes: how many, each of a whole corpus through the model.
-        corpora: how many there are.
-        tokens: that go through the model in all passes together, special ones included; of images, positions.
-        seconds: about how long, by the speed of a short trial.
-        model_bytes: weights and buffers, wherever they are.
-        other_bytes: at most about so many beside them, for the largest batch and the statistics.
+        passes: Number of passes of a whole corpus through the model.
+        corpora: Number of corpora.
+        tokens: Number of tokens that go through the model in all passes, including special tokens. For images, number
+            of positions.
+        seconds: Approximate duration, from the speed of a short trial.
+        model_bytes: Size of the weights and buffers on all devices.
+        other_bytes: Approximate upper limit of the additional memory, for the largest batch and the statistics.
 
     Example:
         >>> CostEstimate(26, 4, tokens=104_000, seconds=170, model_bytes=540_000_000, other_bytes=1_200_000_000)
-        26 passes over 4 corpora, 104,000 tokens in all; about 3 min; 540MB for the model and 1.20GB beside it
+        26 passes over 4 corpora, 104,000 tokens in total; about 3 min; 540MB for the model and 1.20GB more
     """
 
     passes: int
@@ -54,8 +56,8 @@ class CostEstimate:
         read = f"{_counted(self.passes, 'pass', 'passes')} over {_counted(self.corpora, 'corpus', 'corpora')}"
         model, other = (tqdm.format_sizeof(number, "B") for number in (self.model_bytes, self.other_bytes))
         return (
-            f"{read}, {self.tokens:,} tokens in all; about {duration(self.seconds)}; "
-            f"{model} for the model and {other} beside it"
+            f"{read}, {self.tokens:,} tokens in total; about {duration(self.seconds)}; "
+            f"{model} for the model and {other} more"
         )
 
 
@@ -71,30 +73,31 @@ def estimate_cost(
     recollect: bool = True,
     batch_tokens: int = BATCH_TOKENS,
 ) -> CostEstimate:
-    """What `prune` will take with these arguments, or `collect` with one corpus alone.
+    """Estimate the cost of `prune` with these arguments, or of `collect` on one corpus.
 
-    The corpora are read once, and about 500 tokens of each go through the model, twice: by `collect` or `evaluate`,
-    whichever will read it. What `out` holds already, and steps that a stopping rule will save, are not known here.
+    The corpora are read once, and about 500 tokens of each go through the model twice, by `collect` or `evaluate`,
+    whichever the run uses for that corpus. Steps that are already saved in the folder `out`, and steps that a stopping
+    rule may skip, are not taken into account.
 
-    Memory is weighed by the shapes of the model and of the largest batch: the logits of `evaluate`, or one block's
-    activations, attention pattern (where it is made: see `fused_attention`) and float32 copies, whichever is more, with
-    room for what an allocator wastes. It comes out at 1.4 to 1.8 times the measured peak on a CPU for SmolLM2-135M, and
-    up to 3.7 times for the bundled models.
+    Memory is computed from the shapes of the model and of the largest batch: the larger of the logits of `evaluate` and
+    one block's activations, attention pattern (if it is materialised, see `fused_attention`) and float32 copies,
+    multiplied by the overhead of the allocator. The result is 1.4 to 1.8 times the measured peak on a CPU for
+    SmolLM2-135M, and up to 3.7 times for the bundled models.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        forget: corpus to collect from; not an iterator, of which nothing would be left for the run.
-        retain: the second one, and with it both held-out ones.
-        eval_forget: held-out data of the forget corpus.
-        eval_retain: held-out data of the retain corpus.
-        metric: as of `prune`; "random" collects nothing.
-        steps: as of `prune`.
-        recollect: as of `prune`.
-        batch_tokens: as of both.
+        model: Bridge or `HookedTransformer`.
+        forget: Corpus to collect statistics on. It must not be an iterator, which could not be read again by the run.
+        retain: Second corpus to collect statistics on. It requires both held-out corpora.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus.
+        metric: Importance metric, see `prune`. For "random" nothing is collected.
+        steps: Number of steps, see `prune`.
+        recollect: Whether statistics are collected in every step, see `prune`.
+        batch_tokens: Number of tokens per batch, including padding.
 
     Raises:
-        SpLensError: for two or three corpora, for one that can't be read, or only once, for a model without a head and
-            for bad settings.
+        SpLensError: If two or three corpora are given, a corpus cannot be read or only once, the model has no head,
+            or an option is invalid.
 
     Example:
         >>> import sp_lens as sp
@@ -109,20 +112,18 @@ def estimate_cost(
         return estimate_passes(model, given, Counter(forget=1), batch_tokens=batch_tokens)
     if missing := corpora.keys() - given.keys():
         raise SpLensError(
-            f"no {' and no '.join(sorted(missing))}: prune reads four corpora, sp.estimate_cost(model, **corpora) with "
-            "those of load_corpora, and collect one, sp.estimate_cost(model, corpus)."
+            f"Missing {' and '.join(sorted(missing))}: pass the four corpora of prune, as in "
+            "sp.estimate_cost(model, **load_corpora(...)), or one corpus for collect, as in "
+            "sp.estimate_cost(model, corpus)."
         )
     require_task(model)
-    check_choice("metric", metric, SCORE_METRICS)
-    if steps < 1:
-        raise SpLensError(f"steps={steps}: expected at least one.")
-    return estimate_passes(
-        model, corpora, passes_of(steps, metric=metric, recollect=recollect), batch_tokens=batch_tokens
-    )
+    config = PruneConfig(metric=metric, steps=steps, recollect=recollect, batch_tokens=batch_tokens)
+    passes = passes_of(config.steps, metric=config.metric, recollect=config.recollect)
+    return estimate_passes(model, corpora, passes, batch_tokens=config.batch_tokens)
 
 
 def passes_of(steps: int, *, metric: ScoreMetric = "abs", recollect: bool = True) -> Counter[str]:
-    """How often `prune` reads each of its corpora.
+    """Return how many times `prune` reads each corpus.
 
     Example:
         >>> passes_of(8, recollect=False)
@@ -135,20 +136,33 @@ def passes_of(steps: int, *, metric: ScoreMetric = "abs", recollect: bool = True
 def estimate_passes(
     model: Any, corpora: Mapping[str, Any], passes: Counter[str], *, batch_tokens: int = BATCH_TOKENS
 ) -> CostEstimate:
-    """What so many passes over each corpus take: by `evaluate` where its name begins with eval_, else by `collect`."""
+    """Estimate the cost of a number of passes over each corpus.
+
+    Args:
+        model: Bridge or `HookedTransformer`.
+        corpora: Corpora by name. Those with a name that begins with "eval_" are read by `evaluate`, the others by
+            `collect`.
+        passes: Number of passes over each corpus, by its name. A corpus without passes is not read.
+        batch_tokens: Number of tokens per batch, including padding.
+    """
     readings = {name: _read(model, name, corpus) for name, corpus in corpora.items() if passes[name]}
     collected = [name for name in readings if not name.startswith("eval_")]
     evaluated = [name for name in readings if name.startswith("eval_")]
     seconds = 0.0
-    for run, names in ((collect, collected), (evaluate, evaluated)):
+    for function, names in ((collect, collected), (evaluate, evaluated)):
         if names:
-            per_token = _seconds_per_token(run, model, [readings[name] for name in names], batch_tokens)
+            per_token = _seconds_per_token(function, model, [readings[name] for name in names], batch_tokens)
             seconds += sum(
                 passes[name] * (readings[name].tokens * per_token + readings[name].seconds) for name in names
             )
-    batch = max(
-        _batch_bytes(model, one.longest, min(max(batch_tokens, one.longest), one.rows * one.longest), name in evaluated)
-        for name, one in readings.items()
+    batch_bytes = max(
+        _batch_bytes(
+            model,
+            longest=reading.longest,
+            positions=min(max(batch_tokens, reading.longest), reading.rows * reading.longest),
+            evaluated=name in evaluated,
+        )
+        for name, reading in readings.items()
     )
     return CostEstimate(
         passes=sum(passes[name] for name in readings),
@@ -156,12 +170,12 @@ def estimate_passes(
         tokens=sum(passes[name] * reading.tokens for name, reading in readings.items()),
         seconds=seconds,
         model_bytes=sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
-        other_bytes=round(HELD * batch) + _statistics_bytes(model, len(collected)),
+        other_bytes=round(ALLOCATOR_OVERHEAD * batch_bytes) + _statistics_bytes(model, len(collected)),
     )
 
 
 class _Reading(NamedTuple):
-    """What one reading of a corpus tells: its size, how long reading takes, and the items that the trial is made on."""
+    """Size of a corpus, the time to read it without the model, and the first items, on which the speed is measured."""
 
     rows: int
     tokens: int
@@ -173,59 +187,69 @@ class _Reading(NamedTuple):
 
 def _read(model: Any, name: str, corpus: Any) -> _Reading:
     if isinstance(corpus, Iterator):
-        raise SpLensError(f"corpus {name!r} can be read once only, and the run is still to read it: make it a list.")
+        raise SpLensError(f"The corpus {name!r} is an iterator, which the run could not read again: make it a list.")
     per_image = sum(patches_of(model)) if reads_images(model) else 0
-    some = corpus
-    if per_image and hasattr(corpus, "select"):  # pixels take time to make, and every image has as many patches
-        some = corpus.select(range(min(len(corpus), -(-TRIAL_TOKENS // per_image))))
+    sample = corpus
+    # Decoding images is slow, and each image has the same number of patches, so a few of them are enough.
+    if per_image and hasattr(corpus, "select"):
+        sample = corpus.select(range(min(len(corpus), -(-TRIAL_TOKENS // per_image))))
     rows = tokens = longest = trial_tokens = 0
     trial: list[Any] = []
     started = time.perf_counter()
-    for item in items(model, some):
+    for item in items(model, sample):
         length = len(item.tokens) if isinstance(item, Row) else per_image
         if trial_tokens < TRIAL_TOKENS:
             trial.append(item.tokens if isinstance(item, Row) else {"pixel_values": item.pixels, "labels": item.label})
             trial_tokens += length
         rows, tokens, longest = rows + 1, tokens + length, max(longest, length)
     seconds = time.perf_counter() - started
-    times = 1 if some is corpus else len(corpus) / len(some)
-    return _Reading(round(rows * times), round(tokens * times), longest, seconds * times, trial, trial_tokens)
+    scale = 1 if sample is corpus else len(corpus) / len(sample)
+    return _Reading(round(rows * scale), round(tokens * scale), longest, seconds * scale, trial, trial_tokens)
 
 
-def _seconds_per_token(run: Callable[..., Any], model: Any, readings: Sequence[_Reading], batch_tokens: int) -> float:
+def _seconds_per_token(
+    function: Callable[..., Any], model: Any, readings: Sequence[_Reading], batch_tokens: int
+) -> float:
     trial = [item for reading in readings for item in reading.trial]
-    run(model, trial, batch_tokens=batch_tokens, progress=False)  # the first is slower
+    function(model, trial, batch_tokens=batch_tokens, progress=False)  # a warm-up, which is slower
     started = time.perf_counter()
-    run(model, trial, batch_tokens=batch_tokens, progress=False)
+    function(model, trial, batch_tokens=batch_tokens, progress=False)
     return (time.perf_counter() - started) / sum(reading.trial_tokens for reading in readings)
 
 
-def _batch_bytes(model: Any, longest: int, positions: int, evaluated: bool) -> int:
-    """What is in use at most while a batch of so many positions, in rows of up to `longest`, is in the model."""
+def _batch_bytes(model: Any, *, longest: int, positions: int, evaluated: bool) -> int:
+    """Return the bytes in use, at most, while a batch is in the model.
+
+    Args:
+        model: Bridge or `HookedTransformer`.
+        longest: Number of tokens in the longest row.
+        positions: Number of positions in the batch, including padding.
+        evaluated: Whether the model computes logits.
+    """
     layout = layout_of(model)
-    size = max(4, next(model.parameters()).element_size())  # reduced in float32
+    stored = next(model.parameters()).element_size()
+    reduced = max(4, stored)  # statistics are reduced in float32 or better
     widest = sum(max((group.width for group in layout if group.site == site), default=0) for site in SITES)
     with fused_attention(model) as fused:
-        squares = 1 if fused else max(group.heads for group in layout)
-    # One block: its neurons before and after the activation function, gated or not, and what the hooks make of them;
-    # queries against keys, before and after the mask and the softmax, or the mask alone.
-    block = positions * (8 * widest + 4 * squares * longest) * size
+        patterns = 1 if fused else max(group.heads for group in layout)
+    # One block: its neurons before and after the activation function, gated or not, and the copies that the hooks make;
+    # and the attention scores before and after the mask and the softmax, or, with fused attention, the mask alone.
+    block = positions * (8 * widest + 4 * patterns * longest) * reduced
     if not evaluated or reads_images(model):
         return block
-    # The logits of all rows; and of one row in float32, which of them are ahead of the right one, and the integers that
-    # torch adds these up as.
-    own = next(model.parameters()).element_size()
-    return max(block, model.cfg.d_vocab * (positions * own + longest * (4 + 1 + 8)))
+    # The logits of all rows; and for one row, float32 logits (4), whether each is above the target's logit (1), and the
+    # integers in which torch sums these (8).
+    return max(block, model.cfg.d_vocab * (positions * stored + longest * (4 + 1 + 8)))
 
 
 def _statistics_bytes(model: Any, corpora: int) -> int:
-    """Of each corpus, of a batch, and of what is merged of them."""
-    of_a_neuron = sum(tensor.nbytes for tensor in Moments.from_activations(torch.zeros(1, 1)).tensors().values())
-    return (corpora + 2) * of_a_neuron * layout_of(model).neurons
+    """Return the size of the statistics of each corpus, of one batch, and of the merged statistics."""
+    per_neuron = sum(tensor.nbytes for tensor in Moments.from_activations(torch.zeros(1, 1)).tensors().values())
+    return (corpora + 2) * per_neuron * layout_of(model).neurons
 
 
 def duration(seconds: float) -> str:
-    """In words.
+    """Format a duration for people.
 
     Example:
         >>> duration(42), duration(600), duration(9000)
@@ -236,5 +260,5 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _counted(number: int, one: str, more: str) -> str:
-    return f"{number:,} {one if number == 1 else more}"
+def _counted(number: int, singular: str, plural: str) -> str:
+    return f"{number:,} {singular if number == 1 else plural}"

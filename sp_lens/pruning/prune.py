@@ -1,4 +1,4 @@
-"""Algorithm 1 of arXiv 2403.01267 as a call: checked before any long work, kept step by step, gone on with."""
+"""Selective pruning, Algorithm 1 of arXiv 2403.01267, as one call that validates, checkpoints and resumes the run."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -9,34 +9,20 @@ from tqdm.auto import tqdm
 
 from sp_lens import distributed
 from sp_lens.data.leakage import checked_corpora
-from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.hooks import layout_of, model_name
 from sp_lens.models.loading import weights_fingerprint
 from sp_lens.models.task import require_task
 from sp_lens.neurons.layout import Layout
-from sp_lens.neurons.mask import NeuronMask, pick_count
+from sp_lens.neurons.mask import NeuronMask
 from sp_lens.pruning.algorithm import Algorithm
-from sp_lens.pruning.checkpoint import identity, keep, locked, resumed
-from sp_lens.pruning.run import PruneInterrupted, PruneRun, stopped
-from sp_lens.scoring.score import eps_by_site
-from sp_lens.typing import (
-    AGGREGATES,
-    BATCH_TOKENS,
-    EPS,
-    SCORE_METRICS,
-    SITES,
-    UNITS,
-    Aggregate,
-    AnySite,
-    ScoreMetric,
-    Site,
-    Unit,
-    sites_of,
-)
+from sp_lens.pruning.checkpoint import identity, locked, resume, save_step
+from sp_lens.pruning.config import PruneConfig
+from sp_lens.pruning.run import PruneInterrupted, PruneRun
+from sp_lens.typing import BATCH_TOKENS, EPS, Aggregate, AnySite, ScoreMetric, Site, Unit
 
-_OTHER_RUN = (
-    "the ranks were called with different models, corpora or settings, or found different steps in the folder of the "
-    "run: make the same call on every rank, and put the folder (out=...) where all of them see it."
+_RANKS_DIFFER = (
+    "The ranks were called with different models, corpora or settings, or found different steps in the folder of the "
+    "run. Make the same call on every rank, and choose a folder (out=...) that all ranks can read."
 )
 
 
@@ -63,152 +49,123 @@ def prune(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> PruneRun:
-    """Prune, step after step, what matters more for `forget` than for `retain`.
+    """Prune, step by step, the neurons that are more important for `forget` than for `retain` (Algorithm 1).
 
-    A step collects on both corpora with the neurons pruned so far ablated, scores, takes the top
-    `fraction` of all the model's neurons of the site that are not pruned yet, and evaluates on held-out
-    data of both. Layers that have lost 64 neurons or more are computed without them, so that a step costs less than the
-    one before. The model itself is not changed: see `fold_mask`, `compact` and `export` for that.
+    Each step collects statistics on both corpora with the neurons pruned so far ablated, computes the scores, prunes
+    the `fraction` of all the model's neurons at the site with the highest scores among those not pruned yet, and
+    evaluates the pruned model on held-out data of both corpora. Layers that have lost at least 64 neurons are computed
+    without them, so later steps take less time. The model itself is not changed: use `fold_mask`, `compact` or
+    `export` for that.
 
-    In several processes (`torch.distributed`) every one makes the same call, and returns the same run; the first
-    writes it.
+    In several processes (`torch.distributed`), every process makes the same call and returns the same run. The first
+    process writes the files.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        forget: corpus to collect from and to forget, as `load_corpus` or `load_images` returns it.
-        retain: corpus to collect from and to keep.
-        eval_forget: held-out data of the forget corpus; must not overlap with what is collected from.
-        eval_retain: held-out text of the retain corpus, likewise.
-        site: "mlp", "attn", or "both" (the fraction of each).
-        unit: "neuron", or "head": whole attention heads.
-        metric: "abs", "rms", "std", "freq" (Definition 1) or "random", the control, which collects nothing.
-        aggregate: how the importance of a head comes of its neurons' (Definition 3).
-        fraction: share of all neurons (heads) of the site that a step prunes.
-        steps: how many steps; the released experiments take 50 of 2 %.
-        recollect: collect anew at each step; False collects once and goes down one ranking.
-        eps: added to the retain importance, see `score`.
-        seed: of "random", and of the tokens that a masked language model is asked for.
-        protect: neurons that are never pruned, by no metric: `stats.sinks()` (a warning says when a step
-            prunes some), or a mask of your own. A head with such a neuron is never pruned as a whole.
-        min_retain_top1: stop after the step at which retain accuracy is below this.
-        max_forget_top1: stop after the step at which forget accuracy is at or below this.
-        out: folder of the run. Every finished step is on disk there, and the same call goes on after a
-            kill, to the same mask and history; after a step that is damaged on disk, from the one before. A larger
-            `steps` goes on further. One process at a time works in it.
-        batch_tokens: tokens in a batch, padding included.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`.
+        forget: Corpus to forget, as `load_corpus` or `load_images` returns it. Statistics are collected on it.
+        retain: Corpus to keep. Statistics are collected on it.
+        eval_forget: Held-out data of the forget corpus. It must not overlap with `forget` or `retain`.
+        eval_retain: Held-out data of the retain corpus. It must not overlap with `forget` or `retain`.
+        site: "mlp", "attn", or "both" (the fraction is pruned at each site).
+        unit: "neuron", or "head" to prune whole attention heads.
+        metric: Importance metric "abs", "rms", "std" or "freq" (Definition 1), or the control "random", for which
+            nothing is collected.
+        aggregate: How the importances of a head's neurons are combined into one value (Definition 3).
+        fraction: Share of all neurons (heads) at the site that each step prunes.
+        steps: Number of steps. The released experiments use 50 steps of 2 %.
+        recollect: Whether to collect statistics in every step. If False, they are collected once, and all steps follow
+            one ranking.
+        eps: Number added to the retain importance, see `score`.
+        seed: Seed of the metric "random", and of the choice of tokens that a masked language model predicts.
+        protect: Neurons that are never pruned, for example `stats.sinks()` (attention sinks; a warning is logged when
+            a step prunes some). A head with a protected neuron is never pruned as a whole.
+        min_retain_top1: Stop after the first step with a retain accuracy below this value.
+        max_forget_top1: Stop after the first step with a forget accuracy at or below this value.
+        out: Folder of the run, where every finished step is saved. After an interruption, the same call resumes after
+            the last undamaged step and ends with the same mask and history. A call with more `steps` continues the
+            run. Only one process at a time can write to the folder.
+        batch_tokens: Number of tokens per batch, including padding.
+        progress: Whether to show a progress bar.
 
     Returns:
-        A `PruneRun`: `.history`, `.mask`, `.selectivity`.
+        A `PruneRun` with `.history`, `.mask` and `.selectivity`.
 
     Raises:
-        SpLensError: before any long work, for a model without a head, bad settings, corpora that overlap or
-            can't be read, or an `out` folder that holds another run, or in which one is at work.
-        PruneInterrupted: for Ctrl-C; its `run` has the steps that were done.
+        SpLensError: Before any long computation, if the model has no head, an option is invalid, the corpora overlap
+            or cannot be read, or if the folder `out` contains another run or is in use.
+        PruneInterrupted: On Ctrl-C. Its `run` contains the finished steps.
     """
-    layout = layout_of(model)
-    task = require_task(model)  # before hours of collecting, not at the first evaluation
-    groups = _layout_of_site(layout, site, unit)
-    check_choice("metric", metric, SCORE_METRICS)
-    check_choice("aggregate", aggregate, AGGREGATES)
-    options: dict[str, Any] = {
-        "site": site,
-        "unit": unit,
-        "metric": metric,
-        "aggregate": aggregate,
-        "fraction": fraction,
-        "recollect": recollect,
-        "eps": eps_by_site(eps),
-        "seed": seed,
-    }
-    protected = _protected(groups, protect, unit)
-    check_steps(protected, site, unit, fraction, steps)
+    config = PruneConfig(
+        site=site,
+        unit=unit,
+        metric=metric,
+        aggregate=aggregate,
+        fraction=fraction,
+        steps=steps,
+        recollect=recollect,
+        eps=eps,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        min_retain_top1=min_retain_top1,
+        max_forget_top1=max_forget_top1,
+    )
+    task = require_task(model)  # fails now rather than at the first evaluation, after a long collection
+    layout = config.select(layout_of(model))
+    protected = _protected(layout, protect, unit)
+    config.require_enough_neurons(protected)
 
-    def is_last(record: Mapping[str, Any]) -> bool:
-        return record["step"] == steps or stopped(record, min_retain_top1, max_forget_top1)
-
-    with ExitStack() as folder:
-        with distributed.together(_OTHER_RUN) as work:
+    with ExitStack() as stack:
+        with distributed.together(_RANKS_DIFFER) as work:
             if out is not None and distributed.is_main():
-                folder.enter_context(locked(out))
+                stack.enter_context(locked(out))
             corpora, about = checked_corpora(
                 model, forget=forget, retain=retain, eval_forget=eval_forget, eval_retain=eval_retain
             )
             settings = {
                 "model": model_name(model),
                 "weights": weights_fingerprint(model),
-                **options,
-                "aggregate": aggregate if unit == "head" else None,
-                "seed": seed if metric == "random" or task == "masked" else None,
+                **config.settings(task),
                 "protected": None
                 if protect is None
                 else {"neurons": protected.count(), "fingerprint": protected.fingerprint()},
                 "corpora": about,
             }
-            run = None if out is None else resumed(out, settings, is_last)
-            work.same(identity(settings), steps, min_retain_top1, max_forget_top1, run and run.records)
-        algorithm = Algorithm(
-            model=model, corpora=corpora, groups=groups, protected=protected, batch_tokens=batch_tokens, **options
-        )
+            run = None if out is None else resume(out, settings, config.is_last)
+            work.same(config, identity(settings), run and run.records)
+        algorithm = Algorithm(model, corpora, config, layout, protected)
         bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and distributed.is_main()))
-        run = run or algorithm.unpruned(settings)
-        _keep(run, out)  # of one that goes on too: the kill may have come between the step and its history
+        run = run or algorithm.start(settings)
+        _save_step(run, out)  # also after resuming: the process may have been killed before it wrote the history
         bar.update(run.steps)
         try:
-            for after in algorithm.steps_after(run, is_last):
-                run = after
-                _keep(run, out)
-                last = run.records[-1]
+            for latest in algorithm.steps(run):
+                run = latest
+                _save_step(run, out)
                 bar.update()
-                bar.set_postfix(forget=f"{last['forget_top1']:.3f}", retain=f"{last['retain_top1']:.3f}")
-        except KeyboardInterrupt as stop:
-            raise PruneInterrupted(run, out) from stop
+                record = run.records[-1]
+                bar.set_postfix(forget=f"{record['forget_top1']:.3f}", retain=f"{record['retain_top1']:.3f}")
+        except KeyboardInterrupt as interrupt:
+            raise PruneInterrupted(run, out) from interrupt
         finally:
             bar.close()
     return run
 
 
-def _keep(run: PruneRun, out: str | Path | None) -> None:
-    """Put a finished step on disk, where there is a folder: by the first process, and the others wait for it."""
+def _save_step(run: PruneRun, out: str | Path | None) -> None:
+    """Save the last step in the first process, if there is a folder. The other processes wait."""
     with distributed.together():
         if out is not None and distributed.is_main():
-            keep(run, out)
+            save_step(run, out)
 
 
-def _layout_of_site(layout: Layout, site: AnySite, unit: str) -> Layout:
-    check_choice("site", site, (*SITES, "both"))
-    check_choice("unit", unit, UNITS)
-    if unit == "head" and site != "attn":
-        raise SpLensError(f'whole heads are of the attention: say site="attn" with unit="head", not site={site!r}.')
-    chosen = {group for one in sites_of(site) for group in layout.select(one)}
-    return Layout(tuple(group for group in layout if group in chosen))
-
-
-def _protected(groups: Layout, protect: NeuronMask | None, unit: Unit) -> NeuronMask:
-    """The neurons that must not be pruned, over all groups of the run; whole heads where heads are pruned."""
+def _protected(layout: Layout, protect: NeuronMask | None, unit: Unit) -> NeuronMask:
+    """Return the neurons that must not be pruned, over the groups of the run, extended to whole heads if necessary."""
     if protect is None:
-        return NeuronMask.from_neurons(groups, {})
-    groups.require_same(Layout(tuple(group for group in protect.layout if group in groups)), "the mask to protect")
-    tensors = {group.name: protect[group.name] for group in groups}
+        return NeuronMask.from_neurons(layout, {})
+    layout.require_same(Layout(tuple(group for group in protect.layout if group in layout)), "the mask to protect")
+    tensors = {group.name: protect[group.name] for group in layout}
     if unit == "head":
-        for group in groups:
+        for group in layout:
             heads = tensors[group.name].view(group.heads, -1).any(dim=1)
             tensors[group.name] = heads.repeat_interleave(group.d_head)
-    return NeuronMask(groups, tensors)
-
-
-def check_steps(protected: NeuronMask, site: AnySite, unit: Unit, fraction: float, steps: int) -> None:
-    """Refuse more steps than there are neurons (heads) for, those of `protected` left out."""
-    if steps < 1:
-        raise SpLensError(f"steps={steps}: expected at least one.")
-    for one in sites_of(site):
-        part = protected.select(one)
-        size = {group.name: group.d_head if unit == "head" else 1 for group in part.layout}
-        total = sum(group.width // size[group.name] for group in part.layout)
-        free = total - sum(int(part[name].sum()) // size[name] for name in part)
-        k = pick_count(fraction, total, f"{one} {unit}s")
-        if (steps - 1) * k >= free:
-            raise SpLensError(
-                f"{steps} steps of {fraction:.3g} leave nothing to prune after step {-(-free // k)}: all {free} {one} "
-                f"{unit}s that may be pruned are gone by then. Ask for fewer steps or a smaller fraction."
-            )
+    return NeuronMask(layout, tensors)

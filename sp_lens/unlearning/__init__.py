@@ -1,6 +1,8 @@
-"""Other methods of unlearning, to hold selective pruning against: same corpora in, same history and figures out.
+"""Other methods of machine unlearning, for comparison with selective pruning, and measures of what they leave behind.
 
-Each gives the model back as it was. `prune(..., metric="random")` is one more control.
+Each method takes the corpora of `prune`, evaluates the model after each step, restores its weights, and returns a run
+with the same history. `membership_inference` and `relearning` measure whether a model has forgotten or only hides what
+it knows. Another control is `prune(..., metric="random")`.
 """
 
 from sp_lens.unlearning.amnesiac import amnesiac
@@ -13,11 +15,14 @@ from sp_lens.unlearning.membership import MembershipInference, membership_infere
 from sp_lens.unlearning.relearning import Relearning, relearning
 from sp_lens.unlearning.run import UnlearningRun
 from sp_lens.unlearning.task_arithmetic import task_arithmetic
+from sp_lens.unlearning.training import RunOptions, TrainingOptions
 from sp_lens.unlearning.unsir import unsir
 
 __all__ = [
     "MembershipInference",
     "Relearning",
+    "RunOptions",
+    "TrainingOptions",
     "UnlearningRun",
     "amnesiac",
     "bad_teacher",

@@ -1,22 +1,23 @@
-"""Forgetting by a bad teacher."""
+"""Bad teacher: distillation from a random model on forget data and from the original model on retain data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from typing_extensions import Unpack
 
 from sp_lens.data.batching import Batch, ImageBatch
+from sp_lens.data.corpora import Corpora
 from sp_lens.errors import check_positive
 from sp_lens.evaluation.predictions import predictions
-from sp_lens.typing import BATCH_TOKENS
 from sp_lens.unlearning.run import UnlearningRun
-from sp_lens.unlearning.training import Judge, Optimizer, check_training, train_on_both
+from sp_lens.unlearning.training import BatchLoss, TrainingKeywords, TrainingOptions, train_on_both
 from sp_lens.unlearning.unlearn import unlearn
 from sp_lens.unlearning.weights import Values, Weights, swapped
 
-# The standard deviation with which GPT-2, OPT, BERT and ViT begin.
-INITIAL_SPREAD = 0.02
+# Standard deviation of the initial weights of GPT-2, OPT, BERT and ViT.
+INITIAL_STD = 0.02
 
 
 def bad_teacher(
@@ -26,95 +27,78 @@ def bad_teacher(
     *,
     eval_forget: Any,
     eval_retain: Any,
-    steps: int = 20,
     temperature: float = 1.0,
-    optimizer: Optimizer = "adamw",
-    learning_rate: float = 1e-4,
-    updates: int = 1,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
+    **options: Unpack[TrainingKeywords],
 ) -> UnlearningRun:
-    """Learn from one who knows nothing what to say of the forget corpus, and of the retain corpus from the model.
+    """Distil from a randomly initialised teacher on the forget corpus and from the original model on the retain corpus.
 
     Chundawat et al. 2023 ("Can Bad Teaching Induce Forgetting?", arXiv 2205.08096), called blindspot in their code. The
-    student begins as the model, and lowers KL(teacher || student) of the predictions, softened by the temperature.
-    The teacher is on the forget corpus the same architecture with random weights, and on the retain corpus the
-    model as it came. Written over predictions, it goes for language models as for classifiers of images.
+    student is initialised with the model and minimises KL(teacher || student) of the predictions, both softened by the
+    temperature. On the forget corpus the teacher has the same architecture and random weights; on the retain corpus it
+    is the original model. The loss is defined on predictions, so it works for language models and image classifiers.
 
-    Where it differs from their code: an update sees both corpora in proportion to their sizes, where theirs draws from
-    both together; the divergence is summed over the classes (they divide by their number, which AdamW does not see);
-    and the bad teacher's matrices are drawn with a standard deviation of 0.02, its gains are 1 and its biases 0,
-    whatever the architecture begins with. They take 30 % of the retained data, one epoch, and Adam at 1e-4.
+    Differences from their code: an update reads both corpora in proportion to their sizes, where theirs samples from
+    the joint data; the divergence is summed over the classes (they divide by the number of classes, which makes no
+    difference with AdamW); and for all architectures, the matrices of the bad teacher are drawn with a standard
+    deviation of 0.02, its normalisation weights are 1 and its biases 0. They use 30 % of the retained data, one epoch,
+    and Adam at 1e-4.
 
     Args:
-        model: a bridge or a `HookedTransformer`, which comes back as it was.
-        forget: corpus to forget, as `load_corpus` or `load_images` returns it.
-        retain: corpus to keep.
-        eval_forget: held-out text of the forget corpus.
-        eval_retain: held-out text of the retain corpus.
-        steps: how many times the model is evaluated.
-        temperature: by which the logits of teacher and student are divided.
-        optimizer: "adamw" or "sgd", neither with weight decay.
-        learning_rate: of the optimiser.
-        updates: optimiser updates a step.
-        seed: of the bad teacher, of the order of the batches, and of the tokens that a masked language model is asked
-            for.
-        batch_tokens: tokens in a batch, padding included: what one update sees of both corpora.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        forget: Corpus to forget, as `load_corpus` or `load_images` returns it.
+        retain: Corpus to keep.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus.
+        temperature: Number by which the logits of teacher and student are divided.
+        **options: `steps`, `optimizer`, `learning_rate`, `updates`, `seed`, `batch_tokens` and `progress`, see
+            `TrainingOptions`. Both corpora share the batch of an update.
 
     Raises:
-        SpLensError: as `gradient_ascent`.
+        SpLensError: See `gradient_ascent`.
     """
-    check_training(optimizer, learning_rate, updates)
+    training = TrainingOptions(**options)
     check_positive(temperature=temperature)
-    how: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "updates": updates}
 
-    def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        teachers = {"forget": _untrained(weights, seed), "retain": before}
-        judges = {side: _divergence(model, weights, teacher, temperature) for side, teacher in teachers.items()}
-        for _ in train_on_both(model, weights, corpora, judges, seed=seed, batch_tokens=batch_tokens, **how):
-            yield {}
+    def steps(weights: Weights, original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        teachers = {"forget": _random_weights(weights, training.seed), "retain": original}
+        divergences = {side: _divergence(model, weights, teacher, temperature) for side, teacher in teachers.items()}
+        return train_on_both(model, weights, corpora, divergences, training)
 
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     return unlearn(
         model,
-        corpora,
-        change,
+        Corpora(forget, retain, eval_forget, eval_retain),
+        steps,
         method="bad teacher",
-        options={**how, "temperature": temperature},
-        steps=steps,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
+        settings={**training.settings(), "temperature": temperature},
+        options=training,
     )
 
 
-def _untrained(weights: Weights, seed: int) -> dict[str, torch.Tensor]:
-    """Values with which the model knows nothing: matrices drawn anew, gains of 1, biases of 0."""
+def _random_weights(weights: Weights, seed: int) -> dict[str, torch.Tensor]:
+    """Return values for an untrained model: random matrices, normalisation weights of 1 and biases of 0."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for name, weight in weights.items():
-        own = name.rpartition(".")[2]  # of a bias: "bias", and in a HookedTransformer "b" or "b_Q"
-        if own.endswith("bias") or own.partition("_")[0] == "b":
+        parameter = name.rpartition(".")[2]
+        if parameter.endswith("bias") or parameter.partition("_")[0] == "b":  # "b" or "b_Q" in a HookedTransformer
             value = torch.zeros(weight.shape)
         elif weight.ndim > 1:
-            value = torch.randn(weight.shape, generator=generator) * INITIAL_SPREAD
+            value = torch.randn(weight.shape, generator=generator) * INITIAL_STD
         else:
             value = torch.ones(weight.shape)
         values[name] = value.to(weight)
     return values
 
 
-def _divergence(model: Any, weights: Weights, teacher: Values, temperature: float) -> Judge:
-    """KL(teacher || student) in nats, of each prediction."""
+def _divergence(model: Any, weights: Weights, teacher: Values, temperature: float) -> BatchLoss:
+    """Return the loss KL(teacher || student) in nats of each prediction, for a teacher given by its weights."""
 
-    def nats(batch: Batch | ImageBatch, place: int, asked: int) -> Float[torch.Tensor, " prediction"]:
+    def loss(batch: Batch | ImageBatch, index: int, seed: int) -> Float[torch.Tensor, " prediction"]:
         with swapped(weights, teacher), torch.no_grad():
-            wanted, _ = predictions(model, batch, asked)
+            teacher_logits, _ = predictions(model, batch, seed)
         with torch.enable_grad():
-            said, _ = predictions(model, batch, asked)
-            by_student, by_teacher = ((logits / temperature).log_softmax(-1) for logits in (said, wanted))
-            return torch.nn.functional.kl_div(by_student, by_teacher, reduction="none", log_target=True).sum(dim=-1)
+            student_logits, _ = predictions(model, batch, seed)
+            student, target = ((logits / temperature).log_softmax(-1) for logits in (student_logits, teacher_logits))
+            return torch.nn.functional.kl_div(student, target, reduction="none", log_target=True).sum(dim=-1)
 
-    return nats
+    return loss

@@ -1,68 +1,41 @@
 """Fine-tuning on the retain corpus."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sp_lens.typing import BATCH_TOKENS
+from typing_extensions import Unpack
+
+from sp_lens.data.corpora import Corpora
 from sp_lens.unlearning.run import UnlearningRun
-from sp_lens.unlearning.training import Optimizer, check_training, train
+from sp_lens.unlearning.training import TrainingKeywords, TrainingOptions, train
 from sp_lens.unlearning.unlearn import unlearn
-from sp_lens.unlearning.weights import Values, Weights
 
 
 def fine_tune(
-    model: Any,
-    forget: Any,
-    retain: Any,
-    *,
-    eval_forget: Any,
-    eval_retain: Any,
-    steps: int = 20,
-    optimizer: Optimizer = "adamw",
-    learning_rate: float = 1e-4,
-    updates: int = 1,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
+    model: Any, forget: Any, retain: Any, *, eval_forget: Any, eval_retain: Any, **options: Unpack[TrainingKeywords]
 ) -> UnlearningRun:
-    """Train on the retain corpus alone, and let the model forget the rest by itself.
+    """Train on the retain corpus only, without any update against the forget corpus.
 
-    The first baseline of arXiv 2403.01267's comparison, from Golatkar et al. 2020 ("Eternal Sunshine of the
-    Spotless Net", arXiv 1911.04933): what has to be beaten by anything that means to forget.
+    The simplest method in the comparison of arXiv 2403.01267, from Golatkar et al. 2020 ("Eternal Sunshine of the
+    Spotless Net", arXiv 1911.04933). A useful unlearning method has to forget more than fine-tuning does.
 
     Args:
-        model: a bridge or a `HookedTransformer`, which comes back as it was.
-        forget: is not read, but for the check that what is evaluated is held out.
-        retain: corpus to train on, as `load_corpus` or `load_images` returns it.
-        eval_forget: held-out text of the forget corpus.
-        eval_retain: held-out text of the retain corpus.
-        steps: how many times the model is evaluated.
-        optimizer: "adamw" or "sgd", neither with weight decay.
-        learning_rate: of the optimiser.
-        updates: optimiser updates a step, one a batch.
-        seed: of the order of the batches, and of the tokens that a masked language model is asked for.
-        batch_tokens: tokens in a batch, padding included: what one update sees.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        forget: Corpus to forget. It is read only to verify that the evaluation data is held out.
+        retain: Corpus to train on, as `load_corpus` or `load_images` returns it.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus.
+        **options: `steps`, `optimizer`, `learning_rate`, `updates`, `seed`, `batch_tokens` and `progress`, see
+            `TrainingOptions`.
 
     Raises:
-        SpLensError: as `gradient_ascent`.
+        SpLensError: See `gradient_ascent`.
     """
-    check_training(optimizer, learning_rate, updates)
-    how: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "updates": updates}
-
-    def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        for _ in train(model, weights, corpora["retain"], seed=seed, batch_tokens=batch_tokens, **how):
-            yield {}
-
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
+    training = TrainingOptions(**options)
     return unlearn(
         model,
-        corpora,
-        change,
+        Corpora(forget, retain, eval_forget, eval_retain),
+        lambda weights, _, corpora: train(model, weights, corpora["retain"], training),
         method="fine-tuning",
-        options=how,
-        steps=steps,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
+        settings=training.settings(),
+        options=training,
     )

@@ -1,70 +1,43 @@
 """Gradient ascent on the forget corpus."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sp_lens.typing import BATCH_TOKENS
+from typing_extensions import Unpack
+
+from sp_lens.data.corpora import Corpora
 from sp_lens.unlearning.run import UnlearningRun
-from sp_lens.unlearning.training import Optimizer, check_training, train
+from sp_lens.unlearning.training import TrainingKeywords, TrainingOptions, train
 from sp_lens.unlearning.unlearn import unlearn
-from sp_lens.unlearning.weights import Values, Weights
 
 
 def gradient_ascent(
-    model: Any,
-    forget: Any,
-    retain: Any,
-    *,
-    eval_forget: Any,
-    eval_retain: Any,
-    steps: int = 20,
-    optimizer: Optimizer = "adamw",
-    learning_rate: float = 1e-4,
-    updates: int = 1,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
+    model: Any, forget: Any, retain: Any, *, eval_forget: Any, eval_retain: Any, **options: Unpack[TrainingKeywords]
 ) -> UnlearningRun:
-    """Raise the loss on the forget corpus by gradient steps, and look at nothing else.
+    """Increase the loss on the forget corpus by gradient steps.
 
-    As Jang et al. 2023 ("Knowledge Unlearning for Mitigating Privacy Risks in Language Models", arXiv
-    2210.01504) unlearn text. Without anything that holds on to the rest it destroys all of it when it goes
-    on for long: the curve says how long that is.
+    The unlearning of text by Jang et al. 2023 ("Knowledge Unlearning for Mitigating Privacy Risks in Language Models",
+    arXiv 2210.01504). Nothing preserves the other capabilities of the model, so enough steps destroy all of them. The
+    history shows after how many.
 
     Args:
-        model: a bridge or a `HookedTransformer`, which comes back as it was.
-        forget: corpus whose loss rises, as `load_corpus` or `load_images` returns it.
-        retain: is not read, but for the check that what is evaluated is held out.
-        eval_forget: held-out text of the forget corpus.
-        eval_retain: held-out text of the retain corpus.
-        steps: how many times the model is evaluated.
-        optimizer: "adamw" or "sgd", neither with weight decay.
-        learning_rate: of the optimiser.
-        updates: optimiser updates a step, one a batch.
-        seed: of the order of the batches, and of the tokens that a masked language model is asked for.
-        batch_tokens: tokens in a batch, padding included: what one update sees.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        forget: Corpus on which the loss is increased, as `load_corpus` or `load_images` returns it.
+        retain: Corpus to keep. It is read only to verify that the evaluation data is held out.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus.
+        **options: `steps`, `optimizer`, `learning_rate`, `updates`, `seed`, `batch_tokens` and `progress`, see
+            `TrainingOptions`.
 
     Raises:
-        SpLensError: before any long work, for a model without a head or with weights that can't be changed, bad
-            settings, and corpora that overlap or can't be read; later for weights that became NaN.
+        SpLensError: Before any long computation, if the model has no head, its weights cannot be changed, an option is
+            invalid, or the corpora overlap or cannot be read. Later, if the weights become NaN.
     """
-    check_training(optimizer, learning_rate, updates)
-    how: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "updates": updates}
-
-    def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        for _ in train(model, weights, corpora["forget"], ascend=True, seed=seed, batch_tokens=batch_tokens, **how):
-            yield {}
-
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
+    training = TrainingOptions(**options)
     return unlearn(
         model,
-        corpora,
-        change,
+        Corpora(forget, retain, eval_forget, eval_retain),
+        lambda weights, _, corpora: train(model, weights, corpora["forget"], training, ascend=True),
         method="gradient ascent",
-        options=how,
-        steps=steps,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
+        settings=training.settings(),
+        options=training,
     )

@@ -1,4 +1,4 @@
-"""Does the model still tell what it was trained on from what it was not? The measure of forgetting single items."""
+"""Membership inference: whether the model can still be seen to have been trained on the forgotten items."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,23 +18,23 @@ from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS
 
-# Parts into which members and non-members are split to find how often the attack is right.
+# Number of folds of the cross-validation that estimates the accuracy of the attack.
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class MembershipInference:
-    """How many of the forgotten items an attacker takes for training data, and how good the attacker is.
+    """Share of the forgotten items that an attack classifies as training data, and the accuracy of the attack.
 
     Attributes:
-        share: of the forget items, those that the attack calls members of the training data.
-        low: end of the 95 % confidence interval of `share` (Wilson's), for these items and this attack.
-        high: its other end.
-        accuracy: of the attack on members and non-members that it was not fitted to: the mean of the share of either
-            that it calls right, cross-validated. At 0.5 it can't tell them apart, and `share` says nothing.
-        forget_items: how many images or documents `share` is of.
-        members: how many items of the retain corpus the attack learned from.
-        non_members: how many held-out items.
+        share: Share of the forget items that the attack classifies as members of the training data.
+        low: Lower end of the 95 % confidence interval of `share` (Wilson's), for these items and this attack.
+        high: Upper end of the confidence interval.
+        accuracy: Balanced accuracy of the attack on members and non-members, cross-validated. At 0.5 the attack cannot
+            distinguish them, and `share` is meaningless.
+        forget_items: Number of images or documents of the forget corpus.
+        members: Number of items of the retain corpus to which the attack was fitted.
+        non_members: Number of held-out items to which the attack was fitted.
     """
 
     share: float
@@ -50,15 +50,15 @@ class MembershipInference:
         check_at_least(1, forget_items=self.forget_items, members=self.members, non_members=self.non_members)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the result to a JSON file."""
         write_json(path, {"kind": "MembershipInference", **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "MembershipInference":
-        """Read what `save` wrote.
+        """Read a saved result.
 
         Raises:
-            SpLensError: when the file is missing or is no membership inference.
+            SpLensError: If the file is missing or contains something else.
         """
         return load_values(path, cls)
 
@@ -73,63 +73,68 @@ def membership_inference(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> MembershipInference:
-    """How many of the forget items an attack calls training data, ablations and changed weights in force included.
+    """Measure how many of the forget items a membership inference attack classifies as training data.
 
     The attack of Foster et al. 2023 (arXiv 2308.07707), from the code of Chundawat et al. 2023 (arXiv 2205.08096). A
-    model is surer of what it was trained on, so a logistic regression learns from the entropy of its output to tell the
-    retain corpus from held-out data, both weighing alike, and then judges the forget corpus. They have images; the
-    entropy of a document is here the mean over its predictions.
+    model is more certain about its training data, so a logistic regression with balanced classes is fitted to the
+    entropy of its output to distinguish the retain corpus from held-out data, and then classifies the forget corpus.
+    The authors use images; the entropy of a document is the mean over its predictions here. The model is measured with
+    the ablations and changed weights that are active.
 
-    All of forget and retain must be data that the model was trained on (of the bundled ones `split="train"`), and
-    held_out must not, and be like retain in all else: where it has a class that retain has not, the attack learns
-    to tell classes.
+    All of `forget` and `retain` must be data that the model was trained on (for the bundled models, `split="train"`).
+    `held_out` must not, and should otherwise be like `retain`: if it has a class that `retain` does not have, the
+    attack learns to distinguish classes.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        forget: training data that was to be forgotten.
-        retain: training data that was kept.
-        held_out: data that the model was not trained on.
-        seed: of the split for the accuracy, and of the tokens that a masked language model is asked for.
-        batch_tokens: tokens in a batch, padding included.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`.
+        forget: Training data that was to be forgotten.
+        retain: Training data that was kept.
+        held_out: Data that the model was not trained on.
+        seed: Seed of the cross-validation folds, and of the choice of tokens that a masked language model predicts.
+        batch_tokens: Number of tokens per batch, including padding.
+        progress: Whether to show a progress bar.
 
     Raises:
-        SpLensError: without scikit-learn; for a model without a head, held-out data that is in the others, fewer than
-            5 items in retain or in held_out, and logits that are NaN.
+        SpLensError: If scikit-learn is missing, the model has no head, held-out data is also in another corpus, retain
+            or held_out has fewer than 5 items, or logits are NaN.
     """
     try:
         import scipy.stats
         import sklearn.linear_model
         import sklearn.model_selection
     except ImportError as error:
-        raise SpLensError(f"the attack needs scikit-learn: pip install 'sp-lens[vision]' ({error}).") from error
+        raise SpLensError(
+            f"Membership inference needs scikit-learn. Install it with pip install 'sp-lens[vision]' ({error})."
+        ) from error
     require_task(model)
     corpora = {"forget": reusable(forget), "retain": reusable(retain), "held_out": reusable(held_out)}
     content = {name: content_of(model, corpus) for name, corpus in corpora.items()}
     for name in ("forget", "retain"):
         check_disjoint(content[name], content["held_out"], (name, "held_out"))
-    found = _entropies(model, corpora, seed, batch_tokens, progress)
-    members, non_members = len(found["retain"]), len(found["held_out"])
+    entropies = _entropies(model, corpora, seed, batch_tokens, progress)
+    members, non_members = len(entropies["retain"]), len(entropies["held_out"])
     if min(members, non_members) < FOLDS:
         raise SpLensError(
-            f"retain has {members} and held_out {non_members} images or documents: the attack learns from at least "
-            f"{FOLDS} of each, and from hundreds before it says anything."
+            f"retain has {members} and held_out {non_members} images or documents. The attack needs at least {FOLDS} "
+            "of each, and hundreds for a meaningful result."
         )
 
     attack = sklearn.linear_model.LogisticRegression(class_weight="balanced")
-    entropies = torch.cat([found["retain"], found["held_out"]])[:, None].numpy()
+    features = torch.cat([entropies["retain"], entropies["held_out"]])[:, None].numpy()
     is_member = [True] * members + [False] * non_members
     folds = sklearn.model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    right = sklearn.model_selection.cross_val_score(attack, entropies, is_member, cv=folds, scoring="balanced_accuracy")
-    called = int(attack.fit(entropies, is_member).predict(found["forget"][:, None].numpy()).sum())
-    items = len(found["forget"])
-    interval = scipy.stats.binomtest(called, items).proportion_ci(0.95, method="wilson")
+    accuracies = sklearn.model_selection.cross_val_score(
+        attack, features, is_member, cv=folds, scoring="balanced_accuracy"
+    )
+    predicted = attack.fit(features, is_member).predict(entropies["forget"][:, None].numpy())
+    called_members, forget_items = int(predicted.sum()), len(predicted)
+    interval = scipy.stats.binomtest(called_members, forget_items).proportion_ci(0.95, method="wilson")
     return MembershipInference(
-        share=called / items,
+        share=called_members / forget_items,
         low=float(interval.low),
         high=float(interval.high),
-        accuracy=float(right.mean()),
-        forget_items=items,
+        accuracy=float(accuracies.mean()),
+        forget_items=forget_items,
         members=members,
         non_members=non_members,
     )
@@ -138,14 +143,17 @@ def membership_inference(
 def _entropies(
     model: Any, corpora: Mapping[str, Any], seed: int, batch_tokens: int, progress: bool
 ) -> dict[str, Float[torch.Tensor, " item"]]:
-    """By corpus, the mean entropy of the output for each item: an image, a document, or a row that is of none."""
+    """Return the mean entropy of the output for each item of each corpus.
+
+    An item is an image, a document, or a row without a document.
+    """
 
     def entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
 
-    found = {}
+    entropies = {}
     with tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
         for name, corpus in corpora.items():
             nats = sums_by_item(model, corpus, entropy, seed=seed, batch_tokens=batch_tokens, bar=bar)
-            found[name] = nats.sums / nats.counts
-    return found
+            entropies[name] = nats.sums / nats.counts
+    return entropies

@@ -1,4 +1,4 @@
-"""How soon what was forgotten comes back: the measure of whether it was forgotten or only hidden."""
+"""Relearning: how many updates restore a forgotten capability, which shows if it was only hidden."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,17 +18,17 @@ from sp_lens.models.task import require_task
 from sp_lens.storage.schema import Int64, mapping_with
 from sp_lens.storage.serialization import load_values, write_json
 from sp_lens.typing import BATCH_TOKENS
-from sp_lens.unlearning.training import train
-from sp_lens.unlearning.weights import lent, weights_of
+from sp_lens.unlearning.training import TrainingOptions, train
+from sp_lens.unlearning.weights import editable, weights_of
 
 
 @dataclass(frozen=True)
 class Relearning:
-    """The accuracy on what was forgotten, update after update of learning it again.
+    """Accuracy on the forgotten capability while the model is fine-tuned on it again.
 
     Attributes:
-        records: one mapping for each evaluation, the first (update 0) of the model as it came.
-        settings: model, corpora, learning rate, ...: what makes this curve this curve.
+        records: One mapping per evaluation. The first one (update 0) is the model before the fine-tuning.
+        settings: Model, corpora, learning rate and all other settings that determine the result.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -36,15 +36,15 @@ class Relearning:
 
     def __post_init__(self) -> None:
         if not self.records:
-            raise SpLensError("there are no records: expected one of update 0 at least.")
+            raise SpLensError("there are no records: expected at least the record of update 0.")
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an evaluation: update, forget_top1, and retain_top1 where a retain corpus was given."""
+        """Table with one row per evaluation: update, forget_top1, and retain_top1 if a retain corpus was given."""
         return pd.DataFrame(list(self.records))
 
     def updates_to(self, target_top1: float) -> int | None:
-        """After how many updates the forget accuracy was first found at `target_top1` or above; None if never.
+        """Return the first evaluated update with a forget accuracy of at least `target_top1`, or None.
 
         Example:
             >>> curve = Relearning([{"update": 0, "forget_top1": 0.1}, {"update": 5, "forget_top1": 0.4}], {})
@@ -54,15 +54,15 @@ class Relearning:
         return next((record["update"] for record in self.records if record["forget_top1"] >= target_top1), None)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write the result to a JSON file."""
         write_json(path, {"kind": "Relearning", **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Relearning":
-        """Read what `save` wrote.
+        """Read a saved result.
 
         Raises:
-            SpLensError: when the file is missing or is no relearning.
+            SpLensError: If the file is missing or contains something else.
         """
         return load_values(path, cls, records=Sequence[mapping_with(update=Int64, forget_top1=float)])
 
@@ -84,37 +84,38 @@ def relearning(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> Relearning:
-    """Fine-tune on the forget corpus, and see how soon its accuracy is back; the model is then as it came, bit by bit.
+    """Fine-tune on the forget corpus, and measure how fast its accuracy returns. The weights are restored afterwards.
 
-    What was pruned stays so within `with ablate(model, mask):`, and the other neurons learn; what another method left
-    is tried within `with run.applied(model):`. It says little alone: hold one method's curve against another's, or
-    against that of as many neurons pruned at random.
+    Within `with ablate(model, mask):` the pruned neurons stay pruned and the others learn; within
+    `with run.applied(model):` the result of another method is measured. One curve alone says little: compare it with
+    that of another method, or with that of the same number of randomly pruned neurons.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        forget: corpus to learn again, as `load_corpus` or `load_images` returns it.
-        eval_forget: held-out text of it.
-        eval_retain: held-out text of what was kept, to see what relearning does to that; None leaves it out.
-        updates: how many updates of AdamW (without weight decay), one a batch.
-        every: evaluate after so many; after the last one in any case.
-        learning_rate: of AdamW.
-        seed: of the order of the batches, and of the tokens that a masked language model is asked for.
-        batch_tokens: tokens in a batch, padding included: what one update sees.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`.
+        forget: Corpus to learn again, as `load_corpus` or `load_images` returns it.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus, to measure the effect of relearning on it. None omits it.
+        updates: Number of updates of AdamW (without weight decay), one per batch.
+        every: Number of updates between two evaluations. The model is always evaluated after the last update.
+        learning_rate: Learning rate of AdamW.
+        seed: Seed of the order of the batches, and of the choice of tokens that a masked language model predicts.
+        batch_tokens: Number of tokens per batch, including padding. One update reads one batch.
+        progress: Whether to show a progress bar.
 
     Raises:
-        SpLensError: before any long work, for a model without a head or with weights that can't be changed, bad
-            settings, and held-out text that is not; later for weights that became NaN.
+        SpLensError: Before any long computation, if the model has no head, its weights cannot be changed, an option is
+            invalid, or evaluation data is not held out. Later, if the weights become NaN.
     """
+    check_positive(updates=updates, every=every)
+    training = TrainingOptions(learning_rate=learning_rate, updates=1, seed=seed, batch_tokens=batch_tokens)
     require_task(model)
-    weights_of(model)  # refused before the corpora are read
-    check_positive(updates=updates, every=every, learning_rate=learning_rate, batch_tokens=batch_tokens)
+    weights_of(model)  # raises for weights that cannot be changed, before the corpora are read
     given = {"forget": forget, "eval_forget": eval_forget, "eval_retain": eval_retain}
     corpora = {name: reusable(corpus) for name, corpus in given.items() if corpus is not None}
     content = {name: content_of(model, corpus) for name, corpus in corpora.items()}
-    for name in corpora:
-        if name != "forget":
-            check_disjoint(content["forget"], content[name], ("forget", name))
+    held_out = [name for name in corpora if name != "forget"]
+    for name in held_out:
+        check_disjoint(content["forget"], content[name], ("forget", name))
     settings = {
         "model": model_name(model),
         "updates": updates,
@@ -128,24 +129,18 @@ def relearning(
     }
 
     def record(update: int) -> dict[str, Any]:
-        sides = {name.removeprefix("eval_"): corpora[name] for name in corpora if name != "forget"}
-        options: dict[str, Any] = {"seed": seed, "batch_tokens": batch_tokens, "progress": False}
-        return {"update": update} | {f"{side}_top1": evaluate(model, of, **options).top1 for side, of in sides.items()}
+        result: dict[str, Any] = {"update": update}
+        for name in held_out:
+            evaluation = evaluate(model, corpora[name], seed=seed, batch_tokens=batch_tokens, progress=False)
+            result[f"{name.removeprefix('eval_')}_top1"] = evaluation.top1
+        return result
 
-    with lent(model) as (weights, _), tqdm(total=updates, desc="relearn", unit=" updates", disable=not progress) as bar:
+    bar = tqdm(total=updates, desc="relearn", unit=" updates", disable=not progress)
+    with editable(model) as (weights, _), bar:
         records = [record(0)]
-        training = train(
-            model,
-            weights,
-            corpora["forget"],
-            optimizer="adamw",
-            learning_rate=learning_rate,
-            updates=1,
-            seed=seed,
-            batch_tokens=batch_tokens,
-        )
+        steps = train(model, weights, corpora["forget"], training)
         for update in range(1, updates + 1):
-            next(training)
+            next(steps)
             if update % every == 0 or update == updates:
                 records.append(record(update))
                 bar.set_postfix(forget=f"{records[-1]['forget_top1']:.3f}")

@@ -1,4 +1,4 @@
-"""What a baseline did: its history, and the weights that it ended with."""
+"""Result of an unlearning method: its history, and the weights after the last step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,20 +14,20 @@ from sp_lens.models.loading import weights_fingerprint
 from sp_lens.pruning.run import RECORDS, SETTINGS, Run, check_run
 from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import opened, save_tensors
-from sp_lens.unlearning.weights import lent, write
+from sp_lens.unlearning.weights import editable, write
 
 
 @dataclass(frozen=True, eq=False)
 class UnlearningRun(Run):
-    """What a method other than pruning did, step by step; `.history` and figures as those of a `PruneRun`.
+    """Result of an unlearning method that changes weights, with the `.history` and figures of a `PruneRun`.
 
-    Only the weights after the last step are kept. A step does not depend on how many follow: the same call
-    with `steps=run.best_step` ends with those of the best one.
+    Only the weights after the last step are stored. A step does not depend on the number of steps after it, so the same
+    call with `steps=run.best_step` ends with the weights of the best step.
 
     Attributes:
-        weights: `{name of the parameter: tensor}`: those that the method changed, after its last step.
-        records: one mapping a step, the first (step 0) of the model as it came; `share` is 0, nothing is pruned.
-        settings: model, corpora, method and its options: what makes this run this run.
+        weights: `{parameter name: tensor}`, the values after the last step of all weights that the method changed.
+        records: One mapping per step. The first one (step 0) is the unchanged model. `share` is 0: nothing is pruned.
+        settings: Model, corpora, method and all its options.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -36,33 +36,34 @@ class UnlearningRun(Run):
 
     @contextmanager
     def applied(self, model: Any) -> Iterator[Any]:
-        """The model with the weights after the last step, for the length of a `with`; then as it was.
+        """Context manager that gives the model the weights after the last step, and restores its own weights on exit.
 
         Raises:
-            SpLensError: for any model but the one that the run began from, and for weights that it does not have.
+            SpLensError: If this is not the model with which the run started, or it does not have one of the weights.
         """
-        if (there := weights_fingerprint(model)) != self.settings["weights"]:
+        if (fingerprint := weights_fingerprint(model)) != self.settings["weights"]:
             raise SpLensError(
-                f"these weights are of {self.settings['model']!r} with the fingerprint {self.settings['weights']}, and "
-                f"{model_name(model)!r} with {there} came: load the model that the run began from, unchanged."
+                f"The run started from {self.settings['model']!r} with the weights {self.settings['weights']}. This "
+                f"model is {model_name(model)!r} with the weights {fingerprint}. Load the original model, unchanged."
             )
-        with lent(model) as (weights, before):
-            if unfit := [n for n, one in self.weights.items() if n not in before or before[n].shape != one.shape]:
-                raise SpLensError(f"the model has no weight {unfit[0]!r} of {tuple(self.weights[unfit[0]].shape)}.")
+        with editable(model) as (weights, original):
+            for name, weight in self.weights.items():
+                if name not in original or original[name].shape != weight.shape:
+                    raise SpLensError(f"the model has no weight {name!r} of shape {tuple(weight.shape)}.")
             write(weights, self.weights)
             yield model
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write the run to a safetensors file. The file is complete or not written at all."""
         header = {"records": list(self.records), "settings": dict(self.settings)}
         save_tensors(path, "UnlearningRun", self.weights, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "UnlearningRun":
-        """Read what `save` wrote.
+        """Read a saved run.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing or truncated, was not written by `save`, or contains another result.
         """
         settings = mapping_with(**{**SETTINGS, "model": str, "weights": str, "method": str})
         with opened(path, "UnlearningRun", {"records": RECORDS, "settings": settings}) as (tensors, header):

@@ -1,13 +1,15 @@
-"""The negated task vector."""
+"""Task arithmetic: the negated task vector."""
 
 from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
+from typing_extensions import Unpack
+
+from sp_lens.data.corpora import Corpora
 from sp_lens.errors import check_positive
-from sp_lens.typing import BATCH_TOKENS
 from sp_lens.unlearning.run import UnlearningRun
-from sp_lens.unlearning.training import Optimizer, check_training, train
+from sp_lens.unlearning.training import TrainingKeywords, TrainingOptions, train
 from sp_lens.unlearning.unlearn import unlearn
 from sp_lens.unlearning.weights import Values, Weights, write
 
@@ -19,58 +21,45 @@ def task_arithmetic(
     *,
     eval_forget: Any,
     eval_retain: Any,
-    steps: int = 20,
     scale: float = 0.1,
-    optimizer: Optimizer = "adamw",
-    learning_rate: float = 1e-4,
-    updates: int = 20,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
+    **options: Unpack[TrainingKeywords],
 ) -> UnlearningRun:
-    """Fine-tune on the forget corpus, and go the other way: theta - weight * (theta_fine_tuned - theta).
+    """Subtract a multiple of the task vector: theta - weight * (theta_fine_tuned - theta).
 
-    Forgetting by negation, section 3 of Ilharco et al. 2023 ("Editing Models with Task Arithmetic", arXiv
-    2212.04089). The weight grows by `scale` a step, where they choose the best of such a sweep.
+    Forgetting by negation, section 3 of Ilharco et al. 2023 ("Editing Models with Task Arithmetic", arXiv 2212.04089).
+    The task vector is the difference between the model fine-tuned on the forget corpus and the model. Its weight grows
+    by `scale` with each step; the authors choose the best weight of such a sweep.
 
     Args:
-        model: a bridge or a `HookedTransformer`, which comes back as it was.
-        forget: corpus to fine-tune on, as `load_corpus` or `load_images` returns it.
-        retain: is not read, but for the check that what is evaluated is held out.
-        eval_forget: held-out text of the forget corpus.
-        eval_retain: held-out text of the retain corpus.
-        steps: how many weights are tried.
-        scale: by how much the weight of the subtracted vector grows at each step.
-        optimizer: "adamw" or "sgd", neither with weight decay.
-        learning_rate: of the optimiser.
-        updates: optimiser updates of the fine-tuning, all before the first step, one a batch.
-        seed: of the order of the batches, and of the tokens that a masked language model is asked for.
-        batch_tokens: tokens in a batch, padding included: what one update sees.
-        progress: show a bar.
+        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        forget: Corpus to fine-tune on, as `load_corpus` or `load_images` returns it.
+        retain: Corpus to keep. It is read only to verify that the evaluation data is held out.
+        eval_forget: Held-out data of the forget corpus.
+        eval_retain: Held-out data of the retain corpus.
+        scale: Increase of the weight of the task vector per step.
+        **options: `steps`, `optimizer`, `learning_rate`, `updates`, `seed`, `batch_tokens` and `progress`, see
+            `TrainingOptions`. Here `updates` (20 by default) is the length of the fine-tuning, which is done once,
+            before the first step.
 
     Raises:
-        SpLensError: as `gradient_ascent`.
+        SpLensError: See `gradient_ascent`.
     """
-    check_training(optimizer, learning_rate, updates)
+    options.setdefault("updates", 20)
+    training = TrainingOptions(**options)
     check_positive(scale=scale)
-    how: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate, "updates": updates}
 
-    def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        next(train(model, weights, corpora["forget"], seed=seed, batch_tokens=batch_tokens, **how))
-        vector = {name: weight.detach() - before[name] for name, weight in weights.items()}
+    def steps(weights: Weights, original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        next(train(model, weights, corpora["forget"], training))
+        vector = {name: weight.detach() - original[name] for name, weight in weights.items()}
         for step in count(1):
-            write(weights, {name: before[name] - step * scale * vector[name] for name in before})
+            write(weights, {name: original[name] - step * scale * vector[name] for name in original})
             yield {}
 
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     return unlearn(
         model,
-        corpora,
-        change,
+        Corpora(forget, retain, eval_forget, eval_retain),
+        steps,
         method="task arithmetic",
-        options={**how, "scale": scale},
-        steps=steps,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
+        settings={**training.settings(), "scale": scale},
+        options=training,
     )

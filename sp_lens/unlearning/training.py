@@ -1,7 +1,8 @@
-"""Gradients and gradient steps on a corpus, or on two at once, in plain torch."""
+"""Shared training of the unlearning methods: their options, and loops of optimiser updates on one or two corpora."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from jaxtyping import Float
@@ -9,139 +10,203 @@ from jaxtyping import Float
 from sp_lens.data.batching import Batch, ImageBatch, batches
 from sp_lens.errors import check_choice, check_positive
 from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions
+from sp_lens.typing import BATCH_TOKENS
 from sp_lens.unlearning.weights import Values, Weights, gradients
 
 Optimizer = Literal["adamw", "sgd"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 
-# A batch, its place among the batches of its corpus, and the seed of what a masked language model is asked for -> the
-# loss of each prediction, with its graph.
-Judge = Callable[[Any, int, int], Float[torch.Tensor, " prediction"]]
+# (batch, index of the batch in its corpus, seed of the tokens that a masked language model predicts) -> the loss of
+# each prediction, with its graph.
+BatchLoss = Callable[[Batch | ImageBatch, int, int], Float[torch.Tensor, " prediction"]]
 
 
-def check_training(optimizer: Optimizer, learning_rate: float, updates: int) -> None:
-    """Refuse settings with which `train` can't work."""
-    check_choice("optimizer", optimizer, OPTIMIZERS)
-    check_positive(learning_rate=learning_rate, updates=updates)
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options that all methods of `sp_lens.unlearning` take as keyword arguments.
+
+    Attributes:
+        steps: Number of steps. The model is evaluated after each of them.
+        seed: Seed of the order of the batches, of the random draws of the method, and of the choice of tokens that a
+            masked language model predicts.
+        batch_tokens: Number of tokens per batch, including padding. One optimiser update reads one batch.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        SpLensError: If a number is not positive.
+    """
+
+    steps: int = 20
+    seed: int = 0
+    batch_tokens: int = BATCH_TOKENS
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, batch_tokens=self.batch_tokens)
 
 
-def truth(model: Any) -> Judge:
-    """Nats per prediction, as `evaluate` judges it."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(RunOptions):
+    """Options that the methods which train the model take as keyword arguments: those of `RunOptions`, and these.
 
-    def nats(batch: Batch | ImageBatch, place: int, asked: int) -> Float[torch.Tensor, " prediction"]:
+    Attributes:
+        optimizer: "adamw" or "sgd", both without weight decay.
+        learning_rate: Learning rate of the optimiser.
+        updates: Number of optimiser updates per step, one per batch.
+
+    Raises:
+        SpLensError: If a number is not positive or the optimiser is unknown.
+    """
+
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-4
+    updates: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_positive(learning_rate=self.learning_rate, updates=self.updates)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options of the training, as a run records them."""
+        return {"optimizer": self.optimizer, "learning_rate": self.learning_rate, "updates": self.updates}
+
+
+class RunKeywords(TypedDict, total=False):
+    """Keyword arguments of `RunOptions`, for type checkers and editors."""
+
+    steps: int
+    seed: int
+    batch_tokens: int
+    progress: bool
+
+
+class TrainingKeywords(RunKeywords, total=False):
+    """Keyword arguments of `TrainingOptions`, for type checkers and editors."""
+
+    optimizer: Optimizer
+    learning_rate: float
+    updates: int
+
+
+def cross_entropy(model: Any) -> BatchLoss:
+    """Return the loss that `evaluate` reports: the cross-entropy of each prediction in nats."""
+
+    def loss(batch: Batch | ImageBatch, index: int, seed: int) -> Float[torch.Tensor, " prediction"]:
         with torch.enable_grad():
-            return losses(*predictions(model, batch, asked))
+            return losses(*predictions(model, batch, seed))
 
-    return nats
-
-
-def mean_loss(model: Any, batch: Batch | ImageBatch, seed: int) -> Float[torch.Tensor, ""] | None:
-    """The mean over a batch of what `truth` says of it; None where nothing is predicted."""
-    nats = truth(model)(batch, 0, seed)
-    return nats.mean() if len(nats) else None
+    return loss
 
 
 def train(
-    model: Any,
-    weights: Weights,
-    corpus: Any,
-    *,
-    optimizer: Optimizer,
-    learning_rate: float,
-    ascend: bool = False,
-    updates: int,
-    seed: int,
-    batch_tokens: int,
-) -> Iterator[None]:
-    """`updates` optimiser updates each time the next thing is asked for, one a batch, without weight decay.
+    model: Any, weights: Weights, corpus: Any, options: TrainingOptions, *, ascend: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Train on a corpus: each item of the iterator is one step of `options.updates` optimiser updates.
 
-    The batches come in a new random order each time all are through; a masked language model is then asked for
-    other tokens.
+    The batches are shuffled again after each pass over the corpus, and a masked language model then predicts other
+    tokens.
+
+    Args:
+        model: Bridge or `HookedTransformer`.
+        weights: Live parameters of the model to train.
+        corpus: Corpus to train on.
+        options: Optimiser, number of updates per step, seed and batch size.
+        ascend: Whether to maximise the loss instead of minimising it.
+
+    Yields:
+        An empty mapping after each step, because there is nothing to record besides the evaluation.
 
     Raises:
-        SpLensError: for a corpus that has nothing to predict.
+        SpLensError: If there is nothing to predict in the corpus.
     """
-    judged = _judged(model, corpus, truth(model), seed, batch_tokens)
-    found = (gradients(nats.mean(), weights) for nats in judged)
-    return _descend(weights, found, optimizer, learning_rate, updates, ascend=ascend)
+    batch_losses = _losses(model, corpus, cross_entropy(model), options.seed, options.batch_tokens)
+    batch_gradients = (gradients(nats.mean(), weights) for nats in batch_losses)
+    return _update(weights, batch_gradients, options, ascend=ascend)
 
 
 def train_on_both(
     model: Any,
     weights: Weights,
     corpora: Mapping[str, Any],
-    judges: Mapping[str, Judge],
-    *,
-    optimizer: Optimizer,
-    learning_rate: float,
-    updates: int,
-    seed: int,
-    batch_tokens: int,
-) -> Iterator[None]:
-    """As `train`, on the forget and the retain corpus at once, by what the judge of either says.
+    loss_functions: Mapping[str, BatchLoss],
+    options: TrainingOptions,
+) -> Iterator[dict[str, Any]]:
+    """Train on the forget and the retain corpus at once, each with its own loss. The steps are those of `train`.
 
-    An update sees a batch of each, with as large a share of `batch_tokens` as the corpus has of the two (one row at
-    least): a sample of both together, and lowers the mean over all its predictions.
+    An update reads a batch of each corpus. `options.batch_tokens` is divided in proportion to the sizes of the corpora
+    (at least one row each), so the two batches are a sample of the joint data. The update lowers the mean loss over all
+    predictions of both batches.
+
+    Args:
+        model: Bridge or `HookedTransformer`.
+        weights: Live parameters of the model to train.
+        corpora: Corpora by name.
+        loss_functions: Loss for each of the corpora "forget" and "retain".
+        options: Optimiser, number of updates per step, seed and batch size.
+
+    Yields:
+        An empty mapping after each step.
 
     Raises:
-        SpLensError: for a corpus that has nothing to predict.
+        SpLensError: If there is nothing to predict in a corpus.
     """
     sizes = {
-        side: sum(batch.in_context.numel() for batch in batches(model, corpora[side], batch_tokens=batch_tokens))
-        for side in judges
+        side: sum(
+            batch.in_context.numel() for batch in batches(model, corpora[side], batch_tokens=options.batch_tokens)
+        )
+        for side in loss_functions
     }
-    shares = {side: max(1, round(batch_tokens * size / sum(sizes.values()))) for side, size in sizes.items()}
-    judged = [_judged(model, corpora[side], judge, seed, shares[side]) for side, judge in judges.items()]
-    return _descend(weights, _together(judged, weights), optimizer, learning_rate, updates)
+    total = sum(sizes.values())
+    batch_losses = [
+        _losses(model, corpora[side], loss, options.seed, max(1, round(options.batch_tokens * sizes[side] / total)))
+        for side, loss in loss_functions.items()
+    ]
+    return _update(weights, _mean_gradients(batch_losses, weights), options)
 
 
-def _descend(
-    weights: Weights,
-    found: Iterator[Values],
-    optimizer: Optimizer,
-    learning_rate: float,
-    updates: int,
-    *,
-    ascend: bool = False,
-) -> Iterator[None]:
-    """`updates` optimiser updates each time the next thing is asked for, one a gradient."""
-    kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD
-    steps = kind(weights.values(), lr=learning_rate, weight_decay=0.0, maximize=ascend)
+def _update(
+    weights: Weights, batch_gradients: Iterator[Values], options: TrainingOptions, *, ascend: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield after each step of `options.updates` optimiser updates, one per item of `batch_gradients`."""
+    optimizer_class = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.SGD
+    optimizer = optimizer_class(weights.values(), lr=options.learning_rate, weight_decay=0.0, maximize=ascend)
     while True:
-        for _ in range(updates):
-            for name, gradient in next(found).items():
+        for _ in range(options.updates):
+            for name, gradient in next(batch_gradients).items():
                 weights[name].grad = gradient
-            steps.step()
-            steps.zero_grad()
-        yield
+            optimizer.step()
+            optimizer.zero_grad()
+        yield {}
 
 
-def _together(judged: list[Iterator[Float[torch.Tensor, " prediction"]]], weights: Weights) -> Iterator[Values]:
-    """The gradient of the mean over the next batches of all; one at a time, so that one graph is kept at most."""
+def _mean_gradients(
+    batch_losses: list[Iterator[Float[torch.Tensor, " prediction"]]], weights: Weights
+) -> Iterator[Values]:
+    """Yield the gradient of the mean loss over the next batch of each corpus, with one graph in memory at a time."""
     while True:
         total: dict[str, torch.Tensor] = {}
         count = 0
-        for one in judged:
-            nats = next(one)
+        for side_losses in batch_losses:
+            nats = next(side_losses)
             count += len(nats)
             for name, gradient in gradients(nats.sum(), weights).items():
                 total[name] = total[name] + gradient if name in total else gradient
         yield {name: gradient / count for name, gradient in total.items()}
 
 
-def _judged(
-    model: Any, corpus: Any, judge: Judge, seed: int, batch_tokens: int
+def _losses(
+    model: Any, corpus: Any, loss: BatchLoss, seed: int, batch_tokens: int
 ) -> Iterator[Float[torch.Tensor, " prediction"]]:
-    """The losses of the predictions of batch after batch, over and over, each computed when it is asked for."""
+    """Yield the losses of batch after batch in shuffled order, endlessly. Each is computed when it is requested."""
     generator = torch.Generator().manual_seed(seed)
-    parts = list(batches(model, corpus, batch_tokens=batch_tokens))
-    asked = seed
+    corpus_batches = list(batches(model, corpus, batch_tokens=batch_tokens))
     while True:
-        some = False
-        for place in torch.randperm(len(parts), generator=generator).tolist():
-            if len(nats := judge(parts[place], place, asked)):
-                some = True
+        any_prediction = False
+        for index in torch.randperm(len(corpus_batches), generator=generator).tolist():
+            if len(nats := loss(corpus_batches[index], index, seed)):
+                any_prediction = True
                 yield nats
-        if not some:
+        if not any_prediction:
             raise nothing_to_predict()
-        asked += 1
+        seed += 1  # another choice of masked tokens in the next pass

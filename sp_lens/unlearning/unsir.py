@@ -1,25 +1,28 @@
-"""UNSIR: unlearning by noise that maximises the error, then repair."""
+"""UNSIR: unlearning with noise that maximises the error, followed by repair."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from typing_extensions import Unpack
 
 from sp_lens.data.batching import batches
+from sp_lens.data.corpora import Corpora
 from sp_lens.data.pixels import pictures
 from sp_lens.errors import SpLensError, check_positive
 from sp_lens.evaluation.predictions import losses
 from sp_lens.models.forward import input_device
 from sp_lens.models.task import require_task
-from sp_lens.typing import BATCH_TOKENS
 from sp_lens.unlearning.run import UnlearningRun
-from sp_lens.unlearning.training import Optimizer, check_training, train
+from sp_lens.unlearning.training import TrainingKeywords, TrainingOptions, train
 from sp_lens.unlearning.unlearn import unlearn
 from sp_lens.unlearning.weights import Values, Weights
 
-# As the authors learn the noise of a class: so many updates of Adam, at this rate, with this weight on its square.
-NOISE_UPDATES, NOISE_RATE, NOISE_PENALTY = 40, 0.1, 0.1
+# The authors learn the noise of a class with this number of updates of Adam, learning rate and penalty on its square.
+NOISE_UPDATES, NOISE_LEARNING_RATE, NOISE_PENALTY = 40, 0.1, 0.1
 
 
 def unsir(
@@ -29,110 +32,100 @@ def unsir(
     *,
     eval_forget: Any,
     eval_retain: Any,
-    steps: int = 2,
     noise_images: int = 32,
     copies: int = 20,
-    optimizer: Optimizer = "adamw",
-    learning_rate: float = 1e-4,
-    seed: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: bool = True,
+    **options: Unpack[TrainingKeywords],
 ) -> UnlearningRun:
-    """Impair a classifier of images with noise under the name of the forgotten class, then repair it.
+    """Impair an image classifier with noise labelled as the forgotten class, then repair it on retained images.
 
     Tarun et al. 2023 ("Fast Yet Effective Machine Unlearning", arXiv 2111.08947). For each class in the forget corpus,
-    images are learned from random ones on which the model's error is largest if that class were right. The first
-    step is the impair epoch, through copies of that noise, so labelled, and the retain corpus; the second step is the
-    repair epoch, through the retain corpus alone, and every further step is one more of those. Of the forget corpus
-    only the classes are read.
+    noise images are optimised from random ones to maximise the error of the model for that class. The first step is the
+    impair epoch, on copies of the noise with the label of the class and on the retain corpus. The second step is the
+    repair epoch, on the retain corpus only, and each further step is another repair epoch. Of the forget corpus only
+    the classes are used.
 
-    Where it differs from their code: all of the noise images are used (theirs takes as many as an image has
-    channels); one optimiser setting does for both epochs (theirs is Adam at 0.02 and at 0.01, for a small ResNet, and
-    Foster et al.'s comparison, arXiv 2308.07707, has 1e-4 for both); and of the retained images it takes all that are
-    given, where they take 1,000 a class.
+    Differences from their code: all noise images are used (they use as many as an image has channels); both epochs have
+    the same optimiser settings (theirs are Adam at 0.02 and at 0.01, for a small ResNet; the comparison of Foster et
+    al., arXiv 2308.07707, uses 1e-4 for both); and all given retained images are used, where they use 1,000 per class.
 
     Args:
-        model: a bridge around a classifier of images, which comes back as it was.
-        forget: images of the classes to forget, as `load_images` returns them.
-        retain: images to keep.
-        eval_forget: held-out images of the forget corpus.
-        eval_retain: held-out images of the retain corpus.
-        steps: the impair epoch and how many of repair.
-        noise_images: how many images of noise are learned for each class.
-        copies: how often each of them is in the impair epoch.
-        optimizer: "adamw" or "sgd", neither with weight decay.
-        learning_rate: of the optimiser.
-        seed: of the noise, and of the order of the images.
-        batch_tokens: patches in a batch: what one update sees.
-        progress: show a bar.
+        model: Bridge around an image classifier. Its weights are restored afterwards.
+        forget: Images of the classes to forget, as `load_images` returns them.
+        retain: Images to keep.
+        eval_forget: Held-out images of the forget corpus.
+        eval_retain: Held-out images of the retain corpus.
+        noise_images: Number of noise images that are optimised for each class.
+        copies: Number of copies of each noise image in the impair epoch.
+        **options: `steps` (2 by default: the impair epoch and one repair epoch), `optimizer`, `learning_rate`, `seed`,
+            `batch_tokens` (number of patches) and `progress`, see `TrainingOptions`. There is no option `updates`,
+            because a step is one epoch.
 
     Raises:
-        SpLensError: as `gradient_ascent`, and for a model that reads no images.
+        SpLensError: See `gradient_ascent`. Also if the model does not read images.
     """
-    check_training(optimizer, learning_rate, updates=1)
+    if "updates" in options:
+        raise SpLensError("unsir has no option updates, because a step is one epoch. Leave it out.")
+    options.setdefault("steps", 2)
+    training = TrainingOptions(**options)
     check_positive(noise_images=noise_images, copies=copies)
     if require_task(model) != "image":
         raise SpLensError(
-            "UNSIR learns images of noise, and this model reads tokens: bring a classifier of images, or take "
-            "another method, such as bad_teacher."
+            "UNSIR optimises noise images, but this model reads tokens. Pass an image classifier, or use another "
+            "method, such as bad_teacher."
         )
-    how: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate}
 
-    def change(weights: Weights, before: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        generator = torch.Generator().manual_seed(seed)
-        kept = [_item(*picture) for picture in pictures(model, corpora["retain"])]
+    def steps(weights: Weights, _: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        generator = torch.Generator().manual_seed(training.seed)
+        retained = [_item(*picture) for picture in pictures(model, corpora["retain"])]
         noise = [
             _item(image, label)
             for label in sorted({picture.label for picture in pictures(model, corpora["forget"])})
             for image in _noise(model, label, noise_images, generator)
         ]
-        impairing = kept + noise * copies
-        mixed = [impairing[place] for place in torch.randperm(len(impairing), generator=generator).tolist()]
-        yield from epochs(weights, mixed, 1)
-        yield from epochs(weights, kept, None)
+        impairing = retained + noise * copies
+        shuffled = [impairing[index] for index in torch.randperm(len(impairing), generator=generator).tolist()]
+        yield from islice(epochs(weights, shuffled), 1)
+        yield from epochs(weights, retained)
 
-    def epochs(weights: Weights, corpus: list[Any], count: int | None) -> Iterator[Mapping[str, Any]]:
-        """Each a step; by a new optimiser."""
-        updates = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens))
-        trained = train(model, weights, corpus, updates=updates, seed=seed, batch_tokens=batch_tokens, **how)
-        for number, _ in enumerate(trained, start=1):
-            yield {}
-            if number == count:
-                return
+    def epochs(weights: Weights, corpus: list[Any]) -> Iterator[Mapping[str, Any]]:
+        """Train with a new optimiser. Each step is one epoch."""
+        updates = sum(1 for _ in batches(model, corpus, batch_tokens=training.batch_tokens))
+        return train(model, weights, corpus, replace(training, updates=updates))
 
-    corpora = {"forget": forget, "retain": retain, "eval_forget": eval_forget, "eval_retain": eval_retain}
     return unlearn(
         model,
-        corpora,
-        change,
+        Corpora(forget, retain, eval_forget, eval_retain),
+        steps,
         method="UNSIR",
-        options={**how, "noise_images": noise_images, "copies": copies},
-        steps=steps,
-        seed=seed,
-        batch_tokens=batch_tokens,
-        progress=progress,
+        settings={
+            "optimizer": training.optimizer,
+            "learning_rate": training.learning_rate,
+            "noise_images": noise_images,
+            "copies": copies,
+        },
+        options=training,
     )
 
 
 def _item(pixels: torch.Tensor, label: int) -> dict[str, Any]:
-    """One image and its class, as a corpus may have it."""
+    """Return an image and its class in the form in which a corpus can contain them."""
     return {"pixel_values": pixels, "labels": label}
 
 
 def _noise(
     model: Any, label: int, count: int, generator: torch.Generator
 ) -> Float[torch.Tensor, "image channel height width"]:
-    """Small images that the model takes for anything but that class: they maximise loss - penalty * |x|^2."""
+    """Return images that maximise loss - penalty * |x|^2 for a class: small, and classified as any other class."""
     config, device = model.original_model.config, input_device(model)
     shape = (count, config.num_channels, config.image_size, config.image_size)
     noise = torch.randn(shape, generator=generator).to(device).requires_grad_()
     labels = torch.full((count,), label, device=device)
-    adam = torch.optim.Adam([noise], lr=NOISE_RATE)
+    optimizer = torch.optim.Adam([noise], lr=NOISE_LEARNING_RATE)
     for _ in range(NOISE_UPDATES):
         with torch.enable_grad():
             logits = model(noise.to(next(model.parameters()).dtype), return_type="logits").float()
             error = losses(logits, labels.to(logits.device)).mean()
             size = noise.square().sum(dim=(1, 2, 3)).mean()
             (noise.grad,) = torch.autograd.grad(NOISE_PENALTY * size - error.to(device), noise)
-        adam.step()
+        optimizer.step()
     return noise.detach().cpu()

@@ -1,1 +1,1 @@
-"""What befalls a run of hours, on purpose: `python -m faults` in tests/ tries it many times, and writes a table."""
+"""Fault injection: killed, interrupted and damaged pruning runs. `python -m faults` in tests/ runs all of them."""

@@ -1,4 +1,4 @@
-"""The drill: `python -m faults` in tests/, the long form or a short one; as a table, or as JSON for the tests."""
+"""Inject all faults and write the results as a page of the documentation, or as JSON for the tests."""
 
 import argparse
 import json
@@ -12,67 +12,67 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from faults.drill import FAULTS, Outcome
-from faults.scene import Scene
+from faults.injection import FAULTS, Outcome
+from faults.run_under_test import RunUnderTest
 from sp_lens.storage.serialization import versions
 
-PAGE = """# Faults
+PAGE = """# Fault injection
 
-A run of hours has to survive what befalls it. `make test-faults` lets it happen to a pruning run of four steps on the
-bundled model, again and again, then makes the same call once more, and holds mask and history, in memory and on disk,
-against those of a run that was left alone, to the last bit; it wrote this table. A short form is among the tests.
+A pruning run can take hours, so it has to survive crashes. `make test-faults` injects faults into a run of four steps
+on the bundled model, then makes the same call again and compares the mask and the history, in memory and on disk, with
+those of an undisturbed run, bit for bit. It generated this table. A short version is part of the tests.
 
 {machine}
 
-| fault | tried | the same call ended alike | finished steps lost | what the user was told, for instance |
+| fault | tries | same result after the same call | finished steps lost | example of the message to the user |
 |---|---|---|---|---|
 {rows}
 
-Faults come at random moments (seed {seed}): of the run's time, of its operations on files, or of the bytes of a
-checkpoint. "Alike" is bit by bit, but for the batch that memory does not hold: numbers that are added up in smaller
-parts are rounded otherwise, and agree to 1e-5 of their size.
+Faults are injected at random (seed {seed}): at a random time of the run, before a random file operation, or into a
+random byte of a checkpoint. "Same result" means identical bits, except for a batch that does not fit into memory: sums
+over smaller parts are rounded differently, and agree to a relative difference of 1e-5.
 """
 
 
 def main() -> int:
-    """Exit code 1 when something was lost, or ended otherwise."""
+    """Return exit code 1 if a step was lost or a result differed."""
     parser = argparse.ArgumentParser("python -m faults", description=__doc__)
-    parser.add_argument("--tries", type=int, help="of each fault, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--only", choices=list(FAULTS), nargs="+", default=list(FAULTS), help="some of them")
-    parser.add_argument("--json", type=Path, help="where to write what came of it")
-    parser.add_argument("--page", type=Path, help="the page to write it as a table to")
+    parser.add_argument("--tries", type=int, help="maximum number of tries of each fault")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random faults (default: %(default)s)")
+    parser.add_argument("--only", choices=list(FAULTS), nargs="+", default=list(FAULTS), help="faults to inject")
+    parser.add_argument("--json", type=Path, help="file for the results as JSON")
+    parser.add_argument("--page", type=Path, help="file for the results as a page of the documentation")
     arguments = parser.parse_args()
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene.made(Path(folder))
-        _ = scene.undisturbed, scene.seconds
+        run = RunUnderTest.create(Path(folder))
+        _ = run.reference, run.seconds
         for name in tqdm(arguments.only, desc="faults"):
-            fault, tries = FAULTS[name]
-            tries = min(tries, arguments.tries or tries)
-            outcomes[name] = fault(scene, random.Random(arguments.seed), tries)
+            inject, tries = FAULTS[name]
+            outcomes[name] = inject(run, random.Random(arguments.seed), min(tries, arguments.tries or tries))
             tqdm.write(f"{name}: {asdict(outcomes[name])}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({name: asdict(one) for name, one in outcomes.items()}))
+        arguments.json.write_text(json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}))
     if arguments.page:
         arguments.page.write_text(_page(outcomes, arguments.seed))
-    return int(any(one.wrong for one in outcomes.values()))
+    return int(any(outcome.failures for outcome in outcomes.values()))
 
 
 def _page(outcomes: dict[str, Outcome], seed: int) -> str:
     system = f"{platform.system()}, Python {platform.python_version()}, " + ", ".join(
-        f"{name} {number}" for name, number in versions().items()
+        f"{name} {version}" for name, version in versions().items()
     )
     rows = "\n".join(
-        f"| {one.fault} | {one.tried} | {one.survived} | {one.lost} | {_cell(one.told)} |" for one in outcomes.values()
+        f"| {outcome.fault} | {outcome.tries} | {outcome.successes} | {outcome.lost_steps} | {_cell(outcome.message)} |"
+        for outcome in outcomes.values()
     )
     return PAGE.format(machine=f"{date.today()}: {system}.", rows=rows, seed=seed)
 
 
-def _cell(told: str) -> str:
-    """Words as a cell of a table, the folder of the drill left out."""
-    words = told.split("\n", maxsplit=1)[0].replace("|", "\\|")
-    return " ".join(f"`{Path(word).name}`" if word.startswith("/") else word for word in words.split()) or "-"
+def _cell(message: str) -> str:
+    """Return the first line of a message as a cell of a table, with paths shortened to file names."""
+    line = message.split("\n", maxsplit=1)[0].replace("|", "\\|")
+    return " ".join(f"`{Path(word).name}`" if word.startswith("/") else word for word in line.split()) or "-"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The short form of the drill, in a process of its own: it forks, which one that has threads must not."""
+"""A few tries of each fault. They run in a separate process, because a process with threads must not fork."""
 
 import json
 import os
@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from faults.drill import FAULTS
+from faults.injection import FAULTS
 
 TRIES = 4
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the drill forks, and asks Linux of memory"
-)
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the faults need fork and /proc of Linux")
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +21,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Any:
     file = tmp_path_factory.mktemp("faults") / "outcomes.json"
     command = [sys.executable, "-m", "faults", "--tries", str(TRIES), "--json", str(file)]
     tests = Path(__file__).parents[1]
-    done = subprocess.run(
+    process = subprocess.run(
         command, check=False, cwd=tests, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
-    assert file.exists(), done.stdout + done.stderr
+    assert file.exists(), process.stdout + process.stderr
     return json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_same_call_ends_as_if_nothing_had_happened(outcomes: Any, fault: str) -> None:
+def test_the_same_call_gives_the_result_of_an_undisturbed_run(outcomes: Any, fault: str) -> None:
     outcome = outcomes[fault]
-    assert not outcome["wrong"]
-    assert outcome["tried"] == outcome["survived"] == TRIES
-    assert outcome["lost"] == 0
+    assert not outcome["failures"]
+    assert outcome["tries"] == outcome["successes"] == TRIES
+    assert outcome["lost_steps"] == 0

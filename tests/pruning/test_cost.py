@@ -1,4 +1,4 @@
-"""What a run is said to take before it starts, against what it then takes."""
+"""The estimated cost of a run, compared with what the run then takes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ ROWS = 8
 
 @pytest.fixture(scope="module")
 def corpora() -> dict[str, Any]:
-    """Each of as many rows, and of other tokens."""
+    """Four corpora with the same number of rows and different tokens."""
     return {
         name: random_rows(ROWS, seed=seed)
         for seed, name in enumerate(("forget", "retain", "eval_forget", "eval_retain"))
@@ -33,15 +33,15 @@ def size(corpus: Any) -> int:
 
 @contextmanager
 def counted(model: Any) -> Iterator[dict[str, int]]:
-    """How often the first block is called meanwhile, and with how many tokens."""
+    """Count the calls of the first block, and the tokens of these calls."""
     count = {"calls": 0, "tokens": 0}
 
-    def count_one(module: Any, inputs: Any, output: Any) -> None:
+    def count_call(module: Any, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         count["calls"] += 1
         count["tokens"] += hidden.shape[0] * hidden.shape[1]
 
-    handle = model.blocks[0].register_forward_hook(count_one)
+    handle = model.blocks[0].register_forward_hook(count_call)
     try:
         yield count
     finally:
@@ -58,28 +58,28 @@ def counted(model: Any) -> Iterator[dict[str, int]]:
         ({"steps": 2, "metric": "random", "recollect": False}, {}),
     ],
 )
-def test_a_run_takes_the_passes_that_were_said(
+def test_passes_and_tokens_are_those_of_the_run(
     opt: Any, corpora: dict[str, Any], settings: dict[str, Any], others: dict[str, Any]
 ) -> None:
-    said = sp.estimate_cost(opt, **corpora, **settings)
-    with counted(opt) as count:  # a row a batch, so that there is no padding
+    cost = sp.estimate_cost(opt, **corpora, **settings)
+    with counted(opt) as count:  # one row per batch, so there is no padding
         sp.prune(opt, **corpora, **settings, **{"fraction": 0.1, **others}, batch_tokens=1, progress=False)
-    assert said.passes == count["calls"] / ROWS
-    assert said.tokens == count["tokens"]
-    assert said.corpora == (2 if settings.get("metric") == "random" else 4)
+    assert cost.passes == count["calls"] / ROWS
+    assert cost.tokens == count["tokens"]
+    assert cost.corpora == (2 if settings.get("metric") == "random" else 4)
 
 
 def test_a_collection_is_one_pass(opt: Any, corpora: dict[str, Any]) -> None:
-    said = sp.estimate_cost(opt, corpora["forget"])
-    assert (said.passes, said.corpora, said.tokens) == (1, 1, size(corpora["forget"]))
+    cost = sp.estimate_cost(opt, corpora["forget"])
+    assert (cost.passes, cost.corpora, cost.tokens) == (1, 1, size(corpora["forget"]))
 
 
-def test_images() -> None:
-    """A dataset of them is not read whole to be counted."""
+def test_tokens_of_images() -> None:
+    """They are exact although only a few images of a dataset are read."""
     model = tiny_bridge("vit")
     config = model.original_model.config
     pixels = torch.randn(3, config.num_channels, config.image_size, config.image_size)
-    images = [{"pixel_values": pixels[place % 3], "labels": place % 2} for place in range(600)]
+    images = [{"pixel_values": pixels[index % 3], "labels": index % 2} for index in range(600)]
     with counted(model) as count:
         sp.collect(model, images, progress=False)
     for corpus in (
@@ -89,7 +89,7 @@ def test_images() -> None:
         assert sp.estimate_cost(model, corpus).tokens == count["tokens"]
 
 
-def test_time_is_by_the_speed_of_either_pass(
+def test_seconds_use_the_speed_of_each_kind_of_pass(
     opt: Any, corpora: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 0.0
@@ -114,22 +114,22 @@ def test_time_is_by_the_speed_of_either_pass(
 
 
 def test_memory(opt: Any, corpora: dict[str, Any]) -> None:
-    said = sp.estimate_cost(opt, corpora["forget"])
-    assert said.model_bytes == opt.original_model.get_memory_footprint()
+    cost = sp.estimate_cost(opt, corpora["forget"])
+    assert cost.model_bytes == opt.original_model.get_memory_footprint()
     stats = sp.collect(opt, corpora["forget"], progress=False)
-    assert said.other_bytes > sum(t.nbytes for moments in stats.values() for t in moments.tensors().values())
+    assert cost.other_bytes > sum(t.nbytes for moments in stats.values() for t in moments.tensors().values())
     many = {name: 300 * corpus for name, corpus in corpora.items()}
     small, large = (sp.estimate_cost(opt, **many, batch_tokens=tokens).other_bytes for tokens in (1024, 8192))
-    assert 7 < large / small < 8  # but for the statistics
+    assert 7 < large / small < 8  # not exactly 8, because of the statistics
     longest = max(len(row) for corpus in corpora.values() for row in corpus)
-    judged = longest * (4 + 1 + 8)  # of one row: float32 logits, which are ahead, and the integers they are added up as
-    assert large > opt.cfg.d_vocab * (8192 * 4 + judged)
+    one_row = longest * (4 + 1 + 8)  # float32 logits, booleans of a comparison, and the integers that sum them
+    assert large > opt.cfg.d_vocab * (8192 * 4 + one_row)
 
 
-def test_bad_input_has_an_answer(opt: Any, corpora: dict[str, Any]) -> None:
-    with pytest.raises(sp.SpLensError, match="no eval_forget and no eval_retain: prune reads four corpora"):
+def test_invalid_input_raises(opt: Any, corpora: dict[str, Any]) -> None:
+    with pytest.raises(sp.SpLensError, match="Missing eval_forget and eval_retain: pass the four corpora of prune"):
         sp.estimate_cost(opt, corpora["forget"], corpora["retain"])
-    with pytest.raises(sp.SpLensError, match="'forget' can be read once only"):
+    with pytest.raises(sp.SpLensError, match="'forget' is an iterator"):
         sp.estimate_cost(opt, iter(corpora["forget"]))
     with pytest.raises(sp.SpLensError, match="steps=0"):
         sp.estimate_cost(opt, **corpora, steps=0)
@@ -138,17 +138,17 @@ def test_bad_input_has_an_answer(opt: Any, corpora: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "expected"),
     [
         ("prune --forget code --retain prose --steps 4 --one-shot", "12 passes over 4 corpora"),
         ("collect --corpus code --bins 10", "2 passes over 1 corpus"),
     ],
 )
-def test_the_command_line_says_it_and_stops(
-    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_line_prints_the_estimate_and_stops(
+    command: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     arguments = ["--model", "demo", "--offline", "--tokens", "600", "--estimate", "--out", str(out)]
     assert main([*command.split(), *arguments]) == 0
-    assert capsys.readouterr().out.startswith(said)
+    assert capsys.readouterr().out.startswith(expected)
     assert not out.exists()

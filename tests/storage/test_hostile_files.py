@@ -114,13 +114,13 @@ LIES: list[tuple[str, Change, str]] = [
     ("ActivationStats", swap(f"{MLP}/histogram.counts", lambda counts: counts - 100), "negative counts"),
     ("ActivationStats", drop(f"{MLP}/max"), "moments need"),
     ("PruneRun", put("records", 1, value="a step"), r"records'\]\[1\] is 'a step': expected an object"),
-    ("PruneRun", put("records", 1, "step", value=7), "which are not 0, 1, 2"),
+    ("PruneRun", put("records", 1, "step", value=7), r"expected 0, 1, 2, \.\.\. in this order"),
     ("PruneRun", put("records", 1, "forget_top1", value=float("nan")), "forget_top1 is nan"),
     ("PruneRun", put("records", 1, "retain_loss", value="1.5"), "retain_loss"),
-    ("PruneRun", put("records", value=[]), "records of 0 steps"),
+    ("PruneRun", put("records", value=[]), "the 0 records have the steps"),
     ("PruneRun", put("settings", "corpora", "forget", value=[]), "the corpus 'forget'"),
-    ("PruneRun", swap(MLP, lambda at: at + 7), "has steps 7 to 9, and 2 were done"),
-    ("PruneRun", swap(MLP, lambda at: -at), "has steps -2 to 0"),
+    ("PruneRun", swap(MLP, lambda at: at + 7), "are 7 to 9: expected 0 to 2"),
+    ("PruneRun", swap(MLP, lambda at: -at), "are -2 to 0: expected 0 to 2"),
     ("UnlearningRun", put("settings", "method", value=None), "'method'] is None"),
     ("DocumentHits", swap("forget_before", lambda hits: hits * 2), "more was right than was asked"),
     ("DocumentHits", swap("retain_counts", lambda counts: counts * 0), "expected a number above 0"),
@@ -227,8 +227,8 @@ def test_a_name_is_one_part_of_a_path(name: str) -> None:
     assert not {"/", "\\", "\x00", "\n"} & set(plain(name))
 
 
-def test_weights_of_a_baseline_that_the_model_does_not_have(demo: Any) -> None:
-    """A file can say of which model it is, and hold what it likes."""
+def test_weights_of_an_unlearning_run_that_the_model_does_not_have(demo: Any) -> None:
+    """A file can have the fingerprint of a model and weights of another one."""
     fingerprint = weights_fingerprint(demo)
     name = next(iter(weights_of(demo)))
     for weights in ({"no.such": torch.zeros(2)}, {name: torch.zeros(1)}):

@@ -1,4 +1,4 @@
-"""The attack against entropies and a logistic regression of our own; and a model that has learned by heart."""
+"""Membership inference, compared with an independent implementation, and on a model that memorised its data."""
 
 import math
 import sys
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.model
 
 
 def images(count: int, seed: int) -> list[dict[str, Any]]:
-    """Random images, of random classes."""
+    """Random images of random classes."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, 3, 16, 16, generator=generator)
     labels = torch.randint(5, (count,), generator=generator)
@@ -32,72 +32,74 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def logistic_regression(members: np.ndarray, others: np.ndarray) -> Any:
-    """Where the attack's line is, and which way: the sum of balanced losses and half the square of the slope."""
+    """A classifier that minimises the balanced logistic loss plus half the square of the slope."""
     x, y = np.concatenate([members, others]), np.array([1] * len(members) + [-1] * len(others))
     weight = len(x) / 2 / np.where(y > 0, len(members), len(others))
 
-    def loss(line: np.ndarray) -> float:
-        return float((weight * np.logaddexp(0, -y * (line[0] * x + line[1]))).sum() + line[0] ** 2 / 2)
+    def loss(parameters: np.ndarray) -> float:
+        slope, offset = parameters
+        return float((weight * np.logaddexp(0, -y * (slope * x + offset))).sum() + slope**2 / 2)
 
     slope, offset = scipy.optimize.minimize(loss, np.zeros(2), tol=1e-12).x
     return lambda z: slope * z + offset > 0
 
 
-def test_by_brute_force() -> None:
+def test_the_attack_equals_an_independent_implementation() -> None:
     hf, model = tiny_hf("vit"), tiny_bridge("vit")
     for classifier in (hf.classifier, model.original_model.classifier._original_component):
-        with torch.no_grad():  # so that entropies differ
+        with torch.no_grad():  # larger weights, so that entropies differ
             classifier.weight.mul_(8)
     corpora = {name: images(count, n) for n, (name, count) in enumerate((("f", 23), ("r", 30), ("h", 19)))}
     result = sp.unlearning.membership_inference(model, *corpora.values(), progress=False)
     with torch.no_grad():
-        found = {
+        entropies = {
             name: entropy(hf(torch.stack([item["pixel_values"] for item in corpus])).logits).numpy()
             for name, corpus in corpora.items()
         }
-    called = int(logistic_regression(found["r"], found["h"])(found["f"]).sum())
-    assert 0 < called < 23
-    assert result.share == called / 23
+    called_members = int(logistic_regression(entropies["r"], entropies["h"])(entropies["f"]).sum())
+    assert 0 < called_members < 23
+    assert result.share == called_members / 23
     assert (result.forget_items, result.members, result.non_members) == (23, 30, 19)
-    assert 0.2 < result.accuracy < 0.8  # they are alike
-    # Wilson 1927: the p whose distance from the share is z standard errors of p.
+    assert 0.2 < result.accuracy < 0.8  # members and non-members have the same distribution
+    # Wilson 1927: the ends are the p at a distance of z standard errors of p from the share.
     for end in (result.low, result.high):
         assert abs(result.share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 23), rel=1e-4)
     assert result.low < result.share < result.high
 
 
-def test_a_document_is_an_item() -> None:
-    """The mean over all the predictions of its rows, not over the rows."""
+def test_the_entropy_of_a_document_is_the_mean_over_its_predictions() -> None:
+    """It is not the mean over its rows."""
     hf, model, rows = tiny_hf("opt"), tiny_bridge("opt"), random_rows(6, seed=0)
     documents = ["a", "b", "a", "c", "b", "a"]
     corpus = Dataset.from_dict({"input_ids": [row.tolist() for row in rows], "document": documents})
-    found = _entropies(model, {"x": corpus}, 0, 60, False)["x"]
+    entropies = _entropies(model, {"x": corpus}, 0, 60, False)["x"]
     nats: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for row, document in zip(rows, documents, strict=True):
             nats.setdefault(document, []).append(entropy(hf(row[None]).logits[0, :-1]))
-    wanted = torch.stack([torch.cat(parts).mean() for parts in nats.values()])
-    torch.testing.assert_close(found.sort().values, wanted.sort().values, atol=1e-5, rtol=0)  # batches sort by length
+    expected = torch.stack([torch.cat(parts).mean() for parts in nats.values()])
+    # Sorted, because batches are not in the order of the rows.
+    torch.testing.assert_close(entropies.sort().values, expected.sort().values, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for RoBERTa since 4.3")
-def test_each_prediction_is_of_its_row() -> None:
-    """Of a masked language model, rows in batches as rows alone."""
+def test_predictions_of_a_batch_are_assigned_to_their_rows() -> None:
+    """For a masked language model, rows in a batch have the entropies of rows on their own."""
     model = tiny_bridge("roberta")
-    together, alone = (_entropies(model, {"x": random_rows(9)}, 0, size, False)["x"] for size in (4096, 1))
-    assert len(alone) == 9
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    batched, single = (_entropies(model, {"x": random_rows(9)}, 0, size, False)["x"] for size in (4096, 1))
+    assert len(single) == 9
+    torch.testing.assert_close(batched, single, atol=1e-5, rtol=0)
 
 
-def test_what_was_learned_by_heart_is_found_out(tmp_path: Path) -> None:
-    """Random images of random classes: there is nothing to learn of them but the images themselves."""
+def test_memorised_images_are_detected(tmp_path: Path) -> None:
+    """Random images of random classes can only be memorised."""
     model = tiny_bridge("vit")
-    learned, fresh, others = images(60, 1), images(60, 2), images(60, 3)
+    memorised, fresh, others = images(60, 1), images(60, 2), images(60, 3)
     options: dict[str, Any] = {"learning_rate": 3e-3, "steps": 1, "updates": 60, "progress": False}
     run = sp.unlearning.fine_tune(
-        model, others, learned, eval_forget=images(9, 4), eval_retain=images(9, 5), batch_tokens=30 * 17, **options
+        model, others, memorised, eval_forget=images(9, 4), eval_retain=images(9, 5), batch_tokens=30 * 17, **options
     )
-    forget, retain = learned[:20], learned[20:]
+    forget, retain = memorised[:20], memorised[20:]
     before = sp.unlearning.membership_inference(model, forget, retain, fresh, progress=False)
     with run.applied(model):
         result = sp.unlearning.membership_inference(model, forget, retain, fresh, progress=False)
@@ -113,7 +115,7 @@ def test_what_was_learned_by_heart_is_found_out(tmp_path: Path) -> None:
         sp.unlearning.MembershipInference.load(tmp_path / "other.json")
 
 
-def test_neurons_that_are_ablated_count() -> None:
+def test_ablations_affect_the_result() -> None:
     model = tiny_bridge("vit")
     corpora = [images(20, seed) for seed in range(3)]
     mask = random_mask(model, 0.6)
@@ -124,7 +126,7 @@ def test_neurons_that_are_ablated_count() -> None:
     assert sp.unlearning.membership_inference(model, *corpora, progress=False) == by_hooks != whole
 
 
-def test_bad_input_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_input_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_bridge("vit")
     few, some, others = images(4, 0), images(20, 1), images(20, 2)
     with pytest.raises(sp.SpLensError, match="retain has 4 and held_out 20 images or documents"):
@@ -132,5 +134,5 @@ def test_bad_input_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(sp.SpLensError, match="held_out has 20 rows that are in forget too"):
         sp.unlearning.membership_inference(model, some, few, some, progress=False)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(sp.SpLensError, match=r"needs scikit-learn: pip install 'sp-lens\[vision\]'"):
+    with pytest.raises(sp.SpLensError, match=r"needs scikit-learn. Install it with pip install 'sp-lens\[vision\]'"):
         sp.unlearning.membership_inference(model, some, few, others, progress=False)

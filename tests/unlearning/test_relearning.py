@@ -1,4 +1,4 @@
-"""Relearning against updates of plain torch on plain transformers; and the model that comes back."""
+"""Relearning, compared with updates of plain torch on plain transformers; and the restored model."""
 
 import importlib
 from pathlib import Path
@@ -12,11 +12,11 @@ import sp_lens as sp
 
 pytestmark = pytest.mark.model
 
-ROOM = importlib.import_module("sp_lens.relearning")  # the name in sp_lens is that of the function
+MODULE = importlib.import_module("sp_lens.unlearning.relearning")  # sp.unlearning.relearning is the function
 
 
 def corpora() -> dict[str, Any]:
-    """Rows of one length: the mean over a batch is that over its rows."""
+    """Rows of one length, so that a mean over a batch is a mean over its rows."""
     return {
         name: [torch.arange(12) * (7 + n) + 2 + 31 * row for row in range(6)]
         for n, name in enumerate(("forget", "eval_forget", "eval_retain"))
@@ -24,23 +24,23 @@ def corpora() -> dict[str, Any]:
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """What the model says of the held-out text at each evaluation."""
-    seen: list[torch.Tensor] = []
-    evaluate = ROOM.evaluate
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The predictions of the model for the held-out text at each evaluation."""
+    predictions: list[torch.Tensor] = []
+    evaluate = MODULE.evaluate
 
-    def watch(model: Any, corpus: Any, **options: Any) -> Any:
+    def recording_evaluate(model: Any, corpus: Any, **options: Any) -> Any:
         with torch.no_grad():
-            seen.append(model(torch.stack(corpus), return_type="logits").log_softmax(-1))
+            predictions.append(model(torch.stack(corpus), return_type="logits").log_softmax(-1))
         return evaluate(model, corpus, **options)
 
-    monkeypatch.setattr(ROOM, "evaluate", watch)
-    return seen
+    monkeypatch.setattr(MODULE, "evaluate", recording_evaluate)
+    return predictions
 
 
 @pytest.mark.parametrize("pruned", [False, True])
-def test_updates_as_torch_does_them(pruned: bool, watched: list[torch.Tensor]) -> None:
-    """Pruned neurons stay so, and the weights that they had stay as they were."""
+def test_updates_are_those_of_plain_torch(pruned: bool, evaluated: list[torch.Tensor]) -> None:
+    """Pruned neurons stay pruned while the others learn."""
     hf, model, text = tiny_hf("opt"), tiny_bridge("opt"), corpora()
     mask = random_mask(model, 0.3 if pruned else 0.0)
     zero_rows("opt", hf, mask)
@@ -71,14 +71,14 @@ def test_updates_as_torch_does_them(pruned: bool, watched: list[torch.Tensor]) -
             continue
         with torch.no_grad():
             logits = hf(held_out).logits
-        # Where a gradient is next to nothing, AdamW's step is a sign that rounding decides.
-        torch.testing.assert_close(watched.pop(0), logits.log_softmax(-1), atol=5e-3, rtol=0)
+        # Where a gradient is close to 0, rounding decides the sign of AdamW's step.
+        torch.testing.assert_close(evaluated.pop(0), logits.log_softmax(-1), atol=5e-3, rtol=0)
         top1 = float((logits[:, :-1].argmax(-1) == held_out[:, 1:]).double().mean())
         assert dict(zip(result.history["update"], result.history["forget_top1"], strict=True))[update] == top1
-    assert not watched
+    assert not evaluated
 
 
-def test_it_goes_on_from_the_weights_of_a_baseline(opt: Any, watched: list[torch.Tensor]) -> None:
+def test_relearning_starts_from_the_weights_of_an_applied_run(opt: Any, evaluated: list[torch.Tensor]) -> None:
     text, rows = corpora(), random_rows(6)
     ascent = sp.unlearning.gradient_ascent(
         opt, text["forget"], rows, eval_forget=text["eval_forget"], eval_retain=text["eval_retain"], steps=1,
@@ -89,17 +89,17 @@ def test_it_goes_on_from_the_weights_of_a_baseline(opt: Any, watched: list[torch
         changed = [parameter.detach().clone() for parameter in opt.parameters()]
         result = sp.unlearning.relearning(opt, **text, updates=2, every=1, progress=False)
         assert all(torch.equal(*pair) for pair in zip(opt.parameters(), changed, strict=True))
-        said = opt(torch.stack(text["eval_forget"]), return_type="logits").log_softmax(-1)
+        expected = opt(torch.stack(text["eval_forget"]), return_type="logits").log_softmax(-1)
     assert all(torch.equal(*pair) for pair in zip(opt.parameters(), before, strict=True))
-    torch.testing.assert_close(watched[0], said)
+    torch.testing.assert_close(evaluated[0], expected)
     assert list(result.history) == ["update", "forget_top1", "retain_top1"]
 
 
-def test_the_model_comes_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_restored_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = tiny_bridge("opt"), []
     model.train()
     before = [(parameter.detach().clone(), parameter.requires_grad) for parameter in model.parameters()]
-    evaluate = ROOM.evaluate
+    evaluate = MODULE.evaluate
 
     def failing(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
@@ -107,7 +107,7 @@ def test_the_model_comes_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) 
             raise RuntimeError("out of memory")
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(ROOM, "evaluate", failing)
+    monkeypatch.setattr(MODULE, "evaluate", failing)
     text = corpora()
     with pytest.raises(RuntimeError, match="out of memory"):
         sp.unlearning.relearning(model, text["forget"], eval_forget=text["eval_forget"], updates=1, progress=False)
@@ -117,7 +117,7 @@ def test_the_model_comes_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) 
         assert parameter.requires_grad == requires_grad
 
 
-def test_code_that_was_pruned_comes_back(demo: Any, tmp_path: Path) -> None:
+def test_pruned_code_is_relearned(demo: Any, tmp_path: Path) -> None:
     def read(name: str, tokens: int, split: Any = "collect") -> Any:
         return sp.load_corpus(name, demo, tokens=tokens, split=split, offline=True)
 
@@ -139,7 +139,7 @@ def test_code_that_was_pruned_comes_back(demo: Any, tmp_path: Path) -> None:
     assert sp.unlearning.Relearning.load(tmp_path / "relearning.json") == result
 
 
-def test_bad_input_is_refused(opt: Any, tmp_path: Path) -> None:
+def test_invalid_input_raises(opt: Any, tmp_path: Path) -> None:
     text = corpora()
     for name in ("updates", "every", "learning_rate"):
         with pytest.raises(sp.SpLensError, match=f"{name}=0"):

@@ -29,7 +29,7 @@ def perplexity(
     pruning is above it.
 
     Args:
-        runs: what `prune` or one of `baselines` returns, a list of it, or a mapping from a label to it. Runs
+        runs: what `prune` or one of `unlearning` returns, a list of it, or a mapping from a label to it. Runs
             without a label are called after the settings in which they differ.
         hits: label of a run -> `document_hits` of it, for bars, the 95 % intervals over held-out documents at the step
             that the hits are of:
