@@ -202,7 +202,8 @@ def test_invalid_options_raise(opt: Any) -> None:
         sp.unlearning.unsir(opt, **rows)
     for name in ("copies", "noise_images", "learning_rate"):
         with pytest.raises(sp.SpLensError, match=f"{name}=0"):
-            sp.unlearning.unsir(opt, **(rows | {name: 0}))
+            invalid: dict[str, Any] = {**rows, name: 0}
+            sp.unlearning.unsir(opt, **invalid)
     with pytest.raises(sp.SpLensError, match="unsir has no option updates"):
         sp.unlearning.unsir(opt, **rows, updates=2)
     with pytest.raises(sp.SpLensError, match="temperature=-1"):
