@@ -48,14 +48,17 @@ class Algorithm:
         """Continue a run until its last step, and yield the run after each step."""
         ranking, sinks = None, self._no_neurons
         while not self.config.is_last(run.records[-1]):
+            step = run.steps + 1
+            # Collect statistics on both corpora, with the neurons pruned so far ablated, and score all neurons.
             if ranking is None or self.config.recollect:
                 ranking, sinks = self._rank(run.mask if self.config.recollect else self._no_neurons)
+            # Prune the neurons with the highest scores among those that are left.
             new = self._top(ranking, exclude=run.mask | self.protected)
-            step = run.steps + 1
             _warn_of_sinks(new, sinks, step=step)
             pruned_at = {name: torch.where(new[name], step, at) for name, at in run.pruned_at.items()}
-            records = [*run.records, self._evaluate(run.mask | new, step=step)]
-            run = PruneRun(run.layout, pruned_at, records, run.settings)
+            # Evaluate the pruned model on the held-out corpora.
+            record = self._evaluate(run.mask | new, step=step)
+            run = PruneRun(run.layout, pruned_at, [*run.records, record], run.settings)
             yield run
 
     def _rank(self, mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
@@ -63,7 +66,7 @@ class Algorithm:
         config = self.config
         if config.metric == "random":
             values = random_values(self.layout, config.seed)
-            return values.heads(config.aggregate) if config.unit == "head" else values, self._no_neurons
+            return (values.heads(config.aggregate) if config.unit == "head" else values), self._no_neurons
         with pruned(self.model, mask) as for_all_neurons:
             forget, retain = (
                 for_all_neurons(

@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 import random
+import re
 import sys
 import tempfile
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from faults.injection import FAULTS, Outcome
 from faults.run_under_test import RunUnderTest
 from sp_lens.storage.serialization import versions
 
-PAGE = """# Fault injection
+PAGE = """# Interrupted runs
 
 A pruning run can take hours, so it has to survive crashes. `make test-faults` injects faults into a run of four steps
 on the bundled model, then makes the same call again and compares the mask and the history, in memory and on disk, with
@@ -72,7 +73,7 @@ def _page(outcomes: dict[str, Outcome], seed: int) -> str:
 def _cell(message: str) -> str:
     """Return the first line of a message as a cell of a table, with paths shortened to file names."""
     line = message.split("\n", maxsplit=1)[0].replace("|", "\\|")
-    return " ".join(f"`{Path(word).name}`" if word.startswith("/") else word for word in line.split()) or "-"
+    return re.sub(r"/\S*/(\S+?)([.,:]?)(?=\s|$)", r"`\1`\2", line) or "-"
 
 
 if __name__ == "__main__":

@@ -201,8 +201,8 @@ def test_invalid_options_raise(opt: Any) -> None:
     with pytest.raises(sp.SpLensError, match="UNSIR optimises noise images, but this model reads tokens"):
         sp.unlearning.unsir(opt, **rows)
     for name in ("copies", "noise_images", "learning_rate"):
+        invalid: dict[str, Any] = {**rows, name: 0}
         with pytest.raises(sp.SpLensError, match=f"{name}=0"):
-            invalid: dict[str, Any] = {**rows, name: 0}
             sp.unlearning.unsir(opt, **invalid)
     with pytest.raises(sp.SpLensError, match="unsir has no option updates"):
         sp.unlearning.unsir(opt, **rows, updates=2)
