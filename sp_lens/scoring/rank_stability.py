@@ -1,4 +1,4 @@
-"""How many tokens are enough: how far the top of the ranking stays the same as documents come in."""
+"""Measure how stable the ranking of the neurons is as the number of tokens grows."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sp_lens.errors import SpLensError
+from sp_lens.errors import SpLensError, check_at_least
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.scoring.score import score
 from sp_lens.scoring.uncertainty import require_folds
@@ -25,57 +25,63 @@ def rank_stability(
     orders: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How much of the top by score is the same, with few tokens and with all, and on two samples of other documents.
+    """Measure how much of the top of the ranking is the same when fewer tokens, or other documents, are used.
 
-    Folds of documents come in one after another, in several random orders. The top of the first k folds is compared
-    with the top of all of them: what stopping early would have changed. All folds are in both, so that with k of all
-    it is 1 whatever there is. So it is compared too with the top of the last k, other documents: as far as that is 1,
-    the ranking is the neurons' and not the documents'.
+    The folds of documents are added one after another, in several random orders. After each fold, the neurons with the
+    highest scores are compared in two ways:
+
+    - With those of all folds: what would change if collection stopped early. All folds include the first k, so this
+      fraction reaches 1 at the last fold even if the ranking depends on the documents.
+    - With those of the last k folds, which are other documents: the fraction of the ranking that is a property of the
+      neurons and not of the sample of documents.
 
     Args:
-        forget: statistics by folds, `collect(model, corpus, folds=20)`.
-        retain: the same of the retain corpus, in as many folds.
-        metric: "abs", "rms", "std" or "freq" (Definition 1).
-        site: "mlp" or "attn".
-        fraction: share of all neurons of the site, as a step of `prune` takes.
-        orders: how many random orders.
-        seed: of the orders.
+        forget: Statistics with folds, `collect(model, corpus, folds=20)`.
+        retain: The same for the retain corpus, with as many folds.
+        metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
+        site: Neurons to rank, "mlp" or "attn".
+        fraction: Fraction of all neurons of the site that form the top, as in one step of `prune`.
+        orders: Number of random orders of the folds.
+        seed: Seed of the random orders.
 
     Returns:
-        One row an order and number of folds: order, folds, tokens (of each corpus, the mean of the two), `with_all`
-        and `with_others`, the share of the top that is the same. `with_others` is missing beyond half of the folds.
-        Neurons taken at random would share `fraction`.
+        One row per order and number of folds, with the columns order, folds, tokens (mean of the two corpora),
+        with_all and with_others. The last two are the shared fraction of the top, compared with all folds and with
+        other documents. `with_others` is NaN for more than half of the folds. Two random sets of neurons would share
+        `fraction`.
 
     Raises:
-        SpLensError: for statistics without folds, in different numbers of them, or of different models, an unknown
-            metric or site, no order, and a fraction that takes no neuron.
+        SpLensError: If the statistics have no folds, have different numbers of folds or come from different models,
+            the metric or site is unknown, there is no order, or the fraction selects no neuron.
     """
     require_folds(forget, retain)
     folds = len(forget.folds)
     if len(retain.folds) != folds:
-        raise SpLensError(f"{folds} folds and {len(retain.folds)}: collect both corpora with as many.")
-    if orders < 1:
-        raise SpLensError(f"orders={orders}: expected 1 or more.")
+        raise SpLensError(
+            f"forget has {folds} folds and retain has {len(retain.folds)}: collect both corpora with the same number."
+        )
+    check_at_least(1, orders=orders)
+    corpora = [stats.part(stats.layout.select(site)) for stats in (forget, retain)]
 
-    def tops(order: np.ndarray) -> Iterator[tuple[float, NeuronMask]]:
-        """As folds come in: tokens of each corpus so far, and the top."""
-        growing = [accumulate([side.folds[place] for place in order], ActivationStats.merge) for side in both]
-        for sides in zip(*growing, strict=True):
-            scores = score(*sides, metric=metric, eps=EPS)
-            yield (sides[0].count + sides[1].count) / 2, scores.top(fraction, site=site)
+    def growing_tops(order: np.ndarray) -> Iterator[tuple[float, NeuronMask]]:
+        """Yield the tokens per corpus and the top of the ranking after each fold of the order."""
+        merged = [accumulate([stats.folds[fold] for fold in order], ActivationStats.merge) for stats in corpora]
+        for forget_part, retain_part in zip(*merged, strict=True):
+            scores = score(forget_part, retain_part, metric=metric, eps=EPS)
+            yield (forget_part.count + retain_part.count) / 2, scores.top(fraction, site=site)
 
-    both = [side.part(side.layout.select(site)) for side in (forget, retain)]
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(orders):
         order = generator.permutation(folds)
-        first = list(tops(order))
-        others = [mask for _, mask in tops(order[::-1][: folds // 2])]
-        for k, (tokens, mask) in enumerate(first, start=1):
-            with_others = _shared(mask, others[k - 1]) if k <= len(others) else np.nan
-            rows.append((number, k, tokens, _shared(mask, first[-1][1]), with_others))
+        tops = list(growing_tops(order))
+        tops_of_others = [mask for _, mask in growing_tops(order[::-1][: folds // 2])]
+        _, top_of_all = tops[-1]
+        for k, (tokens, top) in enumerate(tops, start=1):
+            with_others = _shared_fraction(top, tops_of_others[k - 1]) if k <= len(tops_of_others) else np.nan
+            rows.append((number, k, tokens, _shared_fraction(top, top_of_all), with_others))
     return pd.DataFrame(rows, columns=["order", "folds", "tokens", "with_all", "with_others"])
 
 
-def _shared(one: NeuronMask, other: NeuronMask) -> float:
-    return sum(int(torch.sum(one[name] & other[name])) for name in one) / one.count()
+def _shared_fraction(mask: NeuronMask, other: NeuronMask) -> float:
+    return sum(int(torch.sum(mask[name] & other[name])) for name in mask) / mask.count()

@@ -1,9 +1,15 @@
-"""Definitions 2 and 3 of arXiv 2403.01267: importances -> scores -> masks. No model in here."""
+"""Compute the score of every neuron or attention head from its importance on two corpora (Definition 2).
+
+    Score(n) = Importance(D_forget, n) / (Importance(D_retain, n) + eps)
+
+`importance_ratio` is this formula on tensors; `score` applies it to collected statistics or importances.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 import torch
+from jaxtyping import Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.neurons.layout import Layout
@@ -30,76 +36,100 @@ def score(forget: Values, retain: Values, *, eps: float | Mapping[Site, float] =
 def score(
     forget: Any, retain: Any, *, metric: Any = "abs", eps: float | Mapping[Site, float] = EPS, seed: int = 0
 ) -> Any:
-    """Definition 2: Importance(forget, n) / (Importance(retain, n) + eps) of every neuron or head.
+    """Score every neuron or attention head by how specific it is to the forget corpus.
+
+    This is Definition 2 of arXiv 2403.01267:
+
+        Score(n) = Importance(D_forget, n) / (Importance(D_retain, n) + eps)
 
     Args:
-        forget: statistics over the forget corpus; or importances, of neurons or of heads.
-        retain: the same over the retain corpus.
-        metric: "abs", "rms", "std" or "freq" (Definition 1), or "random", the control: uniform numbers.
-            Only with statistics; importances are taken as they are.
-        eps: added to the retain importance, one number or one by site. The default follows the released
-            experiments: 1e-3 for mlp, 1e-4 for attn.
-        seed: of the metric "random".
+        forget: Statistics of the forget corpus, as `collect` returns them. Alternatively, the importances of neurons
+            (`NeuronValues`) or of attention heads (`HeadValues`) on that corpus.
+        retain: The same for the retain corpus.
+        metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1). "random" replaces the scores by uniform
+            random numbers, as a control. The metric applies to statistics only; importances are used as they are.
+        eps: Constant added to the retain importance, which keeps the score finite where that importance is 0. Either
+            one number or one number per site. The defaults are those of the released experiments: 1e-3 for "mlp" and
+            1e-4 for "attn".
+        seed: Seed of the random scores of the metric "random".
 
     Returns:
-        Scores without unit, `NeuronValues` or `HeadValues`; metric and eps are recorded in `.about`.
-        A negative importance (an ablation that lowers the loss) counts as 0: that neuron does nothing.
+        Scores without a unit, as `NeuronValues` or `HeadValues`. Their `about` records the metric and eps.
+        A negative importance (a unit whose ablation lowers the loss) counts as 0.
 
     Raises:
-        SpLensError: for an unknown metric, a negative eps, or statistics of different models.
+        SpLensError: If the metric is unknown, eps is negative, the two arguments are of different types, or they
+            come from different models.
+
+    Example:
+        >>> hook = "blocks.0.mlp.hook_post"
+        >>> forget, retain = (
+        ...     ActivationStats.from_cache({hook: torch.tensor([[[2.0, 1.0, 0.0]]])}),
+        ...     ActivationStats.from_cache({hook: torch.tensor([[[1.0, 4.0, 0.0]]])}),
+        ... )
+        >>> score(forget, retain, metric="abs", eps=0)[hook].tolist()
+        [2.0, 0.25, 0.0]
     """
     by_site = eps_by_site(eps)
-    if not isinstance(forget, ActivationStats):
-        _check_alike(forget, retain)
-        return _ratio(forget, retain, by_site)
-    check_choice("metric", metric, SCORE_METRICS)
-    if not isinstance(retain, ActivationStats):
-        raise SpLensError(f"forget is ActivationStats and retain is {type(retain).__name__}: give both alike.")
-    forget.require_same_model(retain)
-    if metric == "random":
-        return random_values(forget.layout, seed, **forget.about)
-    return _ratio(forget.importance(metric), retain.importance(metric), by_site)
+    if isinstance(forget, ActivationStats) and isinstance(retain, ActivationStats):
+        check_choice("metric", metric, SCORE_METRICS)
+        forget.require_same_model(retain)
+        if metric == "random":
+            return random_values(forget.layout, seed, **forget.about)
+        forget, retain = forget.importance(metric), retain.importance(metric)
+    else:
+        _require_comparable(forget, retain)
+    tensors = {
+        group.name: importance_ratio(forget[group.name], retain[group.name], by_site[group.site])
+        for group in forget.layout
+    }
+    corpora = [forget.about.get("corpora"), retain.about.get("corpora")]
+    return type(forget)(forget.layout, tensors, {**forget.about, "corpora": corpora, "eps": by_site})
+
+
+def importance_ratio(
+    forget: Float[torch.Tensor, " unit"], retain: Float[torch.Tensor, " unit"], eps: float
+) -> Float[torch.Tensor, " unit"]:
+    """Compute forget / (retain + eps) elementwise. Negative importances count as 0, and 0 / 0 is 0."""
+    numerator, denominator = forget.clamp(min=0), retain.clamp(min=0) + eps
+    # 0 / 0 occurs if eps is 0 and a neuron fires on neither corpus; such a neuron is not specific to the forget corpus.
+    return (numerator / denominator).masked_fill((numerator == 0) & (denominator == 0), 0)
 
 
 def eps_by_site(eps: float | Mapping[Site, float]) -> dict[Site, float]:
-    """One eps a site, from one number or a mapping that leaves sites at their default.
+    """Return eps for every site, given one number for all sites or a mapping that overrides the default of some.
 
     Raises:
-        SpLensError: for a negative number or an unknown site.
+        SpLensError: If a number is negative or a site is unknown.
     """
     by_site: dict[Site, float] = {**EPS, **eps} if isinstance(eps, Mapping) else dict.fromkeys(EPS, eps)
     if by_site.keys() != EPS.keys() or not all(number >= 0 for number in by_site.values()):
-        raise SpLensError(f"eps {eps}: expected numbers of 0 or more, one for each of {tuple(EPS)}.")
+        raise SpLensError(
+            f"eps is {eps}: expected numbers of 0 or more, either one for all sites or a mapping from the sites "
+            f"{tuple(EPS)}."
+        )
     return by_site
 
 
 def random_values(layout: Layout, seed: int, **about: Any) -> NeuronValues:
-    """Uniform random numbers for every neuron, the control that says what a score is worth."""
+    """Draw a uniform random number for every neuron, as a control to compare scores with."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {group.name: torch.rand(group.width, generator=generator, dtype=torch.float64) for group in layout}
     return NeuronValues(layout, tensors, {**about, "metric": "random", "seed": seed})
 
 
-def _check_alike(forget: Any, retain: Any) -> None:
-    """Refuse importances of other kinds, metrics or models than each other."""
+def _require_comparable(forget: Any, retain: Any) -> None:
+    """Raise SpLensError unless these are importances of the same type, model, metric and aggregation."""
     if not isinstance(forget, NeuronValues | HeadValues) or type(forget) is not type(retain):
         raise SpLensError(
-            f"expected two ActivationStats, NeuronValues or HeadValues, got {type(forget).__name__} and "
-            f"{type(retain).__name__}."
+            "forget and retain must both be ActivationStats, both NeuronValues or both HeadValues, but they are "
+            f"{type(forget).__name__} and {type(retain).__name__}."
         )
     forget.layout.require_same(retain.layout, "the retain importances")
     for key in ("model", "metric", "aggregate"):
-        here, there = forget.about.get(key), retain.about.get(key)
-        if here and there and here != there:
-            raise SpLensError(f"these importances differ in their {key}, {here!r} and {there!r}: make both alike.")
-
-
-def _ratio(forget: Values, retain: Values, eps: Mapping[Site, float]) -> Values:
-    tensors = {}
-    for group in forget.layout:
-        above = forget[group.name].clamp(min=0)
-        below = retain[group.name].clamp(min=0) + eps[group.site]
-        # 0 / 0 where eps is 0 and a neuron never fires on either side: it is no more forget than retain.
-        tensors[group.name] = (above / below).masked_fill((above == 0) & (below == 0), 0)
-    about = {**forget.about, "corpora": [forget.about.get("corpora"), retain.about.get("corpora")], "eps": dict(eps)}
-    return type(forget)(forget.layout, tensors, about)
+        forget_value, retain_value = forget.about.get(key), retain.about.get(key)
+        if forget_value and retain_value and forget_value != retain_value:
+            raise SpLensError(
+                f"the importances differ in their {key}: {forget_value!r} for forget and {retain_value!r} for retain. "
+                "Compute both in the same way."
+            )

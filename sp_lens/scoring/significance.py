@@ -1,4 +1,4 @@
-"""Which neurons are specialised beyond chance: folds of documents swapped between the two corpora."""
+"""Test which neurons are specialised to one of two corpora: a permutation test over folds of documents."""
 
 import itertools
 import math
@@ -24,19 +24,21 @@ from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import METRICS, Metric, Side
 
 _SIGNS: dict[Side, int] = {"forget": 1, "retain": -1}
-_AT_ONCE = 1000  # permutations that are worked on together: a few hundred megabytes for wide layers
+_CHUNK = 1000  # Permutations computed at once, which takes a few hundred megabytes for wide layers.
 _PARTS = ("statistic", "p_values", "adjusted")
 
 
 @dataclass(frozen=True, eq=False)
 class SpecialisationTest:
-    """Each neuron's test for a difference between two corpora, and which neurons pass at a false discovery rate.
+    """The result of `specialisation_test`: which neurons differ between two corpora at a false discovery rate.
 
     Attributes:
-        statistic: Welch's t of the importances over folds; above 0 where a neuron does more on the forget corpus.
-        p_values: the share of the permutations whose |t| is as large.
-        adjusted: the false discovery rate at which the neuron is just counted as specialised.
-        rate: the false discovery rate that `mask` and `frame` hold.
+        statistic: Welch's t statistic of each neuron's importances over folds. Positive if the importance is larger on
+            the forget corpus.
+        p_values: Fraction of the permutations whose |t| is at least as large as the observed one.
+        adjusted: P-values adjusted for the number of neurons (Benjamini & Hochberg 1995): the smallest false discovery
+            rate at which the neuron counts as specialised.
+        rate: False discovery rate that `mask` and `frame` use.
     """
 
     statistic: NeuronValues
@@ -50,19 +52,23 @@ class SpecialisationTest:
         return self.statistic.layout
 
     def mask(self, side: Side | None = None) -> NeuronMask:
-        """The specialised neurons: for either corpus, or for the forget or the retain corpus alone."""
+        """Return the specialised neurons as a mask.
+
+        Args:
+            side: "forget" or "retain" for the neurons that are more important on that corpus. None selects both.
+        """
         if side is not None:
             check_choice("side", side, _SIGNS)
         tensors = {}
         for name in self.layout.names:
-            chosen = self.adjusted[name] <= self.rate
-            tensors[name] = chosen if side is None else chosen & (self.statistic[name].sign() == _SIGNS[side])
+            specialised = self.adjusted[name] <= self.rate
+            tensors[name] = specialised if side is None else specialised & (self.statistic[name].sign() == _SIGNS[side])
         return NeuronMask(self.layout, tensors, {**self.statistic.about, "rate": self.rate})
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head, neuron, statistic, p_value, adjusted, specialised, side.
+        """Return one row per neuron: site, layer, head, neuron, statistic, p_value, adjusted, specialised, side.
 
-        `side` is the corpus on which the neuron does more, missing where it is not specialised.
+        `side` is the corpus on which the neuron is more important. It is missing if the neuron is not specialised.
         """
         frame = self.statistic.frame().rename(columns={"value": "statistic"})
         frame["p_value"], frame["adjusted"] = self.p_values.frame()["value"], self.adjusted.frame()["value"]
@@ -71,17 +77,17 @@ class SpecialisationTest:
         return frame.assign(side=pd.Categorical.from_codes(codes, categories=["forget", "retain"]))
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
         tensors = {f"{part}/{name}": getattr(self, part)[name] for part in _PARTS for name in self.layout.names}
         header = {"layout": self.layout.to_json(), "about": self.statistic.about, "rate": self.rate}
         save_tensors(path, "SpecialisationTest", tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "SpecialisationTest":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
         wanted = {"layout": Any, "about": ABOUT, "rate": float}
         with opened(path, "SpecialisationTest", wanted) as (tensors, header):
@@ -92,8 +98,8 @@ class SpecialisationTest:
             return cls(statistic, p_values, adjusted, header["rate"])
 
     def __repr__(self) -> str:
-        chosen = self.mask().count()
-        return f"SpecialisationTest({chosen} of {self.layout.neurons} at a false discovery rate of {self.rate})"
+        specialised = self.mask().count()
+        return f"SpecialisationTest({specialised} of {self.layout.neurons} at a false discovery rate of {self.rate})"
 
 
 def specialisation_test(
@@ -106,120 +112,129 @@ def specialisation_test(
     seed: int = 0,
     progress: bool = True,
 ) -> SpecialisationTest:
-    """Which neurons matter more for one corpus than for the other, beyond what chance makes of so many neurons.
+    """Test which neurons are more important on one corpus than on the other, with control of the false discovery rate.
 
-    Were a neuron as important on both corpora, it would not matter which folds of documents are called forget. So
-    folds are swapped between the two at random, and a neuron's p-value is the share of the permutations that set its
-    importances as far apart as they are. Far apart is measured by Welch's t over folds, and not by the score: it
-    allows for the corpora to vary differently and to be of different sizes (Chung & Romano 2013), where a plain
-    difference calls too much specialised, and it needs no eps. Both directions count. The rate holds exactly for two
-    corpora of one kind and size; simulated with twice as many documents on one side, 5 % were 6 %.
+    The null hypothesis is that a neuron is equally important on both corpora. It would then not matter which folds of
+    documents are labelled forget and which retain. The test permutes these labels: the p-value of a neuron is the
+    fraction of permutations in which its importances differ at least as much as observed, in either direction.
 
-    Of all p-values together, those are taken at which the false discovery rate, the expected share of wrong ones among
-    the neurons called specialised, is at most `rate` (Benjamini & Hochberg 1995, scipy's `false_discovery_control`).
-    Specialised means surely different, not very different: with enough text nearly all neurons are. How different is
-    the score, with its interval (`uncertainty`).
+    The difference is measured by Welch's t over folds, not by the score. Welch's t needs no eps and allows the corpora
+    to have different variances and sizes (Chung & Romano 2013); a plain difference of means would call too many neurons
+    specialised. The error rate is exact for two corpora of the same kind and size. In a simulation with twice as many
+    documents in one corpus, a rate of 5 % became 6 %.
 
-    `scipy.stats.permutation_test` gives the same p-values; it moves all data for each permutation, here each is one
-    row of a matrix product.
+    The p-values of all neurons are then adjusted together, so that the expected fraction of false discoveries among the
+    neurons called specialised is at most `rate` (Benjamini & Hochberg 1995). Specialised means that there is a
+    difference, not that it is large: with enough text, nearly all neurons are specialised. The score and its confidence
+    interval (`uncertainty`) measure how large the difference is.
+
+    `scipy.stats.permutation_test` returns the same p-values. It rearranges the data for each permutation, whereas here
+    each permutation is one row of a matrix product.
 
     Args:
-        forget: statistics by folds, `collect(model, corpus, folds=20)`.
-        retain: the same of the other corpus.
-        metric: "abs", "rms", "std" or "freq" (Definition 1).
-        rate: false discovery rate.
-        permutations: how many are drawn; all are gone through where there are no more. No p-value is below
-            1 / (1 + permutations), so that of n neurons, fewer than n / (rate * permutations) are never called
-            specialised: draw more where few are expected.
-        seed: of the permutations.
-        progress: show a bar.
+        forget: Statistics with folds, `collect(model, corpus, folds=20)`.
+        retain: The same for the other corpus.
+        metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
+        rate: False discovery rate, between 0 and 1.
+        permutations: Number of random permutations. If there are no more distinct ones than this, each is used once.
+            The smallest possible p-value is 1 / (1 + permutations), so among n neurons, a set of fewer than
+            n / (rate * permutations) specialised ones is never found. Increase this number if few are expected.
+        seed: Seed of the random permutations.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A `SpecialisationTest`: `mask()` contains the specialised neurons and `frame()` one row per neuron.
 
     Raises:
-        SpLensError: for statistics without folds or of different models, an unknown metric, a rate that is no share,
-            and fewer permutations than 1 / rate.
+        SpLensError: If the statistics have no folds or come from different models, the metric is unknown, the rate is
+            not between 0 and 1, or there are fewer permutations than 1 / rate.
     """
     check_choice("metric", metric, METRICS)
     if not 0 < rate < 1:
-        raise SpLensError(f"rate {rate}: expected a share between 0 and 1, such as 0.05.")
+        raise SpLensError(f"rate is {rate}: expected a number between 0 and 1, such as 0.05.")
     if permutations < 1 / rate:
-        raise SpLensError(f"permutations={permutations}: expected {math.ceil(1 / rate)} or more for a rate of {rate}.")
+        raise SpLensError(f"permutations is {permutations}: a rate of {rate} needs {math.ceil(1 / rate)} or more.")
     require_folds(forget, retain)
-    labels, complete = _labels(len(forget.folds), len(retain.folds), permutations, seed)
-    observed = torch.cat([torch.ones(len(forget.folds)), torch.zeros(len(retain.folds))]).double()[None]
-    both = (forget, retain)
+    corpora = (forget, retain)
+    observed_labels = torch.cat([torch.ones(len(forget.folds)), torch.zeros(len(retain.folds))]).double()[None]
+    labels, all_permutations = _permuted_labels(len(forget.folds), len(retain.folds), permutations, seed)
+    # A random sample of permutations does not contain the observed labels, which are one of the possible ones.
+    uncounted = 0 if all_permutations else 1
+    tokens = torch.tensor([fold.count for stats in corpora for fold in stats.folds], dtype=torch.float64)
     statistic: dict[str, torch.Tensor] = {}
     p_values: dict[str, torch.Tensor] = {}
     for name in tqdm(forget, desc="permutations", unit=" groups", disable=not progress):
-        sides = [[fold[name] for fold in side.folds] for side in both]
-        amounts = torch.cat([_amounts(folds, whole[name], metric) for folds, whole in zip(sides, both, strict=True)])
-        tokens = torch.tensor([fold.count for folds in sides for fold in folds], dtype=torch.float64)
-        statistic[name] = _welch(observed, amounts, tokens)[0]
-        # As large, up to the rounding of a sum in another order.
-        floor = statistic[name].abs() * (1 - 1e-9)
-        as_large = torch.full_like(floor, not complete)  # as they are is one of the ways, if not among those drawn
-        for part in labels.split(_AT_ONCE):
-            as_large += (_welch(part, amounts, tokens).abs() >= floor).sum(dim=0)
-        p_values[name] = as_large / (len(labels) + (not complete))
-    about = {**forget.about, "corpora": [side.about.get("corpora") for side in (forget, retain)], "metric": metric}
-    about |= {"permutations": len(labels), "seed": None if complete else seed}
-    t, p, adjusted = (NeuronValues(forget.layout, one, about) for one in (statistic, p_values, _adjusted(p_values)))
-    return SpecialisationTest(t, p, adjusted, rate)
+        sums = torch.cat([_fold_sums([fold[name] for fold in stats.folds], stats[name], metric) for stats in corpora])
+        statistic[name] = _welch_t(observed_labels, sums, tokens)[0]
+        threshold = statistic[name].abs() * (1 - 1e-9)  # the order of summation changes t by rounding errors
+        as_large = torch.full_like(threshold, uncounted)
+        for chunk in labels.split(_CHUNK):
+            as_large += (_welch_t(chunk, sums, tokens).abs() >= threshold).sum(dim=0)
+        p_values[name] = as_large / (len(labels) + uncounted)
+    about = {**forget.about, "corpora": [stats.about.get("corpora") for stats in corpora], "metric": metric}
+    about |= {"permutations": len(labels), "seed": None if all_permutations else seed}
+    parts = (statistic, p_values, _adjusted(p_values))
+    return SpecialisationTest(*(NeuronValues(forget.layout, part, about) for part in parts), rate)
 
 
-def _labels(forget: int, retain: int, permutations: int, seed: int) -> tuple[Float[torch.Tensor, "draw fold"], bool]:
-    """1 for the folds that are called forget; all ways to call so many that, if they are few enough, or some."""
+def _permuted_labels(
+    forget: int, retain: int, permutations: int, seed: int
+) -> tuple[Float[torch.Tensor, "permutation fold"], bool]:
+    """Return labels, 1 for forget folds and 0 for retain folds, and whether they are all the possible ones."""
     folds = forget + retain
-    if complete := math.comb(folds, forget) <= permutations:
-        chosen = torch.tensor(list(itertools.combinations(range(folds), forget)))
+    if all_permutations := math.comb(folds, forget) <= permutations:
+        forget_folds = torch.tensor(list(itertools.combinations(range(folds), forget)))
     else:
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.rand(permutations, folds, generator=generator).argsort(dim=1)[:, :forget]
-    return torch.zeros(len(chosen), folds, dtype=torch.float64).scatter_(1, chosen, 1), complete
+        forget_folds = torch.rand(permutations, folds, generator=generator).argsort(dim=1)[:, :forget]
+    labels = torch.zeros(len(forget_folds), folds, dtype=torch.float64).scatter_(1, forget_folds, 1)
+    return labels, all_permutations
 
 
-def _amounts(folds: list[Moments], whole: Moments, metric: Metric) -> Float[torch.Tensor, "fold neuron"]:
-    """What each fold adds to the sum that the importance (of rms and std its square) is the mean of.
+def _fold_sums(folds: list[Moments], corpus: Moments, metric: Metric) -> Float[torch.Tensor, "fold neuron"]:
+    """Return, for each fold, the sum over its tokens whose mean is the importance (its square for "rms" and "std").
 
-    Of std that is (z - mean z)^2 with the mean of the neuron's own corpus, as in Levene's test: two corpora that differ
-    in their means alone are not different here.
+    For "std" this is the sum of (z - mean z)^2 with the mean of the neuron on its own corpus, as in Levene's test, so
+    two corpora that differ only in their means are not different.
     """
     match metric:
         case "abs":
-            amounts = [fold.absolute for fold in folds]
+            sums = [fold.absolute for fold in folds]
         case "freq":
-            amounts = [fold.positive for fold in folds]
+            sums = [fold.positive for fold in folds]
         case "rms":
-            amounts = [fold.squares + fold.count * fold.mean**2 for fold in folds]
+            sums = [fold.squares + fold.count * fold.mean**2 for fold in folds]
         case "std":
-            amounts = [fold.squares + fold.count * (fold.mean - whole.mean) ** 2 for fold in folds]
-    return torch.stack(amounts).double().cpu()
+            sums = [fold.squares + fold.count * (fold.mean - corpus.mean) ** 2 for fold in folds]
+    return torch.stack(sums).double().cpu()
 
 
-def _welch(
-    labels: Float[torch.Tensor, "draw fold"],
-    amounts: Float[torch.Tensor, "fold neuron"],
+def _welch_t(
+    labels: Float[torch.Tensor, "permutation fold"],
+    sums: Float[torch.Tensor, "fold neuron"],
     tokens: Float[torch.Tensor, " fold"],
-) -> Float[torch.Tensor, "draw neuron"]:
-    """Welch's t of the means a token on the folds labelled 1 and on those labelled 0.
+) -> Float[torch.Tensor, "permutation neuron"]:
+    """Compute Welch's t between the folds labelled 1 and those labelled 0, for the mean per token.
 
-    A mean a token is a ratio of two sums over folds, so its variance is that of amount - ratio * tokens.
+    A mean per token is a ratio of two sums over folds, so its variance is that of sum - mean * tokens.
     """
-    # About the mean of all, which changes no difference and keeps the squares from cancelling.
-    amounts = amounts - amounts.sum(dim=0) / tokens.sum() * tokens[:, None]
-    squares, products = amounts.square(), amounts * tokens[:, None]
+    # Subtracting the overall mean changes no difference and prevents cancellation in the squares.
+    sums = sums - sums.sum(dim=0) / tokens.sum() * tokens[:, None]
+    squares, products = sums.square(), sums * tokens[:, None]
     means, variances = [], []
-    for side in (labels, 1 - labels):
-        total, count = (side @ tokens)[:, None], side.sum(dim=1, keepdim=True)
-        mean = side @ amounts / total
-        rest = side @ squares - 2 * mean * (side @ products) + mean**2 * (side @ tokens**2)[:, None]
+    for selected in (labels, 1 - labels):
+        total, count = (selected @ tokens)[:, None], selected.sum(dim=1, keepdim=True)
+        mean = selected @ sums / total
+        residual = selected @ squares - 2 * mean * (selected @ products) + mean**2 * (selected @ tokens**2)[:, None]
         means.append(mean)
-        variances.append(rest.clamp(min=0) / total**2 * count / (count - 1))
+        variances.append(residual.clamp(min=0) / total**2 * count / (count - 1))
     difference = means[0] - means[1]
     return (difference / (variances[0] + variances[1]).sqrt()).masked_fill(difference == 0, 0)
 
 
 def _adjusted(p_values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    from scipy.stats import false_discovery_control  # here and not above: it takes a second to import
+    """Adjust the p-values of all neurons together (Benjamini & Hochberg 1995)."""
+    from scipy.stats import false_discovery_control  # imported here because it takes a second to import
 
     flat = torch.from_numpy(false_discovery_control(torch.cat(list(p_values.values())).numpy()))
-    return dict(zip(p_values, flat.split([len(one) for one in p_values.values()]), strict=True))
+    return dict(zip(p_values, flat.split([len(values) for values in p_values.values()]), strict=True))

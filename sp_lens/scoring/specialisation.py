@@ -1,4 +1,4 @@
-"""Which corpus each neuron matters most for, of two or more: Definition 2 with all the others as what is retained."""
+"""Compute how specific every neuron is to each of two or more corpora (Definition 2, one corpus against the others)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,21 +18,24 @@ from sp_lens.statistics.activation_stats import ActivationStats
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import EPS, Metric, Site
 
-# Columns of the frames; a corpus of one of these names would hide it.
+# Columns of the frames, which cannot be the label of a corpus.
 _COLUMNS = ("site", "layer", "head", "neuron", "value", "corpus", "specificity", "neurons", "share")
 
 
 @dataclass(frozen=True, eq=False)
 class Specialisation(Mapping[str, NeuronValues]):
-    """The scores of every neuron for each corpus against the others, by corpus.
+    """The scores of every neuron for each of several corpora against the others: a mapping from corpus to scores.
 
-    The score for a corpus c is Importance(c, n) / (mean of Importance(d, n) over the other corpora d + eps):
-    of two corpora, the score of Definition 2. `special["code"].top(0.02, site="mlp")` is the mask of the
-    neurons most specific to code, to ablate or prune.
+    The score of a neuron n for a corpus c is
+
+        Importance(c, n) / (mean of Importance(d, n) over the other corpora d + eps)
+
+    For two corpora this is Definition 2. `special["code"].top(0.02, site="mlp")` returns the mask of the neurons that
+    are most specific to the corpus "code", for ablation or pruning.
 
     Attributes:
-        importances: label -> importances (Definition 1) of all neurons on that corpus.
-        eps: by site, added to the mean importance on the other corpora.
+        importances: Importances of all neurons (Definition 1) by the label of the corpus.
+        eps: Constant added to the mean importance on the other corpora, by site.
     """
 
     importances: Mapping[str, NeuronValues]
@@ -45,8 +48,10 @@ class Specialisation(Mapping[str, NeuronValues]):
 
     def __getitem__(self, corpus: str) -> NeuronValues:
         if corpus not in self.importances:
-            raise SpLensError(f"no corpus {corpus!r}: there are {', '.join(map(repr, self.importances))}.")
-        return score(self.importances[corpus], self._others(corpus), eps=self.eps)
+            raise SpLensError(
+                f"there is no corpus {corpus!r}: the corpora are {', '.join(map(repr, self.importances))}."
+            )
+        return score(self.importances[corpus], self._mean_of_others(corpus), eps=self.eps)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.importances)
@@ -55,14 +60,14 @@ class Specialisation(Mapping[str, NeuronValues]):
         return len(self.importances)
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head, neuron, its score for each corpus, corpus, specificity.
+        """Return one row per neuron: site, layer, head, neuron, one score per corpus, corpus, specificity.
 
-        `corpus` is the one with the highest score, the first of equals, and missing where every score is 0
-        (a neuron that never fires); `specificity` is that score.
+        `corpus` is the corpus with the highest score, and the first of several with the same score. It is missing if
+        all scores are 0 (the neuron never fires). `specificity` is the highest score.
         """
         scores = {corpus: values.frame() for corpus, values in self.items()}
         frame = next(iter(scores.values())).drop(columns="value")
-        columns = np.column_stack([one["value"] for one in scores.values()])  # [neuron corpus]
+        columns = np.column_stack([values["value"] for values in scores.values()])  # [neuron corpus]
         highest = columns.max(axis=1)
         codes = np.where(highest > 0, columns.argmax(axis=1), -1)
         return frame.assign(
@@ -72,58 +77,59 @@ class Specialisation(Mapping[str, NeuronValues]):
         )
 
     def counts(self, *, above: float = 2.0) -> pd.DataFrame:
-        """How many neurons are most specific to each corpus, layer by layer.
+        """Count the neurons that are most specific to each corpus, by site and layer.
 
         Args:
-            above: count those whose specificity is above this; 2 is twice as important as on the others.
+            above: Threshold of the specificity. Only neurons above it count; 2 means twice as important as on the
+                other corpora.
 
         Returns:
-            One row a site, layer and corpus: site, layer, corpus, neurons, share (of the neurons of that
+            One row per site, layer and corpus: site, layer, corpus, neurons, share (fraction of the neurons of that
             site and layer).
         """
         frame = self.frame()
         specific = frame.loc[frame["specificity"] > above]
         counts = specific.groupby(["site", "layer", "corpus"], observed=True).size()
-        places = [(group.site, group.layer, corpus) for group in self.layout for corpus in self]
-        width = [group.width for group in self.layout for _ in self]
-        table = pd.DataFrame(places, columns=["site", "layer", "corpus"])
-        neurons = counts.reindex(pd.MultiIndex.from_tuples(places), fill_value=0).to_numpy()
-        return table.assign(neurons=neurons, share=neurons / np.array(width))
+        keys = [(group.site, group.layer, corpus) for group in self.layout for corpus in self]
+        widths = np.array([group.width for group in self.layout for _ in self])
+        neurons = counts.reindex(pd.MultiIndex.from_tuples(keys), fill_value=0).to_numpy()
+        table = pd.DataFrame(keys, columns=["site", "layer", "corpus"])
+        return table.assign(neurons=neurons, share=neurons / widths)
 
     def overlap(self, fraction: float = 0.02, *, site: Site = "mlp") -> pd.DataFrame:
-        """How much the neurons most specific to one corpus matter on each: what pruning them takes away.
+        """Compute how much of the importance on each corpus belongs to the neurons most specific to each corpus.
+
+        This is the part of the importance that pruning these neurons removes.
 
         Args:
-            fraction: of all neurons of the site, the top of the scores.
-            site: "mlp" or "attn".
+            fraction: Fraction of all neurons of the site to select, those with the highest scores.
+            site: Neurons to compare, "mlp" or "attn".
 
         Returns:
-            A row for the corpus that neurons are specific to, a column for the corpus they are measured on:
-            their share of the summed importance of all neurons of the site. Neurons that are specific to
-            nothing would have `fraction` in every column.
+            A frame whose rows are the corpora that the selected neurons are specific to, and whose columns are the
+            corpora that their importance is measured on. Values are fractions of the summed importance of all neurons
+            of the site. Neurons that are not specific to any corpus would have `fraction` in every column.
 
         Raises:
-            SpLensError: when nothing would be chosen, or no neuron of the site has an importance above 0 on a
-                corpus.
+            SpLensError: If the fraction selects no neuron, or all importances of the site are 0 on a corpus.
         """
-        totals = {corpus: _flat(values.select(site)) for corpus, values in self.importances.items()}
-        if silent := [corpus for corpus, values in totals.items() if not values.any()]:
+        importances = {corpus: _concatenated(values.select(site)) for corpus, values in self.importances.items()}
+        if silent := [corpus for corpus, values in importances.items() if not values.any()]:
             raise SpLensError(
-                f"the importances of all {site} neurons on {silent[0]!r} are 0, so there is nothing to have a share "
-                "of: collect more text, or choose another metric."
+                f"the importances of all {site} neurons on {silent[0]!r} are 0, so fractions of their sum are "
+                "undefined: collect more text, or choose another metric."
             )
         rows = {}
         for corpus, scores in self.items():
-            mask = scores.top(fraction, site=site)
-            chosen = np.concatenate([mask[name].cpu().numpy() for name in mask])
-            rows[corpus] = {other: values[chosen].sum() / values.sum() for other, values in totals.items()}
+            selected = _concatenated(scores.top(fraction, site=site))
+            rows[corpus] = {other: values[selected].sum() / values.sum() for other, values in importances.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(self))
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
         tensors = {
-            f"{place}/{name}": values[name]
-            for place, values in enumerate(self.importances.values())
+            f"{number}/{name}": values[name]
+            for number, values in enumerate(self.importances.values())
             for name in self.layout.names
         }
         about = {corpus: dict(values.about) for corpus, values in self.importances.items()}
@@ -132,26 +138,26 @@ class Specialisation(Mapping[str, NeuronValues]):
 
     @classmethod
     def load(cls, path: str | Path) -> "Specialisation":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
         wanted = {"layout": Any, "about": Mapping[str, ABOUT], "eps": Mapping[str, float]}
         with opened(path, "Specialisation", wanted) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             importances = {
-                corpus: NeuronValues(layout, {name: tensors[f"{place}/{name}"] for name in layout.names}, about)
-                for place, (corpus, about) in enumerate(header["about"].items())
+                corpus: NeuronValues(layout, {name: tensors[f"{number}/{name}"] for name in layout.names}, about)
+                for number, (corpus, about) in enumerate(header["about"].items())
             }
             _check_labels(importances)
             return cls(importances, eps_by_site(header["eps"]))
 
-    def _others(self, corpus: str) -> NeuronValues:
-        """The mean importances on the other corpora."""
+    def _mean_of_others(self, corpus: str) -> NeuronValues:
+        """Average the importances over all corpora but this one."""
         others = [values for label, values in self.importances.items() if label != corpus]
         means = {name: torch.stack([values[name] for values in others]).mean(dim=0) for name in self.layout.names}
-        corpora = [one for values in others for one in values.about.get("corpora", [])]
+        corpora = [source for values in others for source in values.about.get("corpora", [])]
         return NeuronValues(self.layout, means, {**others[0].about, "corpora": corpora})
 
     def __repr__(self) -> str:
@@ -164,26 +170,29 @@ def specialisation(
     metric: Metric = "abs",
     eps: float | Mapping[Site, float] = EPS,
 ) -> Specialisation:
-    """How specific every neuron is to each of two or more corpora.
+    """Compute how specific every neuron is to each of two or more corpora.
+
+    The score of a neuron for a corpus is its importance there, divided by its mean importance on the other corpora plus
+    eps. For two corpora this is the score of Definition 2 in both directions.
 
     Args:
-        stats_by_corpus: label -> statistics of one model, as `collect` returns them.
-        metric: "abs", "rms", "std" or "freq" (Definition 1).
-        eps: added to the mean importance on the other corpora, one number or one by site; the default is that of
-            `score`.
+        stats_by_corpus: Statistics of one model by a label of the corpus, as `collect` returns them.
+        metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
+        eps: Constant added to the mean importance on the other corpora: one number, or one number per site. The
+            defaults are those of `score`.
 
     Returns:
-        `Specialisation`, a mapping from each corpus to the scores for it against the others.
+        A `Specialisation`, a mapping from each corpus to the scores for it against the others.
 
     Raises:
-        SpLensError: when there are fewer than two corpora, something that is no statistics, statistics of
-            different models, an unknown metric, a negative eps, or a label that is a column of the frames.
+        SpLensError: If there are fewer than two corpora, a value is not an ActivationStats, the statistics come from
+            different models, the metric is unknown, eps is negative, or a label is the name of a column of the frames.
 
     Example:
         >>> z = torch.tensor([[2.0, 0.0, 1.0]])
         >>> stats = {
-        ...     label: ActivationStats.from_cache({"blocks.0.mlp.hook_post": z.roll(place)[None]})
-        ...     for place, label in enumerate(["python", "novels", "chess"])
+        ...     label: ActivationStats.from_cache({"blocks.0.mlp.hook_post": z.roll(shift)[None]})
+        ...     for shift, label in enumerate(["python", "novels", "chess"])
         ... }
         >>> specialisation(stats, eps=0).frame()[["neuron", "python", "novels", "chess", "corpus", "specificity"]]
            neuron  python  novels  chess  corpus  specificity
@@ -193,8 +202,10 @@ def specialisation(
     """
     by_site = eps_by_site(eps)
     if not isinstance(stats_by_corpus, Mapping) or isinstance(stats_by_corpus, ActivationStats):
-        kind = type(stats_by_corpus).__name__
-        raise SpLensError(f"expected {{label: ActivationStats}}, got {kind}: say {{'code': stats, 'prose': other}}.")
+        raise SpLensError(
+            f"expected a mapping from labels to ActivationStats, got {type(stats_by_corpus).__name__}: "
+            "pass {'code': code_stats, 'prose': prose_stats}."
+        )
     _check_labels(stats_by_corpus)
     first = next(iter(stats_by_corpus.values()))
     for label, stats in stats_by_corpus.items():
@@ -205,12 +216,16 @@ def specialisation(
 
 
 def _check_labels(by_corpus: Mapping[str, Any]) -> None:
-    """Refuse fewer than two corpora, and labels that columns of the frames have."""
+    """Raise SpLensError if there are fewer than two corpora, or a label is not text or is the name of a column."""
     if len(by_corpus) < 2:
-        raise SpLensError(f"{len(by_corpus)} corpora: expected two or more, {{label: ActivationStats}}.")
-    if unfit := [label for label in by_corpus if not isinstance(label, str) or label in _COLUMNS]:
-        raise SpLensError(f"a corpus is called {unfit[0]!r}: expected words, and none of the columns {_COLUMNS}.")
+        raise SpLensError(
+            f"the number of corpora is {len(by_corpus)}: pass statistics of two or more, {{label: ActivationStats}}."
+        )
+    if invalid := [label for label in by_corpus if not isinstance(label, str) or label in _COLUMNS]:
+        raise SpLensError(
+            f"a corpus has the label {invalid[0]!r}: expected a string that is none of the column names {_COLUMNS}."
+        )
 
 
-def _flat(values: NeuronValues) -> np.ndarray:
-    return np.concatenate([values[name].cpu().numpy() for name in values])
+def _concatenated(tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
+    return np.concatenate([tensor.cpu().numpy() for tensor in tensors.values()])

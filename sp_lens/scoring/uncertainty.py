@@ -1,4 +1,4 @@
-"""How sure an importance or a score is: standard errors and intervals over documents, from statistics by folds."""
+"""Compute standard errors and confidence intervals of importances and scores with the jackknife over folds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
-from sp_lens.neurons.layout import Layout, NeuronGroup
+from sp_lens.neurons.layout import Layout
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.values import NeuronValues
 from sp_lens.scoring.score import eps_by_site, score
@@ -23,13 +23,13 @@ _PARTS = ("values", "standard_error", "low", "high")
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """The importance or the score of every neuron, its standard error, and its confidence interval.
+    """The importance or the score of every neuron with its standard error and its confidence interval.
 
     Attributes:
-        values: as `importance` or `score` returns them.
-        standard_error: by the jackknife over folds of documents.
-        low: the lower ends of the intervals.
-        high: the upper ends.
+        values: The importances or scores, as `ActivationStats.importance` or `score` returns them.
+        standard_error: Jackknife standard errors over the folds of documents.
+        low: Lower ends of the confidence intervals.
+        high: Upper ends of the confidence intervals.
     """
 
     values: NeuronValues
@@ -43,25 +43,25 @@ class Uncertainty:
         return self.values.layout
 
     def select(self, site: Site) -> "Uncertainty":
-        """The part at one site."""
+        """Return the part of the result at one site."""
         return Uncertainty(*(getattr(self, part).select(site) for part in _PARTS))
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head, neuron, value, standard_error, low, high."""
-        others = {part: getattr(self, part).frame()["value"] for part in _PARTS[1:]}
-        return self.values.frame().assign(**others)
+        """Return one row per neuron with the columns site, layer, head, neuron, value, standard_error, low, high."""
+        columns = {part: getattr(self, part).frame()["value"] for part in _PARTS[1:]}
+        return self.values.frame().assign(**columns)
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
         tensors = {f"{part}/{name}": getattr(self, part)[name] for part in _PARTS for name in self.layout.names}
         save_tensors(path, "Uncertainty", tensors, {"layout": self.layout.to_json(), "about": self.values.about})
 
     @classmethod
     def load(cls, path: str | Path) -> "Uncertainty":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
         with opened(path, "Uncertainty", {"layout": Any, "about": ABOUT}) as (tensors, header):
             layout = Layout.from_json(header["layout"])
@@ -69,7 +69,7 @@ class Uncertainty:
             return cls(*(NeuronValues(layout, part, header["about"]) for part in parts))
 
     def __repr__(self) -> str:
-        return f"Uncertainty({self.values.about.get('level')} of {self.layout})"
+        return f"Uncertainty(level {self.values.about.get('level')}, {self.layout})"
 
 
 def uncertainty(
@@ -80,90 +80,104 @@ def uncertainty(
     eps: float | Mapping[Site, float] = EPS,
     level: float = 0.95,
 ) -> Uncertainty:
-    """Standard errors and confidence intervals of an importance, or of the score of two corpora.
+    """Compute the standard error and confidence interval of every importance, or of every score.
 
-    They say what other documents of the same kinds would have given. A document is the unit, not a token: the tokens of
-    one are alike, and intervals that take each token for new evidence are several times too short. Statistics by
-    folds of documents are enough for it, by the delete-one-fold jackknife; of a score, the two corpora are
-    independent, so the squares of their relative standard errors add up.
+    They describe how much the value would differ on other documents of the same kind. The statistical unit is the
+    document and not the token: the tokens of one document are alike, so intervals that treat each token as independent
+    evidence are several times too short. The standard error of an importance is that of the delete-one-fold jackknife.
+    For a score, the two corpora are independent, so the squares of their relative standard errors are added.
 
-    An interval is value * exp(± t * standard error / value): the logarithm of an importance or of a ratio is closer to
-    normal than the number itself, and the ends are never below 0. Student's t has the degrees of freedom of folds of
-    such sizes, fewer than folds - 1 where a few hold most tokens (Satterthwaite 1946). Simulated with 40 and with 120
-    documents, 95 % intervals hold the truth 93 to 97 times of 100 (the page Uncertainty).
+    The confidence interval is computed on the logarithm, whose distribution is closer to normal than that of an
+    importance or a ratio, and whose ends are never below 0:
+
+        value * exp(± t * standard_error / value)
+
+    Here t is the quantile of Student's t distribution. If a few folds hold most of the tokens, it has fewer degrees of
+    freedom than the number of folds minus 1 (Satterthwaite 1946). In simulations with 40 and with 120 documents,
+    95 % intervals contain the true value in 93 to 97 of 100 cases (see the page Uncertainty).
 
     Args:
-        forget: statistics by folds, `collect(model, corpus, folds=20)`.
-        retain: the same of the corpus that is kept, for the score (Definition 2); None for the importance on `forget`.
-        metric: "abs", "rms", "std" or "freq" (Definition 1).
-        eps: added to the retain importance, see `score`.
-        level: of confidence.
+        forget: Statistics with folds, `collect(model, corpus, folds=20)`.
+        retain: Statistics with folds of the retain corpus, for the score (Definition 2). None computes the uncertainty
+            of the importance on `forget` (Definition 1).
+        metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
+        eps: Constant added to the retain importance: one number, or one number per site (see `score`).
+        level: Confidence level, between 0 and 1.
 
     Returns:
-        `Uncertainty`: `.frame()` has a row a neuron. A neuron that never fires has the value 0, for sure. The interval
-        of an importance is of this corpus' kind of text, of all neurons each by itself: among many neurons, some lie
-        outside (`specialised` tests them all).
+        An `Uncertainty`. Its `frame()` has one row per neuron. A neuron that never fires has the value 0 and the
+        interval [0, 0]. The intervals are for texts of the kind of this corpus and for each neuron separately: among
+        many neurons, some true values are outside their interval. `specialisation_test` tests all neurons together.
 
     Raises:
-        SpLensError: for statistics without folds or of different models, an unknown metric, a negative eps, and a
-            level that is no share.
+        SpLensError: If the statistics have no folds or come from different models, the metric is unknown, eps is
+            negative, or the level is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise SpLensError(f"level {level}: expected a share between 0 and 1, such as 0.95.")
+        raise SpLensError(f"level is {level}: expected a number between 0 and 1, such as 0.95.")
     by_site = eps_by_site(eps)
-    sides = [forget] if retain is None else [forget, retain]
-    require_folds(*sides)
-    importances = [side.importance(metric) for side in sides]
+    corpora = [forget] if retain is None else [forget, retain]
+    require_folds(*corpora)
+    importances = [stats.importance(metric) for stats in corpora]
+    errors = [stats.standard_error(metric) for stats in corpora]
+    freedoms = [_degrees_of_freedom(stats) for stats in corpora]
     values = importances[0] if retain is None else score(forget, retain, metric=metric, eps=by_site)
-    errors = [side.standard_error(metric) for side in sides]
     parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in _PARTS}
     for group in forget.layout:
-        relative = [_relative(importances[0], errors[0], group, 0.0)]
+        name = group.name
+        relative = [_relative_error(importances[0][name], errors[0][name])]
         if retain is not None:
-            relative.append(_relative(importances[1], errors[1], group, by_site[group.site]))
-        value, freedom = values[group.name], _freedom(relative, [_freedom_of(side) for side in sides])
-        error = torch.stack(relative).square().sum(dim=0).sqrt()
-        reach = torch.exp(_quantile(level, freedom) * error)
-        for part, tensor in zip(_PARTS, (value, value * error, value / reach, value * reach), strict=True):
-            parts[part][group.name] = tensor
-    about = {**values.about, "level": level, "folds": [len(side.folds) for side in sides]}
+            relative.append(_relative_error(importances[1][name] + by_site[group.site], errors[1][name]))
+        relative_errors = torch.stack(relative)
+        value, relative_error = values[name], relative_errors.square().sum(dim=0).sqrt()
+        t = _student_t_quantile(level, _combined_degrees_of_freedom(relative_errors, freedoms))
+        factor = torch.exp(t * relative_error)
+        results = (value, value * relative_error, value / factor, value * factor)
+        for part, tensor in zip(_PARTS, results, strict=True):
+            parts[part][name] = tensor
+    about = {**values.about, "level": level, "folds": [len(stats.folds) for stats in corpora]}
     return Uncertainty(*(NeuronValues(forget.layout, parts[part], about) for part in _PARTS))
 
 
 def require_folds(forget: ActivationStats, retain: ActivationStats | None = None) -> None:
-    """Refuse what is no statistics by folds, and statistics of different models."""
-    for name, side in (("forget", forget), ("retain", retain)):
-        if side is None:
+    """Raise SpLensError unless these are statistics with folds, of one model."""
+    for name, stats in (("forget", forget), ("retain", retain)):
+        if stats is None:
             continue
-        if not isinstance(side, ActivationStats):
-            raise SpLensError(f"{name} is a {type(side).__name__}: expected ActivationStats, as collect() returns.")
-        side.require_folds()
-        forget.require_same_model(side)
+        if not isinstance(stats, ActivationStats):
+            raise SpLensError(f"{name} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
+        stats.require_folds()
+        forget.require_same_model(stats)
 
 
-def _relative(importance: NeuronValues, error: NeuronValues, group: NeuronGroup, eps: float) -> torch.Tensor:
-    """The standard error over what it is of; 0 where a neuron never fires."""
-    return (error[group.name] / (importance[group.name] + eps)).masked_fill(error[group.name] == 0, 0)
+def _relative_error(
+    value: Float[torch.Tensor, " neuron"], standard_error: Float[torch.Tensor, " neuron"]
+) -> Float[torch.Tensor, " neuron"]:
+    """Divide the standard error by the value. The result is 0 for a neuron that never fires."""
+    return (standard_error / value).masked_fill(standard_error == 0, 0)
 
 
-def _freedom_of(stats: ActivationStats) -> float:
-    """Degrees of freedom of a variance over folds of unequal sizes: folds - 1 where all are equal.
+def _degrees_of_freedom(stats: ActivationStats) -> float:
+    """Compute the degrees of freedom of a variance over folds of unequal size: folds - 1 if all are of equal size.
 
-    What a fold adds to the variance goes with the square of its tokens, as those of a document are alike.
+    The contribution of a fold to the variance is proportional to the square of its token count, as the tokens of a
+    document are alike.
     """
     squares = torch.tensor([fold.count for fold in stats.folds], dtype=torch.float64).square()
     return float(squares.sum() ** 2 / squares.square().sum()) - 1
 
 
-def _freedom(relative: list[Float[torch.Tensor, " neuron"]], of_sides: list[float]) -> Float[torch.Tensor, " neuron"]:
-    """Degrees of freedom of a sum of squared standard errors (Welch 1947), those of one side at least."""
-    squares = torch.stack(relative).square()
-    shares = (squares / squares.sum(dim=0)).nan_to_num(1 / len(relative))
-    return 1 / (shares.square() / torch.tensor(of_sides)[:, None]).sum(dim=0)
+def _combined_degrees_of_freedom(
+    errors: Float[torch.Tensor, "corpus neuron"], freedoms: list[float]
+) -> Float[torch.Tensor, " neuron"]:
+    """Compute the degrees of freedom of a sum of squared errors, given those of each corpus (Welch 1947)."""
+    squares = errors.square()
+    fractions = (squares / squares.sum(dim=0)).nan_to_num(1 / len(errors))
+    return 1 / (fractions.square() / torch.tensor(freedoms)[:, None]).sum(dim=0)
 
 
-def _quantile(level: float, freedom: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:
-    from scipy.special import stdtrit  # here and not above: scipy takes a while to import, and few need it
+def _student_t_quantile(level: float, freedom: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:
+    from scipy.special import stdtrit  # imported here because scipy takes long to import and few functions need it
 
     quantiles: Any = stdtrit(freedom.numpy(), (1 + level) / 2)
     return torch.from_numpy(quantiles)

@@ -1,4 +1,4 @@
-"""Neurons by corpora: against numpy and pandas, and what the figures of them hold."""
+"""`specialisation` compared with numpy and pandas, and the data in its figures."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sp_lens.statistics.moments import Moments
 
 pytestmark = pytest.mark.libraries
 
-plots: Any = sp.plots  # for calls that the type checker would refuse as well
+plots: Any = sp.plots  # untyped, for calls with invalid arguments
 LAYOUT = Layout(
     (
         NeuronGroup("attn", 0, 8, heads=2),
@@ -27,7 +27,7 @@ CORPORA = ("python", "C++", "novels")
 
 
 def activations(seed: int) -> dict[str, torch.Tensor]:
-    """Random activations of a few neurons that are strong and many that are weak."""
+    """Draw random activations [token neuron] for each group, of which a few neurons are strong and many are weak."""
     generator = torch.Generator().manual_seed(seed)
     return {
         group.name: torch.randn(40, group.width, generator=generator).abs()
@@ -40,14 +40,14 @@ Z = {corpus: activations(seed) for seed, corpus in enumerate(CORPORA)}
 
 
 def stats_of(z: dict[str, torch.Tensor], **about: Any) -> sp.ActivationStats:
-    return sp.ActivationStats(LAYOUT, {name: Moments.from_activations(one) for name, one in z.items()}, about)
+    return sp.ActivationStats(LAYOUT, {name: Moments.from_activations(tensor) for name, tensor in z.items()}, about)
 
 
 STATS = {corpus: stats_of(z, model="tiny", corpora=[{"source": corpus}]) for corpus, z in Z.items()}
 
 
 def table(eps: float = 0.01) -> pd.DataFrame:
-    """The scores by numpy alone: [neuron corpus], in the order of the layout."""
+    """Compute the scores [neuron corpus] with numpy alone, in the order of the layout."""
     means = {corpus: np.concatenate([z[name].abs().double().mean(dim=0) for name in z]) for corpus, z in Z.items()}
     columns = {
         corpus: mean / (np.mean([other for label, other in means.items() if label != corpus], axis=0) + eps)
@@ -56,7 +56,7 @@ def table(eps: float = 0.01) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def test_a_score_is_the_importance_over_the_mean_on_the_others() -> None:
+def test_a_score_is_the_importance_divided_by_the_mean_on_the_other_corpora() -> None:
     special = sp.specialisation(STATS, eps=0.01)
     assert list(special) == list(CORPORA)
     frame, expected = special.frame(), table()
@@ -64,11 +64,11 @@ def test_a_score_is_the_importance_over_the_mean_on_the_others() -> None:
     assert frame[list(CORPORA)].to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-5)
     assert frame["corpus"].tolist() == expected.idxmax(axis=1).tolist()
     assert frame["specificity"].tolist() == pytest.approx(expected.max(axis=1).tolist(), rel=1e-5)
-    places = [(group.site, group.layer, neuron) for group in LAYOUT for neuron in range(group.width)]
-    assert list(zip(frame["site"], frame["layer"], frame["neuron"], strict=True)) == places
+    keys = [(group.site, group.layer, neuron) for group in LAYOUT for neuron in range(group.width)]
+    assert list(zip(frame["site"], frame["layer"], frame["neuron"], strict=True)) == keys
 
 
-def test_of_two_corpora_it_is_definition_2() -> None:
+def test_scores_for_two_corpora_are_definition_2() -> None:
     forget, retain = STATS["python"], STATS["novels"]
     for metric in ("abs", "rms", "std", "freq"):
         special = sp.specialisation({"python": forget, "novels": retain}, metric=metric)
@@ -77,7 +77,7 @@ def test_of_two_corpora_it_is_definition_2() -> None:
         assert special["python"].about["eps"] == {"mlp": 1e-3, "attn": 1e-4}
 
 
-def test_the_scores_of_a_corpus_are_a_mask_to_prune() -> None:
+def test_the_top_scores_of_a_corpus_are_a_mask() -> None:
     mask = sp.specialisation(STATS, eps=0.01)["C++"].top(0.25, site="mlp")
     mlp = np.repeat([group.site == "mlp" for group in LAYOUT], [group.width for group in LAYOUT])
     scores = table()["C++"].to_numpy()[mlp]
@@ -86,7 +86,7 @@ def test_the_scores_of_a_corpus_are_a_mask_to_prune() -> None:
     assert scores[marked].min() > scores[~marked].max()
 
 
-def test_counts_by_site_layer_and_corpus() -> None:
+def test_counts_are_by_site_layer_and_corpus() -> None:
     counts = sp.specialisation(STATS, eps=0.01).counts(above=1.5)
     assert counts.columns.tolist() == ["site", "layer", "corpus", "neurons", "share"]
     assert len(counts) == 4 * 3
@@ -102,16 +102,16 @@ def test_counts_by_site_layer_and_corpus() -> None:
     assert counts["neurons"].sum() > 0
 
 
-def test_a_neuron_that_never_fires_is_of_no_corpus_and_equals_are_of_the_first() -> None:
+def test_a_silent_neuron_has_no_corpus_and_ties_go_to_the_first_corpus() -> None:
     z = torch.tensor([[0.0, 1.0, 2.0]])
-    stats = [sp.ActivationStats.from_cache({"blocks.0.mlp.hook_post": one[None]}) for one in (z, z, z * 0)]
+    stats = [sp.ActivationStats.from_cache({"blocks.0.mlp.hook_post": tensor[None]}) for tensor in (z, z, z * 0)]
     frame = sp.specialisation({"a": stats[0], "b": stats[1], "c": stats[2]}).frame()
     assert frame["corpus"].isna().tolist() == [True, False, False]
     assert frame["corpus"].tolist()[1:] == ["a", "a"]
     assert frame["specificity"][0] == 0
 
 
-def test_overlap_is_the_share_of_the_importance() -> None:
+def test_overlap_is_a_fraction_of_the_summed_importance() -> None:
     overlap = sp.specialisation(STATS, eps=0.01).overlap(0.25, site="mlp")
     mlp = np.repeat([group.site == "mlp" for group in LAYOUT], [group.width for group in LAYOUT])
     scores: Any = table()[mlp]
@@ -123,17 +123,17 @@ def test_overlap_is_the_share_of_the_importance() -> None:
                 [z.abs().double().mean(dim=0) for name, z in Z[corpus].items() if name.endswith("post")]
             )
             assert overlap.loc[specific, corpus] == pytest.approx(means[top].sum() / means.sum(), rel=1e-5)
-    everything = sp.specialisation(STATS).overlap(1, site="attn")
-    assert everything.to_numpy() == pytest.approx(np.ones((3, 3)))
+    all_neurons = sp.specialisation(STATS).overlap(1, site="attn")
+    assert all_neurons.to_numpy() == pytest.approx(np.ones((3, 3)))
 
 
-def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_specialisation_is_saved_and_loaded(tmp_path: Path) -> None:
     special = sp.specialisation(STATS, metric="rms", eps={"mlp": 0.5})
     special.save(tmp_path / "special.safetensors")
-    back = sp.Specialisation.load(tmp_path / "special.safetensors")
-    pd.testing.assert_frame_equal(back.frame(), special.frame())
-    assert back.eps == {"mlp": 0.5, "attn": 1e-4}
-    assert back["C++"].about == special["C++"].about
+    loaded = sp.Specialisation.load(tmp_path / "special.safetensors")
+    pd.testing.assert_frame_equal(loaded.frame(), special.frame())
+    assert loaded.eps == {"mlp": 0.5, "attn": 1e-4}
+    assert loaded["C++"].about == special["C++"].about
     with pytest.raises(sp.SpLensError, match="contains 'Specialisation', but a NeuronMask was expected"):
         sp.NeuronMask.load(tmp_path / "special.safetensors")
 
@@ -141,19 +141,19 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stats", "options", "message"),
     [
-        ({}, {}, "0 corpora: expected two or more"),
-        ({"a": STATS["python"]}, {}, "1 corpora: expected two or more"),
-        (STATS["python"], {}, "got ActivationStats: say {'code': stats"),
+        ({}, {}, "number of corpora is 0: pass statistics of two or more"),
+        ({"a": STATS["python"]}, {}, "number of corpora is 1: pass statistics of two or more"),
+        (STATS["python"], {}, "got ActivationStats: pass {'code': code_stats"),
         ([STATS["python"]], {}, "got list"),
         ({"a": STATS["python"], "b": 3}, {}, "'b' is a int: expected ActivationStats"),
-        ({"a": STATS["python"], "layer": STATS["C++"]}, {}, "a corpus is called 'layer'"),
-        ({"a": STATS["python"], 7: STATS["C++"]}, {}, "a corpus is called 7"),
+        ({"a": STATS["python"], "layer": STATS["C++"]}, {}, "a corpus has the label 'layer'"),
+        ({"a": STATS["python"], 7: STATS["C++"]}, {}, "a corpus has the label 7"),
         ({"a": STATS["python"], "b": stats_of(Z["C++"], model="other")}, {}, "different models"),
         (STATS, {"metric": "median"}, "unknown metric 'median'"),
-        (STATS, {"eps": -1}, "eps -1: expected numbers of 0 or more"),
+        (STATS, {"eps": -1}, "eps is -1: expected numbers of 0 or more"),
     ],
 )
-def test_specialisation_refuses(stats: Any, options: dict[str, Any], message: str) -> None:
+def test_invalid_input_raises_an_error(stats: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         sp.specialisation(stats, **options)
 
@@ -161,7 +161,7 @@ def test_specialisation_refuses(stats: Any, options: dict[str, Any], message: st
 # Figures
 
 
-def test_bars_are_the_share_of_each_layer_stacked_by_corpus() -> None:
+def test_bars_are_the_fractions_of_each_layer_stacked_by_corpus() -> None:
     special = sp.specialisation(STATS, eps=0.01)
     figure = sp.plots.specialisation_by_layer(special, above=1.5)
     counts = special.counts(above=1.5).set_index(["site", "corpus", "layer"])
@@ -187,7 +187,7 @@ def test_bars_are_the_share_of_each_layer_stacked_by_corpus() -> None:
     )
 
 
-def test_corpora_against_corpora_in_per_cent() -> None:
+def test_the_matrix_of_overlaps_is_in_per_cent() -> None:
     special = sp.specialisation(STATS, eps=0.01)
     figure = sp.plots.cross_importance(special, fraction=0.25)
     cells: Any = figure.data[0]
@@ -230,6 +230,6 @@ def test_corpora_against_corpora_in_per_cent() -> None:
         ),
     ],
 )
-def test_figures_of_specialisation_refuse(draw: Any, message: str) -> None:
+def test_figures_of_invalid_input_raise_an_error(draw: Any, message: str) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         draw(sp.specialisation(STATS))

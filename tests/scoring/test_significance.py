@@ -1,0 +1,94 @@
+"""The permutation test for specialised neurons, compared with `scipy.stats.permutation_test`."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from fold_stats import MLP, activations, flat, stats_of
+
+import sp_lens as sp
+from sp_lens.typing import METRICS
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_p_values_are_those_of_scipys_permutation_test(metric: Any) -> None:
+    """Uses all 252 ways to label 5 of 10 folds as forget. scipy permutes the indices of the folds."""
+    corpora = [activations(seed, folds=5, shift=seed) for seed in (0, 1)]
+    forget, retain = (stats_of(parts) for parts in corpora)
+    fold_sums = []
+    for parts in corpora:
+        centre = np.concatenate(parts).mean(0)
+        measure = {"abs": np.abs, "freq": lambda z: z > 0, "rms": np.square, "std": lambda z, c=centre: (z - c) ** 2}
+        fold_sums += [measure[metric](z).sum(0) for z in parts]
+    sums, sizes = np.array(fold_sums), np.array([len(z) for parts in corpora for z in parts])
+
+    def welch(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
+        means, variances = [], []
+        for folds in (first.astype(int), second.astype(int)):
+            count, tokens = len(folds), sizes[folds].sum()
+            mean = sums[folds].sum(0) / tokens
+            residuals = sums[folds] - mean * sizes[folds][:, None]
+            means.append(mean)
+            variances.append((residuals**2).sum(0) / tokens**2 * count / (count - 1))
+        return (means[0] - means[1]) / np.sqrt(variances[0] + variances[1])
+
+    test = sp.specialisation_test(forget, retain, metric=metric, progress=False)
+    np.testing.assert_allclose(flat(test.statistic), welch(np.arange(5), np.arange(5, 10)), rtol=1e-4)
+    for neuron in (0, 7, 15):
+        expected = scipy.stats.permutation_test(
+            (np.arange(5), np.arange(5, 10)), lambda one, two, neuron=neuron: np.abs(welch(one, two)[neuron]),
+            vectorized=False, n_resamples=10_000, alternative="greater",
+        )  # fmt: skip
+        assert flat(test.p_values)[neuron] == pytest.approx(expected.pvalue)
+    np.testing.assert_allclose(flat(test.adjusted), scipy.stats.false_discovery_control(flat(test.p_values)))
+    assert test.statistic.about["permutations"] == 252
+    assert test.statistic.about["seed"] is None
+
+
+def test_random_permutations_approximate_all_of_them() -> None:
+    forget, retain = (stats_of(activations(seed, folds=8, shift=seed / 3)) for seed in (0, 1))
+    complete = sp.specialisation_test(forget, retain, permutations=20_000, progress=False)
+    assert complete.statistic.about["permutations"] == len(list(itertools.combinations(range(16), 8)))
+    random = sp.specialisation_test(forget, retain, permutations=5000, seed=1, progress=False)
+    np.testing.assert_allclose(flat(random.p_values), flat(complete.p_values), atol=0.03)
+    assert flat(random.p_values).min() >= 1 / 5001
+    repeated = sp.specialisation_test(forget, retain, permutations=5000, seed=1, progress=False)
+    assert torch.equal(repeated.p_values[MLP.name], random.p_values[MLP.name])
+
+
+def test_the_masks_and_the_frame_name_the_corpus(tmp_path: Path) -> None:
+    corpora = [activations(0), activations(1)]
+    for parts, neuron in zip(corpora, (5, 9), strict=True):
+        for part in parts:
+            part[:, neuron] *= 20
+    test = sp.specialisation_test(*(stats_of(parts, model="tiny") for parts in corpora), progress=False)
+    assert test.mask("forget")[MLP.name].nonzero().flatten().tolist() == [1]
+    assert test.mask("retain")[MLP.name].nonzero().flatten().tolist() == [5]
+    assert test.mask().count() == 2
+    frame = test.frame()
+    assert frame.loc[frame["specialised"], "side"].tolist() == ["forget", "retain"]
+    test.save(tmp_path / "test.safetensors")
+    assert sp.SpecialisationTest.load(tmp_path / "test.safetensors").frame().equals(frame)
+    assert "2 of 16" in repr(test)
+
+
+def test_a_silent_neuron_is_not_specialised() -> None:
+    parts = activations(0)
+    for part in parts:
+        part[:, 0] = 0
+    test = sp.specialisation_test(stats_of(parts), stats_of(parts[::-1]), permutations=100, progress=False)
+    assert flat(test.p_values)[0] == 1
+
+
+def test_invalid_options_raise_an_error() -> None:
+    stats = stats_of(activations(0))
+    with pytest.raises(sp.SpLensError, match="rate is 5: expected a number between 0 and 1"):
+        sp.specialisation_test(stats, stats, rate=5)
+    with pytest.raises(sp.SpLensError, match=r"permutations is 10: a rate of 0\.05 needs 20 or more"):
+        sp.specialisation_test(stats, stats, permutations=10)
+    with pytest.raises(sp.SpLensError, match="unknown side 'both'"):
+        sp.specialisation_test(stats, stats, progress=False).mask("both")  # type: ignore[arg-type]
