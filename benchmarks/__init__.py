@@ -1,1 +1,1 @@
-"""What everything costs, as a ratio against a bare forward pass in the same run: `python -m benchmarks`."""
+"""Benchmarks of speed and memory, most of them relative to a bare forward pass: `python -m benchmarks`."""

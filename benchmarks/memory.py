@@ -1,4 +1,4 @@
-"""The memory that collecting takes beside the model, by the number of tokens."""
+"""Measure the memory that `collect` uses in addition to the model, for several numbers of tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,42 +13,42 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @torch.no_grad()
-def memory(made: Callable[..., Subject], tokens: tuple[int, ...]) -> list[Row]:
-    """MB above what is there before, at the peak; of a CPU on Linux, or of a GPU."""
+def memory(load_subject: Callable[..., Subject], token_counts: tuple[int, ...]) -> list[Row]:
+    """Measure the peak memory above that of the loaded model in MB, on a GPU or on a CPU under Linux."""
     if not torch.cuda.is_available() and not RESET.exists():
         return []
-    subject = made(batches=1)
+    subject = load_subject(batches=1)
     rows: list[Row] = []
-    subject.model(subject.batches[0][:1])  # weights are read from disk when they are first used
-    before = _now()
-    for count in tokens:
+    subject.model(subject.batches[0][:1])  # weights are read from disk on first use
+    before = _current()
+    for count in token_counts:
         repeats = -(-count // subject.batch_tokens)
-        _start()
+        _reset_peak()
         sp.collect(
             subject.model,
             (subject.batches[0] for _ in range(repeats)),
             batch_tokens=subject.batch_tokens,
             progress=False,
         )
-        taken = (_peak() - before) / 1e6
+        megabytes = (_peak() - before) / 1e6
         rows.append(
-            Row(subject.name, f"collect, peak memory, {count:,} tokens", "MB above the model", taken,
+            Row(subject.name, f"`collect`, peak memory, {count:,} tokens", "MB in addition to the model", megabytes,
                 Target("at most", 300), f"batches of {subject.batch_tokens} tokens")
         )  # fmt: skip
     rows.append(
-        Row(subject.name, f"collect, peak memory, {tokens[-1]:,} tokens", f"that at {tokens[0]:,} tokens",
-            rows[-1].measured / rows[0].measured, Target("at most", 1.1))
+        Row(subject.name, f"`collect`, peak memory, {token_counts[-1]:,} tokens",
+            f"relative to {token_counts[0]:,} tokens", rows[-1].value / rows[0].value, Target("at most", 1.1))
     )  # fmt: skip
     return rows
 
 
-def _now() -> int:
-    """What is used now, in bytes."""
+def _current() -> int:
+    """Return the memory in use, in bytes."""
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS")
 
 
-def _start() -> None:
-    """From here on the peak is counted."""
+def _reset_peak() -> None:
+    """Start a new measurement of the peak."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -56,6 +56,7 @@ def _start() -> None:
 
 
 def _peak() -> int:
+    """Return the peak memory since `_reset_peak`, in bytes."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""What collecting costs, against the forward pass that it is made of."""
+"""Measure the time of `collect` relative to the forward pass that it consists of."""
 
 from typing import Any
 
@@ -10,42 +10,54 @@ from sp_lens.typing import SITES
 
 
 def passes(subject: Subject, *, repeats: int, gpu: bool = False) -> list[Row]:
-    """Tokens per second as ratios: above 1 is faster than what it is held against."""
+    """Compare `collect` with forward passes of transformers and TransformerLens."""
     options = {"batch_tokens": subject.batch_tokens, "progress": False}
     first = sp.collect(subject.model, subject.batches[:1], **options)
     edges: Any = {site: first.edges(site) for site in SITES}
     seconds = medians(
         {
-            "with head": subject.with_head,
-            "without head": subject.without_head,
-            "with hooks": subject.with_hooks,
-            "by cache": subject.by_cache,
+            "with LM head": subject.with_head,
+            "without LM head": subject.without_head,
+            "with empty hooks": subject.with_hooks,
+            "run_with_cache": subject.by_cache,
             "collect": lambda: sp.collect(subject.model, subject.batches, **options),
-            "histograms": lambda: sp.collect(subject.model, subject.batches, edges=edges, **options),
+            "with histograms": lambda: sp.collect(subject.model, subject.batches, edges=edges, **options),
         },
         repeats=repeats,
     )
-    with_head, without_head = seconds["with head"], seconds["without head"]
-    said = ", ".join(f"{name} {subject.tokens / each:,.0f}" for name, each in seconds.items())
+    with_head, without_head = seconds["with LM head"], seconds["without LM head"]
+    speeds = ", ".join(f"{name} {subject.tokens / median:,.0f}" for name, median in seconds.items())
     return [
-        Row(subject.name, "collect, both sites, all metrics", "tokens/s of the bare forward with LM head",
-            with_head / seconds["collect"], Target("at least", 0.95 if gpu else 1.0), f"tokens/s: {said}"),
-        Row(subject.name, "collect, both sites, all metrics", "seconds of the bare forward without it",
+        Row(subject.name, "`collect`, both sites, all metrics",
+            "tokens/s relative to the bare forward pass with LM head",
+            with_head / seconds["collect"], Target("at least", 0.95 if gpu else 1.0), f"tokens/s: {speeds}"),
+        Row(subject.name, "`collect`, both sites, all metrics",
+            "seconds relative to the bare forward pass without LM head",
             seconds["collect"] / without_head, None if gpu else Target("at most", 1.08)),
-        Row(subject.name, "collect, both sites, all metrics", "seconds of the same pass, hooks that do nothing",
-            seconds["collect"] / seconds["with hooks"]),
-        Row(subject.name, "collect with histograms of all neurons", "tokens/s of the bare forward with LM head",
-            with_head / seconds["histograms"], None if gpu else Target("at least", 0.8)),
-        Row(subject.name, "collect, both sites, all metrics", "tokens/s of `run_with_cache` and four reductions",
-            seconds["by cache"] / seconds["collect"]),
+        Row(subject.name, "`collect`, both sites, all metrics",
+            "seconds relative to the same pass with hooks that do nothing",
+            seconds["collect"] / seconds["with empty hooks"]),
+        Row(subject.name, "`collect` with histograms of all neurons",
+            "tokens/s relative to the bare forward pass with LM head",
+            with_head / seconds["with histograms"], None if gpu else Target("at least", 0.8)),
+        Row(subject.name, "`collect`, both sites, all metrics",
+            "tokens/s relative to `run_with_cache` and four reductions",
+            seconds["run_with_cache"] / seconds["collect"]),
     ]  # fmt: skip
 
 
 def against_peer(subject: Subject, ratio: float, *, python: str) -> list[Row]:
-    """The authors' library, by the bare forward pass in its own process as ours is by that in this one."""
+    """Compare `collect` with the authors' library, each relative to the bare forward pass in its own process.
+
+    Args:
+        subject: The model and batches.
+        ratio: Tokens/s of `collect` relative to the bare forward pass with LM head.
+        python: The interpreter of the environment in which taker is installed.
+    """
     row_tokens = subject.batches[0].shape[1]
     texts = subject.model.tokenizer.batch_decode([row for batch in subject.batches for row in batch])
-    theirs = peer_ratio(python, subject.folder, texts, row_tokens=row_tokens)
-    note = f"taker 1.2.3 collects at {theirs:.2f} of the bare forward with LM head, one document at a time"
-    against = "tokens/s of the authors' `taker`"
-    return [Row(subject.name, "collect, both sites, all metrics", against, ratio / theirs, Target("at least", 3), note)]
+    peer = peer_ratio(python, subject.folder, texts, row_tokens=row_tokens)
+    pass_with_head = "the bare forward pass with LM head"
+    note = f"taker 1.2.3 runs at {peer:.2f} times the tokens/s of {pass_with_head}, one document at a time"
+    unit = "tokens/s relative to the authors' `taker`"
+    return [Row(subject.name, "`collect`, both sites, all metrics", unit, ratio / peer, Target("at least", 3), note)]

@@ -1,7 +1,7 @@
-"""The authors' library, `taker` 1.2.3, on the same model and text, in an environment of its own.
+"""Measure the authors' library, `taker` 1.2.3, on the same model and text.
 
-It needs an older transformers, so another Python runs this file as a script, and says how it compares with the bare
-forward pass there:
+It needs an older version of transformers. The Python of a separate environment therefore runs this file as a script,
+which prints the speed relative to a bare forward pass in the same process:
 
     python -m venv taker-venv && taker-venv/bin/pip install torch "transformers<5" "setuptools<80" taker==1.2.3
     python -m benchmarks --taker taker-venv/bin/python
@@ -20,17 +20,18 @@ REPEATS = 3
 
 
 def peer_ratio(python: str, folder: str, texts: list[str], *, row_tokens: int) -> float:
-    """The tokens per second that it collects, as a share of those of the bare forward pass with LM head."""
+    """Return the tokens per second at which taker collects, relative to the bare forward pass with LM head."""
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / "texts.json"
         file.write_text(json.dumps(texts))
-        command = [python, __file__, _for_older(folder, Path(work) / "model"), str(file), str(row_tokens)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=work)
-    return json.loads(done.stdout.splitlines()[-1])["ratio"]
+        model = _copy_for_older_transformers(folder, Path(work) / "model")
+        command = [python, __file__, model, str(file), str(row_tokens)]
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=work)
+    return json.loads(result.stdout.splitlines()[-1])["ratio"]
 
 
-def _for_older(folder: str, out: Path) -> str:
-    """The model as an older transformers reads it, whose tokenizers have another name."""
+def _copy_for_older_transformers(folder: str, out: Path) -> str:
+    """Copy the model and change the class name of its tokenizer to one that older versions of transformers know."""
     shutil.copytree(folder, out)
     file = out / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}))
@@ -38,7 +39,7 @@ def _for_older(folder: str, out: Path) -> str:
 
 
 def _measure(folder: str, file: str, row_tokens: int) -> None:
-    """What the other Python runs."""
+    """Measure both speeds and print their ratio. This runs in the Python of the other environment."""
     import torch
     from datasets import Dataset, DatasetDict
     from taker import Model  # pyright: ignore[reportMissingImports]
@@ -47,29 +48,28 @@ def _measure(folder: str, file: str, row_tokens: int) -> None:
     from transformers import AutoModelForCausalLM
 
     rows = Dataset.from_dict({"text": json.loads(Path(file).read_text())})
-    theirs = Model(folder, dtype="fp32", limit=row_tokens)
-    tokens = sum(theirs.get_ids(text).numel() for text in rows["text"])
+    taker_model = Model(folder, dtype="fp32", limit=row_tokens)
+    tokens = sum(taker_model.get_ids(text).numel() for text in rows["text"])
     plain = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    batch = torch.cat([ids for text in rows["text"] if (ids := theirs.get_ids(text)).shape[1] == row_tokens])
+    batch = torch.cat([ids for text in rows["text"] if (ids := taker_model.get_ids(text)).shape[1] == row_tokens])
 
-    def collected() -> None:
+    def collect() -> None:
         config = EvalConfig("rows", dataset_custom_load_fn=lambda: DatasetDict({"train": rows}), is_train_mode=True)
-        get_midlayer_data(theirs, eval_config=config, sample_size=10**9)
+        get_midlayer_data(taker_model, eval_config=config, sample_size=10**9)
 
     @torch.no_grad()
-    def bare() -> None:
-        for four in batch.split(4):
-            plain(four, use_cache=False)
+    def bare_forward() -> None:
+        for rows_of_batch in batch.split(4):
+            plain(rows_of_batch, use_cache=False)
 
-    speeds: dict[str, list[float]] = {"theirs": [], "bare": []}
+    speeds: dict[str, list[float]] = {"taker": [], "bare": []}
     for repeat in range(REPEATS + 1):
-        for name, run, count in (("theirs", collected, tokens), ("bare", bare, batch.numel())):
+        for name, run, count in (("taker", collect, tokens), ("bare", bare_forward, batch.numel())):
             started = time.perf_counter()
             run()
             if repeat:
                 speeds[name].append(count / (time.perf_counter() - started))
-    theirs_speed, bare_speed = (statistics.median(each) for each in speeds.values())
-    print(json.dumps({"ratio": theirs_speed / bare_speed}))
+    print(json.dumps({"ratio": statistics.median(speeds["taker"]) / statistics.median(speeds["bare"])}))
 
 
 if __name__ == "__main__":

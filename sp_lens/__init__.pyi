@@ -19,8 +19,8 @@ from .experiments.toxicity import toxicity as toxicity
 from .interventions.ablation import ablate as ablate
 from .interventions.ablation import ablation_hooks as ablation_hooks
 from .interventions.ablation import fold_mask as fold_mask
-from .interventions.ablation import sample_activations as sample_activations
 from .interventions.ablation_effect import ablation_effect as ablation_effect
+from .interventions.activation_sample import sample_activations as sample_activations
 from .interventions.compaction import compact as compact
 from .interventions.effect_estimate import effect_estimate as effect_estimate
 from .interventions.export import export as export

@@ -1,93 +1,30 @@
-"""Mask -> hooks, mask -> weights."""
+"""Ablate neurons, either with hooks (temporary) or in the weights (folding).
 
-from collections.abc import Callable, Iterator, Mapping
+- **Hooks** replace the activations during the forward pass and leave the weights unchanged. `ablate` is a context
+  manager that attaches them; `ablation_hooks` returns them for TransformerLens' own methods. The replacement is zero,
+  the mean over a corpus, or values sampled from a corpus.
+- **Folding** zeroes the output weights of the neurons: their rows of `W_out` and `W_O`. `fold_mask` does so in place
+  and permanently; `folded` is a context manager that restores the weights.
+
+Zero ablation with hooks and folding give the same logits.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from sp_lens.data.batching import batches
 from sp_lens.errors import SpLensError, check_choice
-from sp_lens.models.forward import forward, inference
+from sp_lens.interventions.activation_sample import ActivationSample
 from sp_lens.models.hooks import attached, check_mask, model_name, output_weight
 from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.activation_stats import ActivationStats
-from sp_lens.typing import BATCH_TOKENS, MODES, Mode
+from sp_lens.typing import MODES, Mode
 
 Hook = Callable[..., torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationSample:
-    """Activations of some neurons at randomly chosen tokens of a corpus: what "resample" puts in.
-
-    Attributes:
-        values: `{hook name: Float[" token chosen"]}`: of the neurons that `mask` marks, in order.
-        mask: the neurons.
-        about: the model; plain values.
-    """
-
-    values: Mapping[str, Float[torch.Tensor, "token chosen"]]
-    mask: NeuronMask
-    about: Mapping[str, Any]
-
-
-def sample_activations(
-    model: Any, corpus: Any, mask: NeuronMask, *, tokens: int = 1024, seed: int = 0, batch_tokens: int = BATCH_TOKENS
-) -> ActivationSample:
-    """Activations of the masked neurons at `tokens` random counted tokens of a corpus, for `mode="resample"`.
-
-    Takes a uniform sample in one pass, whatever the length of the corpus (keeping the `tokens` smallest of
-    one random number a token), so memory does not grow with it.
-    """
-    check_mask(model, mask)
-    if tokens < 1:
-        raise SpLensError(f"tokens={tokens}: expected a sample of at least one.")
-    groups = [group for group in mask.layout if mask[group.name].any()]
-    generator = torch.Generator().manual_seed(seed)
-    keys = torch.empty(0)
-    kept: dict[str, torch.Tensor] = {}
-    with inference(model):
-        for batch in batches(model, corpus, batch_tokens=batch_tokens):
-            seen: dict[str, torch.Tensor] = {}
-            hooks = [(group, _recorder(group, mask[group.name], batch.in_context, seen)) for group in groups]
-            with attached(model, hooks):
-                forward(model, batch)
-            keys = torch.cat([keys, torch.rand(int(batch.in_context.sum()), generator=generator)])
-            order = keys.argsort()[:tokens]
-            keys = keys[order]
-            for name, values in seen.items():
-                kept[name] = torch.cat([kept[name], values] if name in kept else [values])[order.to(values.device)]
-    if not len(keys):
-        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
-    return ActivationSample(kept, mask, {"model": model_name(model)})
-
-
-def ablation_hooks(
-    mask: NeuronMask,
-    *,
-    mode: Mode = "zero",
-    reference: ActivationStats | ActivationSample | None = None,
-    seed: int = 0,
-) -> list[tuple[str, Hook]]:
-    """The ablation as the list of (hook name, function) that TransformerLens' own methods take.
-
-    `model.run_with_hooks(tokens, fwd_hooks=ablation_hooks(mask))`, or `with model.hooks(fwd_hooks=...)`.
-
-    Args:
-        mask: True is ablated.
-        mode: "zero"; "mean": each neuron's mean over a corpus; "resample": the activations at a random
-            token of a corpus, drawn anew for each position, jointly for the neurons of a layer's site.
-        reference: the statistics that have the means, or the sample to draw from (`sample_activations`).
-        seed: of the drawing.
-
-    Raises:
-        SpLensError: for an unknown mode, or a reference that is missing or of other neurons.
-    """
-    return [(group.name, hook) for group, hook in _group_hooks(mask, mode, reference, seed)]
 
 
 @contextmanager
@@ -99,17 +36,23 @@ def ablate(
     reference: ActivationStats | ActivationSample | None = None,
     seed: int = 0,
 ) -> Iterator[Any]:
-    """Ablate the masked neurons for the length of a `with`; nothing is left behind, after an exception neither.
+    """Context manager that ablates the masked neurons with hooks.
+
+    All hooks are removed on exit, including after an exception. Hooks of the user stay attached, and ablations can be
+    nested.
 
     Args:
-        model: a bridge or a `HookedTransformer`; the `with` gives it back.
-        mask: True is ablated.
-        mode: "zero", "mean" or "resample", see `ablation_hooks`.
-        reference: for "mean" and "resample".
-        seed: for "resample".
+        model: A `TransformerBridge` or `HookedTransformer`. The `with` statement returns it.
+        mask: The neurons to ablate (True).
+        mode: Replacement of their activations: "zero"; "mean", the mean of each neuron over a corpus; or "resample",
+            the activations at random tokens of a corpus. See `ablation_hooks`.
+        reference: Source of the replacement values: statistics from `collect` for "mean", a sample from
+            `sample_activations` for "resample".
+        seed: Seed of the random draw of "resample".
 
     Raises:
-        SpLensError: for a mask of another model, an unknown mode, or a missing reference.
+        SpLensError: If the mask or the reference belongs to another model, the mode is unknown, or the reference is
+            missing.
 
     Example:
         >>> import sp_lens as sp
@@ -127,17 +70,49 @@ def ablate(
         yield model
 
 
-def fold_mask(model: Any, mask: NeuronMask) -> None:
-    """Prune for good: zero the masked neurons' rows of W_out and W_O, in place.
+def ablation_hooks(
+    mask: NeuronMask,
+    *,
+    mode: Mode = "zero",
+    reference: ActivationStats | ActivationSample | None = None,
+    seed: int = 0,
+) -> list[tuple[str, Hook]]:
+    """Return the hooks of an ablation as (hook name, function) pairs, which TransformerLens' own methods take.
 
-    The logits are those of zero ablation by hooks. `sp_lens.export` saves a pruned model and leaves this
-    one as it was.
+    Use them as `model.run_with_hooks(tokens, fwd_hooks=ablation_hooks(mask))` or
+    `with model.hooks(fwd_hooks=ablation_hooks(mask)):`.
+
+    Args:
+        mask: The neurons to ablate (True).
+        mode: Replacement of their activations: "zero"; "mean", the mean of each neuron over a corpus; or "resample",
+            the activations at a random token of a corpus, drawn independently for each position and hook point, and
+            jointly for all masked neurons of that hook point.
+        reference: Source of the replacement values: statistics from `collect` for "mean", a sample from
+            `sample_activations` for "resample".
+        seed: Seed of the random draw of "resample".
 
     Raises:
-        SpLensError: for a mask of another model, and for weights that are quantised or on disk.
+        SpLensError: If the mode is unknown, or the reference is missing or contains other neurons.
+    """
+    return [(group.name, hook) for group, hook in _group_hooks(mask, mode, reference, seed)]
+
+
+def fold_mask(model: Any, mask: NeuronMask) -> None:
+    """Prune a model permanently: set the output weights of the masked neurons (rows of W_out and W_O) to zero in place.
+
+    The logits are those of zero ablation with hooks. To save a pruned model and leave the one in memory unchanged, use
+    `export`.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`, which is modified.
+        mask: The neurons to prune (True).
+
+    Raises:
+        SpLensError: If the mask belongs to another model, or the weights are quantised or offloaded to disk. No weight
+            has been changed in that case.
     """
     check_mask(model, mask)
-    weights = [output_weight(model, group) for group in mask.layout]  # all or none: one may be refused
+    weights = [output_weight(model, group) for group in mask.layout]  # may raise, so before any weight is changed
     with torch.no_grad():
         for group, weight in zip(mask.layout, weights, strict=True):
             weight[mask[group.name].to(weight.device)] = 0
@@ -145,28 +120,44 @@ def fold_mask(model: Any, mask: NeuronMask) -> None:
 
 @contextmanager
 def folded(model: Any, mask: NeuronMask) -> Iterator[Any]:
-    """The weights pruned for the length of a `with`; they come back bit by bit."""
+    """Context manager that applies `fold_mask` and restores the original weights, bit for bit, on exit."""
     check_mask(model, mask)
     rows = [(output_weight(model, group), mask[group.name]) for group in mask.layout]
     with torch.no_grad():
-        before = [weight[marked.to(weight.device)].clone() for weight, marked in rows]
+        original = [weight[marked.to(weight.device)].clone() for weight, marked in rows]
     try:
         fold_mask(model, mask)
         yield model
     finally:
         with torch.no_grad():
-            for (weight, marked), saved in zip(rows, before, strict=True):
-                weight[marked.to(weight.device)] = saved
+            for (weight, marked), values in zip(rows, original, strict=True):
+                weight[marked.to(weight.device)] = values
 
 
 def check_reference(model: Any, reference: ActivationStats | ActivationSample | None) -> None:
-    """Refuse a reference that was collected from another model, where its name is known."""
-    made_for = reference.about.get("model") if reference is not None else None
-    if made_for and made_for != model_name(model):
+    """Raise SpLensError if the reference was collected from another model, as far as its name is known."""
+    name = reference.about.get("model") if reference is not None else None
+    if name and name != model_name(model):
         raise SpLensError(
-            f"the reference was collected from the model {made_for!r}, not from {model_name(model)!r}: its activations "
-            "are not what these neurons do. Collect it again from this model."
+            f"the reference was collected from the model {name!r}, but this model is {model_name(model)!r}: its "
+            "activations differ. Collect the reference from this model."
         )
+
+
+def reference_means(group: NeuronGroup, reference: Any) -> Float[torch.Tensor, " neuron"]:
+    """Return the means of a group of neurons, for mean ablation.
+
+    Raises:
+        SpLensError: If the reference is not ActivationStats, or has no such group.
+    """
+    if not isinstance(reference, ActivationStats):
+        raise SpLensError('mode "mean" needs the means over a corpus: pass reference=collect(model, corpus).')
+    if reference.layout.group(group.name) != group:
+        raise SpLensError(
+            f"the reference is of another model: it has {reference.layout.group(group.name).shape} at {group.name}, "
+            f"but {group.shape} was expected. Collect it from this model."
+        )
+    return reference[group.name].mean
 
 
 def _group_hooks(
@@ -179,63 +170,59 @@ def _group_hooks(
         marked = mask[group.name]
         if not marked.any():
             continue
-        if mode == "zero":
-            hooks.append((group, _zero_hook(marked)))
-        elif mode == "mean":
-            if not isinstance(reference, ActivationStats):
-                raise SpLensError('mode "mean" puts in the means of a corpus: reference=collect(model, corpus).')
-            if reference.layout.group(group.name) != group:
-                raise SpLensError(
-                    f"the reference is of another model: it has {reference.layout.group(group.name).shape} at "
-                    f"{group.name}, and the mask {group.shape}. Collect it again from this model."
-                )
-            hooks.append((group, _mean_hook(marked, reference[group.name].mean)))
-        else:
-            if not isinstance(reference, ActivationSample):
-                raise SpLensError(
-                    'mode "resample" draws from a sample: reference=sample_activations(model, corpus, mask).'
-                )
-            if group.name not in reference.values or not torch.equal(reference.mask[group.name], marked):
-                raise SpLensError(f"the sample is of other neurons at {group.name}: sample_activations with this mask.")
-            hooks.append((group, _resample_hook(marked, reference.values[group.name], generator)))
+        match mode:
+            case "zero":
+                hook = _zero_hook(marked)
+            case "mean":
+                hook = _mean_hook(marked, reference_means(group, reference))
+            case "resample":
+                hook = _resample_hook(marked, _sampled_values(group, marked, reference), generator)
+        hooks.append((group, hook))
     return hooks
 
 
-def _zero_hook(marked: torch.Tensor) -> Hook:
+def _sampled_values(
+    group: NeuronGroup, marked: Bool[torch.Tensor, " neuron"], reference: Any
+) -> Float[torch.Tensor, "token chosen"]:
+    """Return the sample of the marked neurons of a group, for resample ablation."""
+    if not isinstance(reference, ActivationSample):
+        raise SpLensError(
+            'mode "resample" needs a sample of activations: pass reference=sample_activations(model, corpus, mask).'
+        )
+    if group.name not in reference.values or not torch.equal(reference.mask[group.name], marked):
+        raise SpLensError(
+            f"the sample contains other neurons at {group.name} than the mask: call sample_activations with this mask."
+        )
+    return reference.values[group.name]
+
+
+def _zero_hook(marked: Bool[torch.Tensor, " neuron"]) -> Hook:
     def zero(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return activation.masked_fill(_fit(marked, activation), 0)
+        return activation.masked_fill(_in_shape_of(activation, marked), 0)
 
     return zero
 
 
-def _mean_hook(marked: torch.Tensor, means: torch.Tensor) -> Hook:
+def _mean_hook(marked: Bool[torch.Tensor, " neuron"], means: Float[torch.Tensor, " neuron"]) -> Hook:
     def mean(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return torch.where(_fit(marked, activation), _fit(means, activation).to(activation), activation)
+        replacement = _in_shape_of(activation, means).to(activation)
+        return torch.where(_in_shape_of(activation, marked), replacement, activation)
 
     return mean
 
 
-def _resample_hook(marked: torch.Tensor, sample: torch.Tensor, generator: torch.Generator) -> Hook:
+def _resample_hook(
+    marked: Bool[torch.Tensor, " neuron"], sample: Float[torch.Tensor, "token chosen"], generator: torch.Generator
+) -> Hook:
     def resample(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         flat = activation.reshape(-1, len(marked)).clone()
-        drawn = torch.randint(len(sample), (len(flat),), generator=generator)
-        flat[:, marked.to(flat.device)] = sample[drawn.to(sample.device)].to(flat)
+        tokens = torch.randint(len(sample), (len(flat),), generator=generator)
+        flat[:, marked.to(flat.device)] = sample[tokens.to(sample.device)].to(flat)
         return flat.view(activation.shape)
 
     return resample
 
 
-def _fit(per_neuron: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
-    """[neuron] -> [head d_head] where the activation has heads; on its device."""
-    heads = activation.shape[2:]
-    return per_neuron.to(activation.device).view(heads)
-
-
-def _recorder(
-    group: NeuronGroup, marked: torch.Tensor, counted: torch.Tensor, seen: dict[str, torch.Tensor]
-) -> Callable[..., None]:
-    def record(activation: torch.Tensor, hook: Any) -> None:
-        flat = activation.reshape(-1, group.width)
-        seen[group.name] = flat[counted.flatten().to(flat.device)][:, marked.to(flat.device)]
-
-    return record
+def _in_shape_of(activation: torch.Tensor, per_neuron: torch.Tensor) -> torch.Tensor:
+    """Reshape [neuron] to [head d_head] if the activation has heads, and move it to the device of the activation."""
+    return per_neuron.to(activation.device).view(activation.shape[2:])

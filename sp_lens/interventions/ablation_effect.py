@@ -1,11 +1,9 @@
-"""Definition 3 by ablation: how much the loss rises when a head, or a neuron, is ablated."""
+"""Measure the effect of ablating each attention head or neuron on the loss (Definition 3, by ablation)."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.data.batching import batches, reusable
@@ -23,12 +21,12 @@ from sp_lens.statistics.activation_stats import ActivationStats
 from sp_lens.typing import BATCH_TOKENS, UNITS, Unit
 
 
-class _Unit(NamedTuple):
-    """What is ablated alone: the head, or the neuron, of that number in the group, and the hook that ablates it."""
+class _Units(NamedTuple):
+    """The heads or neurons of one group whose effects are measured, and the hook that ablates each of them."""
 
     group: NeuronGroup
-    number: int
-    hook: Hook
+    indices: list[int]
+    hooks: list[Hook]
 
 
 def ablation_effect(
@@ -43,30 +41,33 @@ def ablation_effect(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> HeadValues | NeuronValues:
-    """The rise in mean loss when one unit alone is ablated (Definition 3, by ablation).
+    """Measure how much the mean loss increases when each attention head or neuron is ablated alone.
 
-    Costs one forward pass over the corpus without ablation, and for each unit a pass from its block on: below it
-    nothing changes, so that what the blocks return there is kept, for a batch at a time. Where a batch leaves room in
-    `batch_tokens`, several units are ablated in one pass, each in rows of its own. `effect_estimate` is a first-order
-    estimate, of every neuron at the price of about three passes.
+    This is the importance of a head by ablation (Definition 3 of arXiv 2403.01267).
+
+    The cost is one forward pass over the corpus, plus one partial pass for every unit: the blocks below the unit are
+    unaffected by its ablation, so their outputs are cached for one batch and reused. If a batch is smaller than
+    `batch_tokens`, several units are ablated in one pass, each in its own copy of the rows. `effect_estimate`
+    approximates the effect of every neuron for the cost of about three forward passes.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        corpus: held-out text, as `evaluate` takes it.
-        unit: "head" (every attention head) or "neuron" (those that `neurons` marks).
-        neurons: with "neuron", which ones to ablate, one at a time.
-        mode: "zero" or "mean" (then `reference` has the means).
-        reference: statistics with the means.
-        seed: of what a masked language model is asked for, as in `evaluate`.
-        batch_tokens: tokens in a batch, padding included.
-        progress: show a bar.
+        model: A `TransformerBridge` or `HookedTransformer`.
+        corpus: Held-out text or images, as `evaluate` takes them.
+        unit: What to ablate at a time: "head" for every attention head, "neuron" for every neuron in `neurons`.
+        neurons: Neurons to ablate one at a time. Required for unit="neuron".
+        mode: Replacement of the activations: "zero", or "mean" for the mean over a corpus.
+        reference: Statistics with the means, from `collect`. Required for mode="mean".
+        seed: Seed of the choice of masked tokens for a masked language model, as in `evaluate`.
+        batch_tokens: Number of tokens per batch, including padding.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Nats per prediction; negative where the model predicts better without the unit. `HeadValues`, or
-        `NeuronValues` in which neurons that were not ablated are NaN.
+        Increase of the mean loss in nats per prediction. It is negative if the model predicts better without the unit.
+        `HeadValues` for heads; for neurons, `NeuronValues` that are NaN for neurons that were not ablated.
 
     Raises:
-        SpLensError: for an unknown unit or mode, or for "neuron" without `neurons`.
+        SpLensError: If the unit or mode is unknown, `neurons` or `reference` is missing or belongs to another model,
+            the model has no trained head, or the corpus contains nothing to predict.
     """
     check_choice("unit", unit, UNITS)
     check_choice("mode", mode, ("zero", "mean"))
@@ -75,79 +76,82 @@ def ablation_effect(
         check_reference(model, reference)
     if unit == "head":
         layout = layout_of(model).select("attn")
-        own = _heads(layout)
+        units = [_heads(group, mode, reference) for group in layout]
+        sizes = {group.name: group.heads for group in layout}
     elif neurons is None:
         raise SpLensError(
-            'unit="neuron" ablates one neuron at a time: say which, neurons=scores.top(0.01, site="mlp").'
+            'unit="neuron" ablates one neuron at a time and needs a choice of neurons: pass '
+            'neurons=scores.top(0.01, site="mlp").'
         )
     else:
         check_mask(model, neurons)
         layout = neurons.layout
-        own = ((layout.group(name), index, [index]) for name in neurons for index in _marked(neurons[name]))
-    units = []
-    for group, number, indices in own:
-        mask = NeuronMask.from_neurons(Layout((group,)), {group.name: indices})
-        ((_, hook),) = ablation_hooks(mask, mode=mode, reference=reference)
-        units.append(_Unit(group, number, hook))
-    rises = _loss_rises(model, corpus, units, seed=seed, batch_tokens=batch_tokens, progress=progress)
-    sizes = {group.name: group.heads if unit == "head" else group.width for group in layout}
+        units = [_neurons(group, neurons, mode, reference) for group in layout]
+        sizes = {group.name: group.width for group in layout}
+    effects = _loss_increases(model, corpus, units, seed=seed, batch_tokens=batch_tokens, progress=progress)
     tensors = {name: torch.full((size,), torch.nan, dtype=torch.float64) for name, size in sizes.items()}
-    for (group, number, _), rise in zip(units, rises, strict=True):
-        tensors[group.name][number] = rise
+    for group, indices, _ in units:
+        tensors[group.name][indices] = effects[group.name]
     about = {"model": model_name(model), "metric": "ablation effect", "mode": mode}
     return HeadValues(layout, tensors, about) if unit == "head" else NeuronValues(layout, tensors, about)
 
 
-def _heads(layout: Layout) -> Iterator[tuple[NeuronGroup, int, range]]:
-    for group in layout:
-        width = group.d_head
-        for head in range(group.heads):
-            yield group, head, range(head * width, (head + 1) * width)
+def _heads(group: NeuronGroup, mode: Any, reference: ActivationStats | None) -> _Units:
+    slices = [range(head * group.d_head, (head + 1) * group.d_head) for head in range(group.heads)]
+    return _Units(group, list(range(group.heads)), [_hook(group, neurons, mode, reference) for neurons in slices])
 
 
-def _marked(mask: torch.Tensor) -> list[int]:
-    return mask.nonzero().flatten().tolist()
+def _neurons(group: NeuronGroup, mask: NeuronMask, mode: Any, reference: ActivationStats | None) -> _Units:
+    indices = mask[group.name].nonzero().flatten().tolist()
+    return _Units(group, indices, [_hook(group, [index], mode, reference) for index in indices])
 
 
-def _loss_rises(
-    model: Any, corpus: Any, units: list[_Unit], *, seed: int, batch_tokens: int, progress: bool
-) -> Float[torch.Tensor, " unit"]:
-    """The rise in mean loss without each unit; the units of a group stand together."""
+def _hook(group: NeuronGroup, neurons: Iterable[int], mode: Any, reference: ActivationStats | None) -> Hook:
+    """Return the hook that ablates these neurons of the group."""
+    mask = NeuronMask.from_neurons(Layout((group,)), {group.name: neurons})
+    ((_, hook),) = ablation_hooks(mask, mode=mode, reference=reference)
+    return hook
+
+
+def _loss_increases(
+    model: Any, corpus: Any, units: Sequence[_Units], *, seed: int, batch_tokens: int, progress: bool
+) -> dict[str, torch.Tensor]:
+    """Compute the increase of the mean loss for each unit, by hook name."""
     corpus = reusable(corpus)
-    sums = torch.zeros(len(units), dtype=torch.float64)
-    asked = 0
-    total = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * len(units)
+    sums = {group.name: torch.zeros(len(indices), dtype=torch.float64) for group, indices, _ in units}
+    predictions = 0
+    passes = sum(1 for _ in batches(model, corpus, batch_tokens=batch_tokens)) * sum(len(u.indices) for u in units)
     replay = Replay(model)
-    with inference(model), tqdm(total=total, desc="ablate", unit=" units", disable=not progress) as bar:
+    with inference(model), tqdm(total=passes, desc="ablate", unit=" units", disable=not progress) as bar:
         for batch in batches(model, corpus, batch_tokens=batch_tokens):
             with replay.recording():
-                whole = prediction_losses(model, batch, seed).double()
-            asked += len(whole)
-            done = 0
-            for some in _together(units, max(1, batch_tokens // batch.in_context.numel())):
-                with replay.resuming(some[0].group, len(some)), attached(model, [(some[0].group, _each(some))]):
-                    nats = prediction_losses(model, batch.repeated(len(some)), seed).double()
-                sums[done : done + len(some)] += nats.view(len(some), -1).sum(dim=1).cpu() - whole.sum().cpu()
-                done += len(some)
-                bar.update(len(some))
-    if not asked:
+                losses = prediction_losses(model, batch, seed).double()
+            predictions += len(losses)
+            copies = max(1, batch_tokens // batch.in_context.numel())
+            for group, start, hooks in _passes(units, copies):
+                count = len(hooks)
+                with replay.resuming(group, count), attached(model, [(group, _one_hook_per_copy(hooks))]):
+                    ablated = prediction_losses(model, batch.repeated(count), seed).double()
+                increase = ablated.view(count, -1).sum(dim=1).cpu() - losses.sum().cpu()
+                sums[group.name][start : start + count] += increase
+                bar.update(count)
+    if not predictions:
         raise nothing_to_predict()
-    return sums / asked
+    return {name: total / predictions for name, total in sums.items()}
 
 
-def _together(units: list[_Unit], most: int) -> Iterator[list[_Unit]]:
-    """The units in order, at most so many of one group at a time."""
-    for _, of_group in groupby(units, key=lambda unit: unit.group):
-        left = list(of_group)
-        for start in range(0, len(left), most):
-            yield left[start : start + most]
+def _passes(units: Iterable[_Units], copies: int) -> Iterator[tuple[NeuronGroup, int, list[Hook]]]:
+    """Yield the hooks of up to `copies` units of one group at a time, with the group and the number of the first."""
+    for group, _, hooks in units:
+        for start in range(0, len(hooks), copies):
+            yield group, start, hooks[start : start + copies]
 
 
-def _each(units: Sequence[_Unit]) -> Hook:
-    """The hook that ablates one of the units in each copy of the rows."""
+def _one_hook_per_copy(hooks: Sequence[Hook]) -> Hook:
+    """Return a hook for a batch of several copies of the same rows, which applies each of the hooks to one copy."""
 
-    def each(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        copies = activation.chunk(len(units))
-        return torch.cat([unit.hook(copy, hook=hook) for unit, copy in zip(units, copies, strict=True)])
+    def hook_all(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        copies = activation.chunk(len(hooks))
+        return torch.cat([function(copy, hook=hook) for function, copy in zip(hooks, copies, strict=True)])
 
-    return each
+    return hook_all

@@ -1,12 +1,16 @@
-"""Pruned neurons taken out of the weight matrices: the same predictions from fewer products.
+"""Remove pruned feed-forward neurons from the weight matrices, which makes the model smaller and faster.
 
-Feed-forward neurons only. Attention neurons are zeroed and stay: heads are of one size, and with grouped queries
-several of them share their values.
+- `compact` removes them permanently, for users.
+- `compacted` is a context manager that gives all layers the same width, for `export(..., compact=True)`.
+- `pruned` is a context manager for `prune`: it ablates a mask and computes narrower layers where that saves time.
+
+Attention neurons are zeroed and not removed: all heads have the same size, and with grouped-query attention several
+heads share their values.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -23,28 +27,33 @@ from sp_lens.statistics.activation_stats import ActivationStats
 
 logger = logging.getLogger(__name__)
 
-# Widths are rounded up to this many neurons: GPUs multiply halves in tensor cores where rows are 16 bytes aligned.
+# Widths are rounded up to a multiple of this: GPUs use tensor cores for half precision if rows are aligned to 16 bytes.
 MULTIPLE = 8
-# So many neurons less and a narrower layer pays; below, the product takes no less time than before.
-PAYS = 64
+# `pruned` narrows a layer only if it loses at least this many neurons. Otherwise the product takes as long as before.
+MIN_REMOVED = 64
 
 
 def compact(model: Any, mask: NeuronMask) -> None:
-    """Take the masked feed-forward neurons out of the weights, in place and for good: the model gets faster.
+    """Remove the masked feed-forward neurons from the weights, permanently and in place. The model becomes faster.
 
-    Rows of W_in (and W_gate), entries of their biases and columns of W_out are gone, and the memory with them.
-    The logits are those of `fold_mask` and of zero ablation by hooks, to rounding: that the neurons that are left do
-    what they did is looked at on a few random tokens before anything is changed. Masked attention neurons are zeroed
-    as by `fold_mask`, and cost what they did: heads must keep their size.
+    Rows of W_in (and W_gate), entries of their biases and columns of W_out are removed, and their memory is freed. The
+    logits are, up to rounding, those of `fold_mask` and of zero ablation with hooks. Before any weight is changed, a
+    pass over random tokens checks that the remaining neurons still compute the same. Masked attention neurons are
+    zeroed as by `fold_mask` and save no time, because heads must keep their size.
 
-    The model is one of other widths from then on, to which masks and statistics of the whole one do not fit. Neuron
-    `i` of a layer is the `i`-th that the mask leaves there. Behind these up to seven zeroed ones stay, as widths are
-    multiples of eight, which GPUs multiply fast. `cfg` and the configuration of transformers have one width for
-    all layers, and still say the old one; to save such a model, `export(..., compact=True)` from the whole one.
+    Masks and statistics of the original model do not fit the compacted one. In a compacted layer, neuron `i` is the
+    `i`-th neuron that the mask keeps. Up to seven zeroed neurons follow, because widths are rounded up to multiples of
+    eight, which GPUs multiply fast. `model.cfg` and the transformers configuration have one width for all layers and
+    still contain the original width. To save a compact model, call `export(..., compact=True)` on the original one.
+
+    Args:
+        model: A `TransformerBridge` or `HookedTransformer`, which is modified.
+        mask: The neurons to remove (True).
 
     Raises:
-        SpLensError: for a mask of another model; for weights that are quantised, on disk or shared by layers;
-            and for an MLP whose neurons are not independent of each other, as with a norm between its projections.
+        SpLensError: If the mask belongs to another model; if weights are quantised, offloaded to disk or shared between
+            layers; or if the neurons of an MLP depend on each other, for example through a norm between its
+            projections.
 
     Example:
         >>> import sp_lens as sp
@@ -55,59 +64,66 @@ def compact(model: Any, mask: NeuronMask) -> None:
         ([272, 768, 768, 768], (192, 272))
     """
     check_mask(model, mask)
-    cuts = _cuts(model, mask, less=1)
+    cuts = _cuts(model, mask, min_removed=1)
     with _narrowed(model, mask, cuts):
-        pass  # it was looked at
-    fold_mask(model, _rest(mask, cuts))
+        pass  # raises an error if the cuts change what the remaining neurons compute
+    fold_mask(model, _uncut(mask, cuts))
     for cut in cuts:
         cut.apply()
 
 
 @contextmanager
 def compacted(model: Any, mask: NeuronMask) -> Iterator[int]:
-    """All layers cut to one width, that of the one with most neurons left, for the length of a `with`; gives the width.
+    """Context manager that cuts all feed-forward layers to the width of the one with the most remaining neurons.
+
+    Yields:
+        That width.
 
     Raises:
-        SpLensError: as `compact`, for every feed-forward layer of the model, in the mask or not.
+        SpLensError: As for `compact`, but for every feed-forward layer of the model, whether it is in the mask or not.
     """
     check_mask(model, mask)
     groups = [group for group in layout_of(model) if group.site == "mlp"]
-    marks = {group: mask[group.name] if group.name in mask else torch.zeros(group.width).bool() for group in groups}
-    width = max(map(_filled, marks.values()))
-    cuts = [Cut(found, marks[found.group].cpu(), width) for found in matrices_of(model, groups)]
+    marked = {group: mask[group.name] if group.name in mask else torch.zeros(group.width).bool() for group in groups}
+    width = max(map(_compact_width, marked.values()))
+    cuts = [Cut(matrices, marked[matrices.group].cpu(), width) for matrices in matrices_of(model, groups)]
     with _narrowed(model, mask, cuts):
         pass  # as in `compact`
     parameters = [
         sliced for cut in cuts for sliced in (*cut.matrices, *(joined.whole for joined in cut.matrices.joined))
     ]
-    before = [sliced.parameter for sliced in parameters]
-    with folded(model, _rest(mask, cuts)):
+    original = [sliced.parameter for sliced in parameters]
+    with folded(model, _uncut(mask, cuts)):
         try:
             for cut in cuts:
                 cut.apply()
             yield width
         finally:
-            for sliced, parameter in zip(parameters, before, strict=True):
+            for sliced, parameter in zip(parameters, original, strict=True):
                 sliced.put(parameter)
 
 
 @contextmanager
 def pruned(model: Any, mask: NeuronMask) -> Iterator[Callable[[ActivationStats], ActivationStats]]:
-    """`ablate` for less: layers that lose enough neurons are computed without them for the length of a `with`.
+    """Context manager that ablates a mask like `ablate`, but computes layers with many pruned neurons without them.
 
-    No copy of the weights is made: neurons that are left take the places of pruned ones, which are kept aside, and the
-    matrices are views of the former. At the end all is as it was, bit by bit, after an error or Ctrl-C too. Where
-    weights can't be cut, or neurons do something else without the others on a few random tokens, all is ablated by
-    hooks.
+    The weights are not copied: kept neurons move to the front of each matrix, where they replace pruned ones (which are
+    saved), and the model computes with views of this front part. On exit, all weights are restored bit for bit, also
+    after an exception or Ctrl-C. If the weights cannot be cut, or the remaining neurons compute something else without
+    the pruned ones on a few random tokens, the whole mask is ablated with hooks.
 
     Yields:
-        What makes statistics collected in the `with` those of the whole model, in which a pruned neuron is at zero.
+        A function that converts statistics collected inside the context manager to the layout of the whole model, in
+        which pruned neurons are 0.
 
     Raises:
-        SpLensError: for a mask of another model.
+        SpLensError: If the mask belongs to another model.
     """
     check_mask(model, mask)
-    layout, cuts = layout_of(model), _worthwhile(model, mask)
+    layout = layout_of(model)
+    cuts: list[Cut] = []
+    with suppress(SpLensError):  # weights that cannot be cut
+        cuts = _cuts(model, mask, min_removed=MIN_REMOVED)
     with ExitStack() as stack:
         if cuts:
             try:
@@ -117,100 +133,101 @@ def pruned(model: Any, mask: NeuronMask) -> Iterator[Callable[[ActivationStats],
                 cuts = []
         if not cuts:
             stack.enter_context(ablate(model, mask))
-        yield partial(_widened, layout=layout, cuts=cuts)
+        yield partial(_in_whole_layout, layout=layout, cuts=cuts)
 
 
 @contextmanager
 def _narrowed(model: Any, mask: NeuronMask, cuts: list[Cut]) -> Iterator[None]:
-    """The cuts in force and hooks on the rest, once the neurons that are left are seen to do what they did.
+    """Context manager that applies the cuts temporarily and ablates the rest of the mask with hooks.
 
     Raises:
-        SpLensError: when they do something else.
+        SpLensError: If the remaining neurons of the narrower layers compute something else than before.
     """
-    starts: dict[int, torch.Tensor] = {}
+    block_inputs: dict[int, torch.Tensor] = {}
     with ablate(model, mask):
-        expected = _activations(model, cuts, starts)
+        expected = _activations(model, cuts, block_inputs)
     with ExitStack() as stack:
         for cut in cuts:
             stack.enter_context(cut.in_force())
-        stack.enter_context(ablate(model, _rest(mask, cuts)))
+        stack.enter_context(ablate(model, _uncut(mask, cuts)))
         try:
-            found = _activations(model, cuts, starts)
-        except RuntimeError as error:  # a hook, or a norm, of the whole width
+            activations = _activations(model, cuts, block_inputs)
+        except RuntimeError as error:  # for example, a user's hook or a norm of the original width
             raise SpLensError(f"{kind_of(model)} does not run with narrower layers: {error}") from error
         for cut in cuts:
-            _require_same(cut, expected[cut.matrices.group.name], found[cut.matrices.group.name])
+            _require_same(cut, expected[cut.matrices.group.name], activations[cut.matrices.group.name])
         yield
 
 
-def _activations(model: Any, cuts: list[Cut], starts: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the neurons of the layers that are cut do on a few random inputs.
+def _activations(model: Any, cuts: list[Cut], block_inputs: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Compute the activations of the layers to cut on a few random inputs, by hook name.
 
-    Each block starts from what is in `starts`, which the first call fills: what one block rounds is not carried on
-    to the next, where a model may make anything of it (SmolLM2 in bfloat16: nats).
+    The first call stores the input of each block in `block_inputs`, and later calls start each block from it. Rounding
+    differences of one block are therefore not carried on to the next one, where they can be amplified (by whole nats in
+    SmolLM2 in bfloat16).
     """
-    found: dict[str, torch.Tensor] = {}
+    activations: dict[str, torch.Tensor] = {}
 
-    def start(layer: int, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return (starts.setdefault(layer, given[0].clone()), *given[1:]) if given else None
+    def restart(layer: int, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (block_inputs.setdefault(layer, inputs[0].clone()), *inputs[1:]) if inputs else None
 
     def keep(name: str, activation: torch.Tensor) -> None:
-        found[name] = activation
+        activations[name] = activation
 
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            handle = block.register_forward_pre_hook(lambda _, given, layer=layer: start(layer, given))
+            handle = block.register_forward_pre_hook(lambda _, inputs, layer=layer: restart(layer, inputs))
             stack.callback(handle.remove)
         groups = [cut.matrices.group for cut in cuts]
         hooks = [(group, lambda activation, hook, name=group.name: keep(name, activation)) for group in groups]
         stack.enter_context(attached(model, hooks))
         stack.enter_context(inference(model))
         model(random_inputs(model, longest=16).to(input_device(model)), return_type="logits")
-    return found
+    return activations
 
 
 def _require_same(cut: Cut, whole: torch.Tensor, narrow: torch.Tensor) -> None:
-    """Refuse neurons that do something else in a narrower layer than in the whole one."""
-    left = whole[..., cut.first.to(whole.device)].float()
-    difference = (narrow[..., : len(cut.first)].float() - left).abs()
-    within = max(1e-5, 4 * torch.finfo(whole.dtype).eps) * left.abs().max() if left.numel() else 0
-    if not bool((difference <= within).all()):
+    """Raise SpLensError if the neurons of a narrower layer compute something else than in the whole layer."""
+    expected = whole[..., cut.first.to(whole.device)].float()
+    difference = (narrow[..., : len(cut.first)].float() - expected).abs()
+    tolerance = max(1e-5, 4 * torch.finfo(whole.dtype).eps) * expected.abs().max() if expected.numel() else 0
+    if not bool((difference <= tolerance).all()):
         raise SpLensError(
-            f"neurons at {cut.matrices.group.name} do something else without the pruned ones, by "
-            f"{difference.max():.2g} where the largest is at {left.abs().max():.2g}: they are not independent of each "
-            "other, and can't be taken out. Ablation by hooks works (ablate, prune)."
+            f"the neurons at {cut.matrices.group.name} depend on each other and cannot be removed: without the pruned "
+            f"ones, activations differ by up to {difference.max():.2g} (the largest is {expected.abs().max():.2g}). "
+            "Ablation by hooks works (ablate, prune)."
         )
 
 
-def _worthwhile(model: Any, mask: NeuronMask) -> list[Cut]:
-    """Cuts of the layers that lose enough for it; none where weights can't be cut."""
-    try:
-        return _cuts(model, mask, less=PAYS)
-    except SpLensError:
-        return []
+def _cuts(model: Any, mask: NeuronMask, *, min_removed: int) -> list[Cut]:
+    """Return the cuts of the feed-forward layers of the mask that become narrower by at least `min_removed` neurons.
+
+    Raises:
+        SpLensError: If the weights of such a layer cannot be cut.
+    """
+    widths = {group: _compact_width(mask[group.name]) for group in mask.layout if group.site == "mlp"}
+    groups = [group for group, width in widths.items() if group.width - width >= min_removed]
+    return [
+        Cut(matrices, mask[matrices.group.name].cpu(), widths[matrices.group])
+        for matrices in matrices_of(model, groups)
+    ]
 
 
-def _cuts(model: Any, mask: NeuronMask, *, less: int) -> list[Cut]:
-    """Cuts of the feed-forward layers of the mask that get narrower by `less` neurons at least."""
-    widths = {group: _filled(mask[group.name]) for group in mask.layout if group.site == "mlp"}
-    groups = [group for group, width in widths.items() if group.width - width >= less]
-    return [Cut(found, mask[found.group.name].cpu(), widths[found.group]) for found in matrices_of(model, groups)]
+def _compact_width(marked: torch.Tensor) -> int:
+    """Return the number of unmarked neurons, rounded up to a multiple of `MULTIPLE` of at least one."""
+    kept = int((~marked).sum())
+    return min(len(marked), max(1, -(-kept // MULTIPLE)) * MULTIPLE)
 
 
-def _filled(marked: torch.Tensor) -> int:
-    """The width that a layer gets: what is left, rounded up, and never nothing."""
-    left = int((~marked).sum())
-    return min(len(marked), max(1, -(-left // MULTIPLE)) * MULTIPLE)
-
-
-def _rest(mask: NeuronMask, cuts: list[Cut]) -> NeuronMask:
-    """The mask on the groups that are not cut."""
-    cut = {each.matrices.group for each in cuts}
-    layout = Layout(tuple(group for group in mask.layout if group not in cut))
+def _uncut(mask: NeuronMask, cuts: list[Cut]) -> NeuronMask:
+    """Return the part of the mask on the groups that are not cut."""
+    cut_groups = {cut.matrices.group for cut in cuts}
+    layout = Layout(tuple(group for group in mask.layout if group not in cut_groups))
     return NeuronMask(layout, {name: mask[name] for name in layout.names}, mask.about)
 
 
-def _widened(stats: ActivationStats, *, layout: Layout, cuts: list[Cut]) -> ActivationStats:
+def _in_whole_layout(stats: ActivationStats, *, layout: Layout, cuts: list[Cut]) -> ActivationStats:
+    """Convert statistics of narrower layers to the layout of the whole model, in which pruned neurons are 0."""
     moments = dict(stats)
     for cut in cuts:
         group = cut.matrices.group

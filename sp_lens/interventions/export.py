@@ -1,4 +1,4 @@
-"""Pruned model -> a Hugging Face folder that plain transformers loads, checked by loading it."""
+"""Export a pruned model to a folder that transformers loads, and verify the exported model."""
 
 import copy
 import shutil
@@ -19,9 +19,9 @@ from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.models.task import reads_images
 from sp_lens.neurons.mask import NeuronMask
 
-# Largest difference in log-probability that a reloaded model may show in float32; other dtypes round more.
+# Largest difference in log-probability that an exported model may show after it is loaded again.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
-# What transformers calls the width of the feed-forward layers: one number for all of them.
+# The names that transformers' configurations have for the width of the feed-forward layers (one for all layers).
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
@@ -34,56 +34,68 @@ def export(
     hf_model: Any = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save the model with the masked neurons' output weights zeroed, as transformers saves a model.
+    """Save a pruned model as a Hugging Face folder: the output weights of the masked neurons are zero.
 
-    The shapes are those of the whole model. With `compact` pruned feed-forward neurons are left out, as far as
-    transformers can load that: its configurations have one width for all layers, so each gets that of the layer with
-    most neurons left, in multiples of eight. Neuron `i` of a layer there is the `i`-th that the mask leaves, and
-    zeroed ones fill up behind. A smaller file, that any program for such models runs faster; how much
-    depends on how evenly the mask prunes. In memory, layer by layer: `sp_lens.compact`.
+    All weights keep their shapes. With `compact=True`, pruned feed-forward neurons are removed as far as transformers
+    can load the result: its configurations have one width for all layers, so every layer gets the width of the one with
+    the most remaining neurons, rounded up to a multiple of eight. In each layer, neuron `i` is then the `i`-th neuron
+    that the mask keeps, and zeroed neurons fill the rest. The files are smaller, and any program for such models runs
+    them faster; how much depends on how evenly the mask prunes the layers. To compact each layer to its own width in
+    memory, use `compact`.
 
-    The model in memory stays as it is. The folder is loaded back with plain transformers, and its
-    log-probabilities are compared with those of the model ablated by hooks (of the model cut alike, with `compact`),
-    before it gets its name.
+    The model in memory is not changed. Before the folder appears under its name, it is loaded with transformers and its
+    log-probabilities are compared with those of the model in memory, ablated with hooks (or cut in the same way with
+    `compact=True`).
 
     Args:
-        model: a bridge. A `HookedTransformer` holds processed weights in TransformerLens' own shapes, so
-            with one give `hf_model` too.
-        mask: True is pruned.
-        folder: to make; must not be there yet.
-        compact: leave pruned feed-forward neurons out.
-        hf_model: with a `HookedTransformer`, the transformers model that it was made from.
-        overwrite: replace a folder that is there.
+        model: A `TransformerBridge`. A `HookedTransformer` stores processed weights in TransformerLens' own shapes, so
+            it needs `hf_model` too.
+        mask: The neurons to prune (True).
+        folder: Folder to create. It must not exist unless `overwrite` is set.
+        compact: Whether to remove pruned feed-forward neurons from the weights.
+        hf_model: The transformers model from which a `HookedTransformer` was made.
+        overwrite: Whether to replace an existing folder.
 
     Returns:
-        The folder.
+        The path of the folder.
 
     Raises:
-        SpLensError: for a mask of another model, a folder that is there, a `HookedTransformer` without
-            `hf_model`, weights that are quantised or on disk, or a reloaded model that differs; with
-            `compact` for an architecture whose configuration has no such width.
+        SpLensError: If the mask belongs to another model, the folder exists, a `HookedTransformer` comes without
+            `hf_model`, weights are quantised or offloaded to disk, or the exported model differs from the one in
+            memory. With `compact=True`, also if the configuration of this architecture has no width to set, or for the
+            reasons listed at `sp_lens.compact`.
+
+    Example:
+        >>> import tempfile
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> mask = sp.NeuronMask.from_neurons(sp.layout_of(model), {"blocks.0.mlp.hook_post": range(100)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pruned = sp.load_model(sp.export(model, mask, f"{folder}/pruned"))
+        >>> bool(pruned.blocks[0].mlp.W_out[:100].any())
+        False
     """
     check_mask(model, mask)
     folder = Path(folder)
     if folder.exists() and not overwrite:
-        raise SpLensError(f"{folder} is there already: name another folder, or say overwrite=True.")
+        raise SpLensError(f"{folder} already exists: choose another folder, or set overwrite=True to replace it.")
     bridge = _bridge(model, hf_model)
     if getattr(bridge.original_model.config, "quantization_config", None) is not None:
         raise SpLensError(
-            f"{model_name(model)!r} is quantised: rows of packed integers can't be zeroed. Ablation by hooks works "
-            "on it (ablate, prune); to export, load the model in float16 or bfloat16, and apply the mask to that."
+            f"{model_name(model)!r} is quantised, and rows of packed integers cannot be set to zero. Ablation by hooks "
+            "works (ablate, prune). To export, load the model in float16 or bfloat16 and apply the mask to that."
         )
-    reader = processor_of(model) if reads_images(model) else tokenizer_as_it_came(tokenizer_of(model))
+    processor = processor_of(model) if reads_images(model) else tokenizer_as_it_came(tokenizer_of(model))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unnamed = NeuronMask(mask.layout, mask.tensors)  # the bridge around hf_model may have another name
+    unnamed_mask = NeuronMask(mask.layout, mask.tensors)  # the bridge around hf_model may have another name
     if compact:
-        with compacted(bridge, unnamed) as width:
+        with compacted(bridge, unnamed_mask) as width:
             _save(bridge.original_model, unfinished, width)
     else:
-        with folded(bridge, unnamed):
+        with folded(bridge, unnamed_mask):
             _save(bridge.original_model, unfinished)
-    reader.save_pretrained(unfinished)
+    processor.save_pretrained(unfinished)
     mask.save(unfinished / "sp_lens_mask.safetensors")
     _verify(model, mask, unfinished, bridge.original_model, compacted if compact else ablate)
     if folder.exists():
@@ -92,54 +104,57 @@ def export(
     return folder
 
 
-def plain_state(bridged: torch.nn.Module, shell: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of a model inside a bridge under the names that transformers knows, those of the empty `shell`.
-
-    A bridge wraps the modules of the model that it was given, which then can't save itself.
-    """
-    fresh = shell.state_dict()
-    state = {name.replace("._original_component", ""): tensor for name, tensor in bridged.state_dict().items()}
-    if missing := [name for name in fresh if name not in state]:
-        raise SpLensError(f"the bridged {type(bridged).__name__} has no weight {missing[0]!r}: it can't be exported.")
-    if other := [name for name, tensor in fresh.items() if tensor.shape != state[name].shape]:
-        raise SpLensError(
-            f"{other[0]} of {type(bridged).__name__} is {tuple(state[other[0]].shape)}, and its configuration makes it "
-            f"{tuple(fresh[other[0]].shape)}, so transformers could not load it. Was the model compacted? Export the "
-            "whole one, with compact=True if you like."
-        )
-    return {name: state[name] for name in fresh}
-
-
-def _save(bridged: Any, folder: Path, width: int | None = None) -> None:
-    shell = on_meta(bridged, width)
-    if generation_config := getattr(bridged, "generation_config", None):  # a masked language model has none
-        shell.generation_config = generation_config
-    shell.save_pretrained(folder, state_dict=plain_state(bridged, shell))
-
-
 def on_meta(bridged: Any, width: int | None = None) -> Any:
-    """A model of the same class and configuration without any weights; with feed-forward layers of another `width`."""
+    """Create a model of the same class and configuration without weights, optionally with another MLP `width`."""
     config = copy.deepcopy(bridged.config)
     if width is not None:
         if not (names := [name for name in _WIDTHS if hasattr(config, name)]):
             raise SpLensError(
-                f"{type(config).__name__} has no width of feed-forward layers to set: export without compact."
+                f"{type(config).__name__} has no known setting for the width of the feed-forward layers, so the model "
+                "cannot be exported with compact=True: export it without."
             )
         setattr(config, names[0], width)
     config.dtype = next(bridged.parameters()).dtype
-    config.output_attentions = False  # TransformerLens asked for them, and the kernel that is the default has none
+    config.output_attentions = False  # TransformerLens sets this, and the default attention kernel does not support it
     with torch.device("meta"):
         return type(bridged)(config)
 
 
+def _plain_state(bridged: torch.nn.Module, empty: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict of a model inside a bridge under the names of `empty`, a model of the same class.
+
+    A bridge wraps modules of the model, which changes the names in its state dict, so the model cannot save itself.
+    """
+    expected = empty.state_dict()
+    state = {name.replace("._original_component", ""): tensor for name, tensor in bridged.state_dict().items()}
+    kind = type(bridged).__name__
+    if missing := [name for name in expected if name not in state]:
+        raise SpLensError(f"{kind} cannot be exported: the model in the bridge has no weight {missing[0]!r}.")
+    if different := [name for name, tensor in expected.items() if tensor.shape != state[name].shape]:
+        name = different[0]
+        raise SpLensError(
+            f"transformers could not load this {kind}: {name} has the shape {tuple(state[name].shape)}, but its "
+            f"configuration requires {tuple(expected[name].shape)}. If the model was compacted, export the original "
+            "one, with compact=True if desired."
+        )
+    return {name: state[name] for name in expected}
+
+
+def _save(bridged: Any, folder: Path, width: int | None = None) -> None:
+    empty = on_meta(bridged, width)
+    if generation_config := getattr(bridged, "generation_config", None):  # masked language models have none
+        empty.generation_config = generation_config
+    empty.save_pretrained(folder, state_dict=_plain_state(bridged, empty))
+
+
 def _bridge(model: Any, hf_model: Any) -> Any:
-    """The bridge whose weights are saved: the model itself, or one around `hf_model`."""
+    """Return the bridge whose weights are saved: the model itself, or a new one around a copy of `hf_model`."""
     if hasattr(model, "original_model"):
         return model
     if hf_model is None:
         raise SpLensError(
-            "a HookedTransformer holds weights that TransformerLens has processed: give the transformers model that it "
-            "was made from, export(model, mask, folder, hf_model=AutoModelForCausalLM.from_pretrained(...))."
+            "a HookedTransformer contains weights that TransformerLens has processed. Pass the transformers model from "
+            "which it was made: export(model, mask, folder, hf_model=AutoModelForCausalLM.from_pretrained(...))."
         )
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -149,25 +164,37 @@ def _bridge(model: Any, hf_model: Any) -> Any:
 
 
 def _verify(
-    model: Any, mask: NeuronMask, folder: Path, plain: Any, pruned: Callable[[Any, NeuronMask], AbstractContextManager]
+    model: Any,
+    mask: NeuronMask,
+    folder: Path,
+    original: Any,
+    pruned: Callable[[Any, NeuronMask], AbstractContextManager],
 ) -> None:
-    """Compare the saved model, loaded by transformers and placed as it was, with the one in memory while `pruned`."""
+    """Raise SpLensError if the exported model, loaded with transformers, differs from the model in memory.
+
+    Args:
+        model: The model in memory.
+        mask: The pruned neurons.
+        folder: Folder of the exported model.
+        original: The transformers model in the bridge, which determines the class and the devices.
+        pruned: Context manager that prunes the model in memory for the comparison.
+    """
     dtype, device = next(model.parameters()).dtype, input_device(model)
     inputs = random_inputs(model).to(device)
     with inference(model) as fused, pruned(model, mask):
-        in_memory = model(inputs, return_type="logits").float().log_softmax(-1)
-        reloaded = type(plain).from_pretrained(
+        expected = model(inputs, return_type="logits").float().log_softmax(-1)
+        exported = type(original).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa" if fused else "eager",
             local_files_only=True,
-            device_map=getattr(plain, "hf_device_map", None) or {"": device},
+            device_map=getattr(original, "hf_device_map", None) or {"": device},
         )
-        by_weights = reloaded.eval()(inputs).logits.float().log_softmax(-1)[..., : in_memory.shape[-1]]
-    difference = float((in_memory - by_weights.to(in_memory.device)).abs().max())
+        log_probabilities = exported.eval()(inputs).logits.float().log_softmax(-1)[..., : expected.shape[-1]]
+    difference = float((expected - log_probabilities.to(expected.device)).abs().max())
     if not difference <= TOLERANCE.get(dtype, 1e-1):
         raise SpLensError(
-            f"{model_name(model)!r} as saved differs from the model ablated by hooks by {difference:.2g} nats; "
-            f"{folder} was left for you to look at. Were its weights processed (enable_compatibility_mode)? "
-            "Load it with load_model."
+            f"the exported model differs from the model ablated by hooks by {difference:.2g} nats. {folder} was kept "
+            f"for inspection. If the weights of {model_name(model)!r} were processed (enable_compatibility_mode), load "
+            "the model with load_model instead."
         )

@@ -228,7 +228,7 @@ def test_compaction_is_zeroed_weights(
     mask, hf = case.pruned
     expected, whole = logits(hf, case.inputs), sp.layout_of(case.model)
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
-    monkeypatch.setattr(compaction, "PAYS", 1)
+    monkeypatch.setattr(compaction, "MIN_REMOVED", 1)
     with compaction.pruned(case.model, mask):
         assert all(group.width < was.width for group, was in _mlps(case.model, whole))
         measure("compact", largest(logits(case.model, case.inputs), expected))

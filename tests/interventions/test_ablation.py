@@ -1,4 +1,4 @@
-"""Ablation by hooks = zeroed weights of plain transformers = exported model; and nothing is left behind."""
+"""Ablation with hooks, folding and export agree with zeroed weights in plain transformers, and clean up after use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +23,17 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def pruned_plain(tiny: Tiny, mask: sp.NeuronMask) -> torch.Tensor:
-    """The logits of plain transformers with the masked neurons' weights zeroed."""
+    """Compute the logits of plain transformers with the output weights of the masked neurons set to zero."""
     hf = tiny_hf(tiny.family)
     zero_rows(tiny.family, hf, mask)
     with torch.no_grad():
         return hf(TOKENS).logits
 
 
-def test_hooks_are_zeroed_weights_are_the_exported_model(tiny: Tiny, tmp_path: Path) -> None:
+def test_hooks_folding_and_export_agree_with_zeroed_weights(tiny: Tiny, tmp_path: Path) -> None:
     mask = random_mask(tiny.model, 0.3)
     expected = pruned_plain(tiny, mask)
-    assert (expected - logits(tiny.model)).abs().max() > 1e-2  # the mask does something
+    assert (expected - logits(tiny.model)).abs().max() > 1e-2  # the mask has an effect
     with sp.ablate(tiny.model, mask):
         torch.testing.assert_close(logits(tiny.model), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(
@@ -50,7 +50,7 @@ def test_hooks_are_zeroed_weights_are_the_exported_model(tiny: Tiny, tmp_path: P
     assert transformers.AutoTokenizer.from_pretrained(folder)("def f")["input_ids"]
 
 
-def test_folding_for_good_is_zero_ablation() -> None:
+def test_fold_mask_is_zero_ablation() -> None:
     model = tiny_bridge("llama", seed=3)
     mask = random_mask(model, 0.2)
     with sp.ablate(model, mask):
@@ -59,14 +59,14 @@ def test_folding_for_good_is_zero_ablation() -> None:
     torch.testing.assert_close(logits(model), ablated, rtol=0, atol=1e-5)
 
 
-def test_folded_weights_come_back_bit_by_bit(tiny: Tiny) -> None:
+def test_folded_weights_are_restored_bit_for_bit_after_an_exception(tiny: Tiny) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     with pytest.raises(RuntimeError, match="inside"), folded(tiny.model, random_mask(tiny.model, 0.4)):
         raise RuntimeError("inside")
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
 
 
-def test_nothing_is_left_behind_after_an_exception_neither(tiny: Tiny) -> None:
+def test_hooks_are_removed_after_an_exception(tiny: Tiny) -> None:
     before, hooks = logits(tiny.model), count_hooks(tiny.model)
     with pytest.raises(RuntimeError, match="inside"), sp.ablate(tiny.model, random_mask(tiny.model, 0.5)):
         raise RuntimeError("inside")
@@ -74,8 +74,8 @@ def test_nothing_is_left_behind_after_an_exception_neither(tiny: Tiny) -> None:
     assert torch.equal(logits(tiny.model), before)
 
 
-def test_the_users_hooks_and_inner_calls_live_with_an_ablation(tiny: Tiny) -> None:
-    """A user's hook stays, `run_with_hooks` inside the `with` works, and reset_hooks() does no harm."""
+def test_hooks_and_calls_of_the_user_work_during_an_ablation(tiny: Tiny) -> None:
+    """A user's hook stays attached, `run_with_cache` works inside the context, and reset_hooks() raises no error."""
     mask = random_mask(tiny.model, 0.3)
     seen: list[int] = []
     point = tiny.model.blocks[0].attn.hook_z
@@ -89,32 +89,32 @@ def test_the_users_hooks_and_inner_calls_live_with_an_ablation(tiny: Tiny) -> No
     point.remove_hooks()
 
 
-def test_ablations_add_up(opt: Any) -> None:
-    one, two = random_mask(opt, 0.2, seed=1), random_mask(opt, 0.2, seed=2)
-    with sp.ablate(opt, one | two):
-        together = logits(opt)
-    with sp.ablate(opt, one), sp.ablate(opt, two):
-        assert torch.equal(logits(opt), together)
+def test_nested_ablations_are_the_ablation_of_the_union(opt: Any) -> None:
+    first, second = random_mask(opt, 0.2, seed=1), random_mask(opt, 0.2, seed=2)
+    with sp.ablate(opt, first | second):
+        expected = logits(opt)
+    with sp.ablate(opt, first), sp.ablate(opt, second):
+        assert torch.equal(logits(opt), expected)
 
 
-def test_mean_ablation_puts_in_the_means(tiny: Tiny) -> None:
+def test_mean_ablation_replaces_activations_by_their_means(tiny: Tiny) -> None:
     rows = random_rows(6)
     means = {name: z.mean(0) for name, z in plain_activations(tiny.family, tiny.hf, rows).items()}
     mask = random_mask(tiny.model, 0.3).select("attn")
     stats = sp.collect(tiny.model, rows, progress=False)
-    _, whole = tiny.model.run_with_cache(TOKENS)
+    _, original = tiny.model.run_with_cache(TOKENS)
     with sp.ablate(tiny.model, mask, mode="mean", reference=stats):
         _, cache = tiny.model.run_with_cache(TOKENS)
     name = "blocks.0.attn.hook_z"
     marked = mask[name]
-    flat, before = cache[name].flatten(2), whole[name].flatten(2)
+    flat, before = cache[name].flatten(2), original[name].flatten(2)
     torch.testing.assert_close(flat[..., marked], means[name][marked].float().expand_as(flat[..., marked]))
     assert torch.equal(flat[..., ~marked], before[..., ~marked])
 
 
-def test_resampling_draws_whole_tokens_of_the_corpus(tiny: Tiny) -> None:
+def test_resampling_takes_all_neurons_from_one_token_of_the_corpus(tiny: Tiny) -> None:
     rows = random_rows(6)
-    real = plain_activations(tiny.family, tiny.hf, rows)
+    activations = plain_activations(tiny.family, tiny.hf, rows)
     mask = random_mask(tiny.model, 0.3).select("mlp")
     sample = sp.sample_activations(tiny.model, rows, mask, tokens=32)
     name = "blocks.0.mlp.hook_post"
@@ -125,15 +125,14 @@ def test_resampling_draws_whole_tokens_of_the_corpus(tiny: Tiny) -> None:
         with sp.ablate(tiny.model, mask, mode="resample", reference=sample, seed=seed):
             return tiny.model.run_with_cache(TOKENS)[1][name]
 
-    drawn = run(0)[..., marked].flatten(0, 1).double()
-    distance = torch.cdist(drawn, real[name][:, marked]).amin(dim=1)
-    assert distance.max() < 1e-4  # each is what the neurons did together at one token of the corpus
+    resampled = run(0)[..., marked].flatten(0, 1).double()
+    distance = torch.cdist(resampled, activations[name][:, marked]).amin(dim=1)
+    assert distance.max() < 1e-4  # each row is what the neurons computed together at one token of the corpus
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
 
 
-def test_a_sample_is_uniform_over_the_corpus(opt: Any) -> None:
-    """Taking a sample of everything gives everything: nothing is lost or taken twice in the stream."""
+def test_a_sample_larger_than_the_corpus_contains_every_token_once(opt: Any) -> None:
     rows = random_rows(8)
     mask = random_mask(opt, 0.3).select("mlp")
     sample = sp.sample_activations(opt, rows, mask, tokens=10_000, batch_tokens=30)
@@ -151,20 +150,20 @@ def cross_entropy(hf: Any, rows: list[torch.Tensor]) -> float:
     return float(sum(nats)) / sum(len(row) - 1 for row in rows)
 
 
-def test_the_effect_of_a_head_is_the_rise_of_plain_transformers_loss(tiny: Tiny) -> None:
+def test_the_effect_of_a_head_is_the_increase_of_plain_transformers_loss(tiny: Tiny) -> None:
     rows = random_rows(5)
     effects = sp.ablation_effect(tiny.model, rows, progress=False)
     base = cross_entropy(tiny.hf, rows)
     for layer, head in [(0, 0), (0, 3), (1, 2)]:
         hf = tiny_hf(tiny.family)
         name = f"blocks.{layer}.attn.hook_z"
-        own = {name: range(8 * head, 8 * head + 8)}
-        zero_rows(tiny.family, hf, sp.NeuronMask.from_neurons(sp.layout_of(tiny.model), own))
+        neurons = {name: range(8 * head, 8 * head + 8)}
+        zero_rows(tiny.family, hf, sp.NeuronMask.from_neurons(sp.layout_of(tiny.model), neurons))
         assert effects[name][head].item() == pytest.approx(cross_entropy(hf, rows) - base, abs=2e-6)
     assert effects.stack().shape == (2, 4)
 
 
-def test_the_effect_of_chosen_neurons(opt: Any) -> None:
+def test_the_effect_of_a_neuron_is_the_increase_of_plain_transformers_loss(opt: Any) -> None:
     rows = random_rows(4)
     chosen = sp.NeuronMask.from_neurons(sp.layout_of(opt), {"blocks.1.mlp.hook_post": [5, 17]})
     effects = sp.ablation_effect(opt, rows, unit="neuron", neurons=chosen, progress=False)
@@ -186,12 +185,12 @@ BAD: list[tuple[str, Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("message", "call"), BAD, ids=[message for message, _ in BAD])
-def test_bad_input_has_an_answer(opt: Any, message: str, call: Callable[[Any], Any]) -> None:
+def test_invalid_input_raises_an_error(opt: Any, message: str, call: Callable[[Any], Any]) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         call(opt)
 
 
-def test_a_mask_made_for_another_model_of_the_same_shape_is_refused(opt: Any) -> None:
+def test_a_mask_made_for_another_model_of_the_same_shape_raises_an_error(opt: Any) -> None:
     mask = random_mask(opt, 0.1)
     other = sp.NeuronMask(mask.layout, mask.tensors, {"model": "opt-125m"})
     with (
@@ -199,5 +198,5 @@ def test_a_mask_made_for_another_model_of_the_same_shape_is_refused(opt: Any) ->
         sp.ablate(opt, other),
     ):
         pass
-    with sp.ablate(opt, sp.NeuronMask(other.layout, other.tensors)):  # the way out that the message names
+    with sp.ablate(opt, sp.NeuronMask(other.layout, other.tensors)):  # the workaround that the message names
         logits(opt)

@@ -1,5 +1,4 @@
-"""What ablating one head or neuron does to the loss: held against a whole pass for each, and its estimate against
-differences of plain transformers' loss."""
+"""`ablation_effect` compared with one evaluation per unit, and `effect_estimate` with derivatives of the loss."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,8 @@ from sp_lens.models.hooks import attached
 pytestmark = pytest.mark.model
 
 ROWS = random_rows(5)
-# Of differences: few ReLUs change sides within it, and the float32 of transformers' softmax does not show.
+# Step of the central differences: small enough that few ReLUs change sign, and large enough that the float32 rounding
+# of transformers' softmax is negligible.
 STEP = 2e-3
 Unit = tuple[str, list[int]]
 
@@ -42,54 +42,56 @@ def heads_of(model: Any) -> list[Unit]:
     return units
 
 
-def rises(model: Any, corpus: Any, units: list[Unit], *, batch_tokens: int = 4096, **ablation: Any) -> torch.Tensor:
-    """The rise in loss without each unit: the whole model evaluated for each of them."""
+def loss_increases(
+    model: Any, corpus: Any, units: list[Unit], *, batch_tokens: int = 4096, **ablation: Any
+) -> torch.Tensor:
+    """Compute the increase of the loss without each unit by evaluating the whole model for each of them."""
     options: dict[str, Any] = {"seed": 3, "batch_tokens": batch_tokens, "progress": False}
-    whole = sp.evaluate(model, corpus, **options).loss
-    found = []
+    baseline = sp.evaluate(model, corpus, **options).loss
+    increases = []
     for name, neurons in units:
         with sp.ablate(model, sp.NeuronMask.from_neurons(sp.layout_of(model), {name: neurons}), **ablation):
-            found.append(sp.evaluate(model, corpus, **options).loss - whole)
-    return torch.tensor(found, dtype=torch.float64)
+            increases.append(sp.evaluate(model, corpus, **options).loss - baseline)
+    return torch.tensor(increases, dtype=torch.float64)
 
 
-def check(model: Any, corpus: Any, *, batch_tokens: int = 4096, **ablation: Any) -> None:
-    """The effects of all heads, and of some neurons of the last block, are those rises."""
+def check_effects(model: Any, corpus: Any, *, batch_tokens: int = 4096, **ablation: Any) -> None:
+    """Compare the effects of all heads, and of some neurons of the last block, with `loss_increases`."""
     options: dict[str, Any] = {"seed": 3, "batch_tokens": batch_tokens, "progress": False, **ablation}
     heads = torch.cat(list(sp.ablation_effect(model, corpus, **options).values()))
-    expected = rises(model, corpus, heads_of(model), batch_tokens=batch_tokens, **ablation)
+    expected = loss_increases(model, corpus, heads_of(model), batch_tokens=batch_tokens, **ablation)
     torch.testing.assert_close(heads, expected, rtol=0, atol=1e-6)
-    assert expected.abs().max() > 1e-5  # there is something to see
+    assert expected.abs().max() > 1e-5  # the ablations have an effect
 
     chosen = [(group.name, neuron) for group in sp.layout_of(model)[-2:] for neuron in (2, 17)]
     mask = sp.NeuronMask.from_neurons(sp.layout_of(model), {name: [2, 17] for name, _ in chosen})
     effects = sp.ablation_effect(model, corpus, unit="neuron", neurons=mask, **options)
-    found = torch.stack([effects[name][neuron] for name, neuron in chosen])
+    measured = torch.stack([effects[name][neuron] for name, neuron in chosen])
     units = [(name, [neuron]) for name, neuron in chosen]
     torch.testing.assert_close(
-        found, rises(model, corpus, units, batch_tokens=batch_tokens, **ablation), rtol=0, atol=1e-6
+        measured, loss_increases(model, corpus, units, batch_tokens=batch_tokens, **ablation), rtol=0, atol=1e-6
     )
     assert sum(int(values.isfinite().sum()) for values in effects.values()) == len(chosen)
 
 
-def test_effects_are_those_of_whole_passes(tiny: Tiny) -> None:
-    check(tiny.model, ROWS, batch_tokens=60)  # some batches with padding, of which one or some go into a pass
+def test_effects_are_those_of_complete_passes(tiny: Tiny) -> None:
+    check_effects(tiny.model, ROWS, batch_tokens=60)  # batches with padding, with one or several copies per pass
 
 
-@pytest.mark.parametrize("batch_tokens", [24, 4096])  # a row at a time, all of a layer's units in a pass
+@pytest.mark.parametrize("batch_tokens", [24, 4096])  # one row per pass; all units of a layer in one pass
 def test_effects_do_not_depend_on_the_batches(opt: Any, batch_tokens: int) -> None:
-    check(opt, ROWS, batch_tokens=batch_tokens)
+    check_effects(opt, ROWS, batch_tokens=batch_tokens)
 
 
-def test_by_the_mean_and_within_another_ablation(tiny: Tiny) -> None:
+def test_effects_with_mean_ablation_and_within_another_ablation(tiny: Tiny) -> None:
     stats, hooks = sp.collect(tiny.model, ROWS, progress=False), count_hooks(tiny.model)
     with sp.ablate(tiny.model, random_mask(tiny.model, 0.3)):
-        check(tiny.model, ROWS, mode="mean", reference=stats)
-        gone = sp.NeuronMask.from_neurons(sp.layout_of(tiny.model), {"blocks.1.attn.hook_z": range(8, 16)})
-        with sp.ablate(tiny.model, gone):
+        check_effects(tiny.model, ROWS, mode="mean", reference=stats)
+        ablated_head = sp.NeuronMask.from_neurons(sp.layout_of(tiny.model), {"blocks.1.attn.hook_z": range(8, 16)})
+        with sp.ablate(tiny.model, ablated_head):
             effects = sp.ablation_effect(tiny.model, ROWS, progress=False)
             estimate = sp.effect_estimate(tiny.model, ROWS, progress=False).heads("sum")
-        assert abs(effects["blocks.1.attn.hook_z"][1]) < 1e-6  # it is no more
+        assert abs(effects["blocks.1.attn.hook_z"][1]) < 1e-6  # already ablated
         assert estimate["blocks.1.attn.hook_z"][1] == 0
         assert effects["blocks.1.attn.hook_z"][0] != 0
     assert count_hooks(tiny.model) == hooks
@@ -97,15 +99,15 @@ def test_by_the_mean_and_within_another_ablation(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("family", ["opt-post-norm", "gemma3", "bert", "vit"])
-def test_families_that_differ_in_what_they_hand_on(family: str) -> None:
+def test_effects_for_families_with_other_block_outputs(family: str) -> None:
     model = tiny_bridge(family)
     generator = torch.Generator().manual_seed(1)
     images = [{"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": label} for label in range(3)]
-    check(model, images if family == "vit" else ROWS, batch_tokens=60)
+    check_effects(model, images if family == "vit" else ROWS, batch_tokens=60)
 
 
-@pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for it since 4.3")
-def test_blocks_that_share_keys_and_values() -> None:
+@pytest.mark.skipif(HERE < (4, 3), reason="needs the Gemma 4 bridge of TransformerLens 4.3")
+def test_effects_for_blocks_that_share_keys_and_values() -> None:
     settings: dict[str, Any] = {
         "vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 8,
         "num_key_value_heads": 2, "global_head_dim": 8, "intermediate_size": 48, "num_kv_shared_layers": 2,
@@ -116,21 +118,23 @@ def test_blocks_that_share_keys_and_values() -> None:
     kind: Any = transformers.Gemma4ForCausalLM
     hf = kind(kind.config_class(**settings)).eval()
     hf.config.architectures = ["Gemma4ForCausalLM"]
-    check(bridge_of(hf, "tiny-gemma4"), ROWS[:2])
+    check_effects(bridge_of(hf, "tiny-gemma4"), ROWS[:2])
 
 
-@pytest.mark.skipif(HERE < (4,), reason="TransformerLens 3.9 takes no weights from disk")
-def test_weights_on_disk(tmp_path: Path) -> None:
+@pytest.mark.skipif(HERE < (4,), reason="TransformerLens 3.9 does not support weights on disk")
+def test_effects_of_a_model_offloaded_to_disk(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path / "gpt2")
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path / "gpt2")
-    whole, placed = (sp.load_model(tmp_path / "gpt2", device_map={"": place}) for place in ("cpu", "disk"))
+    in_memory, on_disk = (sp.load_model(tmp_path / "gpt2", device_map={"": place}) for place in ("cpu", "disk"))
     for measure in (sp.ablation_effect, sp.effect_estimate):
-        one, other = (torch.cat(list(measure(model, ROWS, progress=False).values())) for model in (whole, placed))
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+        expected, effects = (
+            torch.cat(list(measure(model, ROWS, progress=False).values())) for model in (in_memory, on_disk)
+        )
+        torch.testing.assert_close(effects, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_nothing_is_computed_that_an_ablation_does_not_reach() -> None:
-    """How many rows go through the MLP of each block, and through attention's pattern, for four heads of each."""
+def test_modules_that_an_ablation_does_not_affect_are_not_recomputed() -> None:
+    """Counts the rows that pass through each MLP and each attention pattern, with four heads per block."""
     model, rows = tiny_bridge("llama"), [torch.arange(2, 12)] * 3
     seen: dict[str, int] = {}
 
@@ -140,18 +144,18 @@ def test_nothing_is_computed_that_an_ablation_does_not_reach() -> None:
 
         return count
 
-    places = {f"blocks.{layer}.{hook}": None for layer in (0, 1) for hook in ("mlp.hook_post", "attn.hook_pattern")}
-    with model.hooks(fwd_hooks=[(name, counter(name)) for name in places]):
+    names = [f"blocks.{layer}.{hook}" for layer in (0, 1) for hook in ("mlp.hook_post", "attn.hook_pattern")]
+    with model.hooks(fwd_hooks=[(name, counter(name)) for name in names]):
         sp.ablation_effect(model, rows, progress=False)
     assert seen == {
-        "blocks.0.attn.hook_pattern": 3,  # of the pass without ablation
+        "blocks.0.attn.hook_pattern": 3,  # the pass without ablation
         "blocks.0.mlp.hook_post": 3 + 4 * 3,
         "blocks.1.attn.hook_pattern": 3 + 4 * 3,
         "blocks.1.mlp.hook_post": 3 + 8 * 3,
     }
 
 
-def test_units_share_a_pass_where_there_is_room() -> None:
+def test_several_units_share_a_pass_up_to_batch_tokens() -> None:
     model, rows = tiny_bridge("opt"), [torch.arange(2, 12)] * 3
     sizes: list[int] = []
     handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].numel()))
@@ -161,7 +165,7 @@ def test_units_share_a_pass_where_there_is_room() -> None:
     assert sizes == [30] + [30] * 8 + [30] + [60] * 4 + [30] + [120] * 2
 
 
-def test_an_exception_leaves_nothing_behind() -> None:
+def test_hooks_and_forward_methods_are_restored_after_an_exception() -> None:
     model = tiny_bridge("gpt2")
     hooks, values = count_hooks(model), model.state_dict()
 
@@ -178,7 +182,7 @@ def test_an_exception_leaves_nothing_behind() -> None:
             measure(model, Corpus(), progress=False)
 
     def stop(activation: torch.Tensor, hook: Any) -> None:
-        if len(activation) > len(ROWS):  # in the middle of a pass that reuses another
+        if len(activation) > len(ROWS):  # in the middle of a pass that reuses the recorded one
             raise RuntimeError("inside")
 
     last = sp.layout_of(model)[-1]
@@ -191,7 +195,7 @@ def test_an_exception_leaves_nothing_behind() -> None:
 
 
 def slope(family: str, hf: Any, rows: list[torch.Tensor], unit: Unit, rest: torch.Tensor | float) -> float:
-    """The derivative of plain transformers' loss by how much of a unit is ablated, by central difference."""
+    """Compute the derivative of plain transformers' loss with respect to the ablated amount, by central difference."""
     name, neurons = unit
     loss: dict[float, float] = {}
     for amount in (STEP, -STEP):
@@ -227,8 +231,8 @@ def test_the_estimate_is_the_derivative_of_plain_transformers_loss(family: str, 
         assert float(heads.abs().max()) == pytest.approx(abs(slope(family, hf, ROWS, (name, neurons), 0.0)), rel=5e-3)
 
 
-def test_the_estimate_is_the_derivative_of_what_is_evaluated(tiny: Tiny) -> None:
-    """Of a `HookedTransformer` too: the derivative by a factor of one neuron, at 1."""
+def test_the_estimate_is_the_derivative_of_the_evaluated_loss(tiny: Tiny) -> None:
+    """Includes `HookedTransformer`: the derivative with respect to a factor on one neuron, at 1."""
     group = sp.layout_of(tiny.model)[1]
     estimate = sp.effect_estimate(tiny.model, ROWS, progress=False)[group.name]
     neuron = int(estimate.abs().argmax())
@@ -245,8 +249,8 @@ def test_the_estimate_is_the_derivative_of_what_is_evaluated(tiny: Tiny) -> None
     assert float(estimate[neuron]) == pytest.approx((losses[0] - losses[1]) / 0.02, rel=0.02, abs=1e-5)
 
 
-def test_the_masked_and_the_images_are_estimated_as_they_are_evaluated() -> None:
-    """The sign and the size are those of ablating the neuron that is estimated highest."""
+def test_estimates_for_masked_language_models_and_image_classifiers() -> None:
+    """The estimate of the neuron with the largest one has the sign and roughly the size of its ablation effect."""
     generator = torch.Generator().manual_seed(1)
     images = [{"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": label} for label in range(3)]
     for family, corpus in (("bert", ROWS), ("vit", images)):
@@ -254,14 +258,14 @@ def test_the_masked_and_the_images_are_estimated_as_they_are_evaluated() -> None
         estimate = sp.effect_estimate(model, corpus, seed=3, progress=False)
         for name, values in estimate.items():
             top = int(values.abs().argmax())
-            assert float(values[top]) == pytest.approx(float(rises(model, corpus, [(name, [top])])), rel=0.35)
+            assert float(values[top]) == pytest.approx(float(loss_increases(model, corpus, [(name, [top])])), rel=0.35)
 
 
-def test_no_parameter_is_touched_by_the_estimate() -> None:
+def test_the_estimate_changes_no_parameter_and_no_gradient() -> None:
     model = tiny_bridge("llama").train()
-    frozen, own = model.blocks[0].ln1.weight, next(model.parameters())
+    frozen, with_gradient = model.blocks[0].ln1.weight, next(model.parameters())
     frozen.requires_grad_(False)
-    own.grad = torch.ones_like(own)
+    with_gradient.grad = torch.ones_like(with_gradient)
     flags = [parameter.requires_grad for parameter in model.parameters()]
     with torch.no_grad():
         sp.effect_estimate(model, ROWS, progress=False)
@@ -269,8 +273,8 @@ def test_no_parameter_is_touched_by_the_estimate() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert not all(flags)
     assert model.training
-    assert all(parameter.grad is None for parameter in model.parameters() if parameter is not own)
-    assert torch.equal(own.grad, torch.ones_like(own))
+    assert all(parameter.grad is None for parameter in model.parameters() if parameter is not with_gradient)
+    assert torch.equal(with_gradient.grad, torch.ones_like(with_gradient))
 
 
 def test_the_estimate_ranks_the_neurons_of_the_bundled_model(demo: Any) -> None:
@@ -279,8 +283,8 @@ def test_the_estimate_ranks_the_neurons_of_the_bundled_model(demo: Any) -> None:
     chosen = {f"blocks.{layer}.mlp.hook_post": range(0, 768, 128) for layer in range(4)}
     mask = sp.NeuronMask.from_neurons(sp.layout_of(demo), chosen)
     effects = sp.ablation_effect(demo, held_out, unit="neuron", neurons=mask, progress=False)
-    one, other = (torch.cat([values[name][mask[name]] for name in mask]) for values in (estimate, effects))
-    correlation: Any = spearmanr(one, other)[0]
+    ranked = (torch.cat([values[name][mask[name]] for name in mask]) for values in (estimate, effects))
+    correlation: Any = spearmanr(*ranked)[0]
     assert correlation > 0.6
 
 
@@ -292,7 +296,7 @@ def test_the_estimate_ranks_the_neurons_of_the_bundled_model(demo: Any) -> None:
         ("collected from the model 'other'", {"mode": "mean", "reference": "other"}),
     ],
 )
-def test_bad_input_has_an_answer(opt: Any, message: str, options: dict[str, Any]) -> None:
+def test_invalid_input_raises_an_error(opt: Any, message: str, options: dict[str, Any]) -> None:
     if "reference" in options:
         stats = sp.collect(opt, ROWS, progress=False)
         options = {**options, "reference": sp.ActivationStats(stats.layout, dict(stats), {"model": "other"})}

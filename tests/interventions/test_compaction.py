@@ -1,10 +1,9 @@
-"""Neurons that are taken out of the weights, against the same neurons zeroed; and prune with and without.
+"""Removing neurons from the weights gives the same results as zeroing them, in `compact`, `export` and `prune`.
 
-All architectures are held to the same in tests/families.
+The tests in tests/families cover more architectures.
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 import sp_lens as sp
 from sp_lens.cli.__main__ import main
-from sp_lens.interventions import compaction
+from sp_lens.interventions import compaction, export
 from sp_lens.interventions.compaction import pruned
 from sp_lens.models.mlp_weights import Cut, Matrices, Sliced
 from sp_lens.neurons.layout import NeuronGroup
@@ -31,9 +30,9 @@ TOKENS = torch.randint(2, 4096, (3, 20), generator=torch.Generator().manual_seed
 
 
 @pytest.fixture
-def pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers of tiny models are made narrower too."""
-    monkeypatch.setattr(compaction, "PAYS", 1)
+def narrow_tiny_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow the layers of tiny models too, which lose fewer neurons than `MIN_REMOVED`."""
+    monkeypatch.setattr(compaction, "MIN_REMOVED", 1)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -61,8 +60,8 @@ def assert_same(model: Any, before: dict[str, torch.Tensor]) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(0, 20))
-def test_a_cut_is_a_sum_over_the_neurons_that_are_left(marks: list[bool], filling: int) -> None:
-    """Written out in float64 on a layer of two matrices, one of them the other way round; then everything is back."""
+def test_a_cut_layer_is_the_sum_over_its_remaining_neurons(marks: list[bool], filling: int) -> None:
+    """Compares with the sum in float64 for a layer of two matrices; a temporary cut is undone on exit."""
     marked, neurons = torch.tensor(marks), len(marks)
     width = min(neurons, max(1, neurons - sum(marks) + filling))
     torch.manual_seed(0)
@@ -80,9 +79,8 @@ def test_a_cut_is_a_sum_over_the_neurons_that_are_left(marks: list[bool], fillin
         torch.testing.assert_close(left[:, : len(cut.first)], activations[:, cut.first])
         torch.testing.assert_close(outward(left), expected + torch.zeros(4, 2).double())
     assert all(map(torch.equal, before, parameters))
-    assert all(
-        one is other for one, other in zip(parameters, (*inward.parameters(), *outward.parameters()), strict=True)
-    )
+    after = (*inward.parameters(), *outward.parameters())
+    assert all(parameter is original for parameter, original in zip(after, parameters, strict=True))
     assert (inward.out_features, outward.in_features) == (neurons, neurons)
     cut.apply()
     assert outward.weight.shape == (2, width)
@@ -90,14 +88,14 @@ def test_a_cut_is_a_sum_over_the_neurons_that_are_left(marks: list[bool], fillin
     torch.testing.assert_close(inward(x).relu()[:, : len(cut.kept)], activations[:, ~marked])
 
 
-@pytest.mark.usefixtures("pays")
-def test_statistics_are_of_the_whole_model(opt: Any) -> None:
+@pytest.mark.usefixtures("narrow_tiny_layers")
+def test_statistics_have_the_layout_of_the_whole_model(opt: Any) -> None:
     mask, before, rows = random_mask(opt, 0.5), snapshot(opt), random_rows(8)
     with sp.ablate(opt, mask):
         expected = sp.collect(opt, rows, progress=False)
-    with pruned(opt, mask) as whole:
+    with pruned(opt, mask) as in_whole_layout:
         assert widths(opt) == [32, 24]
-        stats = whole(sp.collect(opt, rows, progress=False))
+        stats = in_whole_layout(sp.collect(opt, rows, progress=False))
     with pytest.raises(RuntimeError, match="inside"), pruned(opt, mask):
         raise RuntimeError("inside")
     assert_same(opt, before)
@@ -109,19 +107,17 @@ def test_statistics_are_of_the_whole_model(opt: Any) -> None:
     assert stats.sinks() == expected.sinks()
 
 
-@pytest.mark.usefixtures("pays")
-@pytest.mark.parametrize("done", range(6))
-def test_an_interrupt_at_any_point_leaves_the_weights_as_they_were(
-    opt: Any, done: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C after so many steps of cutting two layers, a step being a move or a view of one parameter."""
-    mask, before, hooks, left = random_mask(opt, 0.5), snapshot(opt), count_hooks(opt), [done]
+@pytest.mark.usefixtures("narrow_tiny_layers")
+@pytest.mark.parametrize("steps", range(6))
+def test_an_interrupt_at_any_point_restores_the_weights(opt: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after some steps of cutting two layers, where a step moves the slices of a parameter or narrows it."""
+    mask, before, hooks, remaining = random_mask(opt, 0.5), snapshot(opt), count_hooks(opt), [steps]
 
     def interrupted(step: Any) -> Any:
         def run(*arguments: Any) -> Any:
             result = step(*arguments)
-            left[0] -= 1
-            if left[0] == -1:  # not again, while things are put back
+            remaining[0] -= 1
+            if remaining[0] == -1:  # only once, and not while the weights are restored
                 raise KeyboardInterrupt
             return result
 
@@ -137,13 +133,15 @@ def test_an_interrupt_at_any_point_leaves_the_weights_as_they_were(
 
 @contextmanager
 def by_hooks(model: Any, mask: sp.NeuronMask) -> Iterator[Any]:
-    """What prune did before: every step as dear as the first."""
+    """Ablate with hooks instead of `pruned`, so that layers keep their width."""
     with sp.ablate(model, mask):
         yield lambda stats: stats
 
 
-def test_prune_finds_the_same_by_narrower_layers(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And goes on to the same, bit by bit, after it was cut short."""
+def test_prune_gives_the_same_result_with_narrower_layers(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed from an earlier step also ends with the same history, bit for bit."""
     texts = {"forget": "code", "retain": "prose"}
     splits: dict[str, Any] = {"": "collect", "eval_": "evaluate"}
     corpora = {
@@ -156,29 +154,29 @@ def test_prune_finds_the_same_by_narrower_layers(demo: Any, tmp_path: Path, monk
 
     @contextmanager
     def watched(model: Any, mask: sp.NeuronMask) -> Iterator[Any]:
-        with pruned(model, mask) as whole:
+        with pruned(model, mask) as in_whole_layout:
             seen.append(widths(model))
-            yield whole
+            yield in_whole_layout
 
     before = snapshot(demo)
     with monkeypatch.context() as patch:
         patch.setattr(algorithm, "pruned", watched)
         run = sp.prune(demo, **settings, steps=3, out=tmp_path / "run")
     assert_same(demo, before)
-    assert seen[0] == [768] * 4  # step 0 is of the whole model
+    assert seen[0] == [768] * 4  # step 0 evaluates the whole model
     assert max(seen[-1]) < 600
     with monkeypatch.context() as patch:
         patch.setattr(algorithm, "pruned", by_hooks)
-        slow = sp.prune(demo, **settings, steps=3)
-    assert run.mask == slow.mask
-    pd.testing.assert_frame_equal(run.history, slow.history, rtol=1e-5)
+        with_hooks = sp.prune(demo, **settings, steps=3)
+    assert run.mask == with_hooks.mask
+    pd.testing.assert_frame_equal(run.history, with_hooks.history, rtol=1e-5)
     (tmp_path / "run" / "step-0003.safetensors").unlink()
-    again = sp.prune(demo, **settings, steps=3, out=tmp_path / "run")
-    assert again.mask == run.mask
-    pd.testing.assert_frame_equal(again.history, run.history, check_exact=True)
+    resumed = sp.prune(demo, **settings, steps=3, out=tmp_path / "run")
+    assert resumed.mask == run.mask
+    pd.testing.assert_frame_equal(resumed.history, run.history, check_exact=True)
 
 
-def test_compaction_is_for_good_and_the_model_goes_on(tmp_path: Path) -> None:
+def test_a_compacted_model_can_be_run_compacted_again_and_trained(tmp_path: Path) -> None:
     model = tiny_bridge("llama", seed=3)
     layout = sp.layout_of(model)
     names = layout.select("mlp").names
@@ -189,7 +187,7 @@ def test_compaction_is_for_good_and_the_model_goes_on(tmp_path: Path) -> None:
     assert sp.compact(model, mask) is None
     torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
     left = int((~mask[names[0]]).sum())
-    assert widths(model) == [-(-left // 8) * 8, 8]  # a layer without neurons keeps eight that are zeroed
+    assert widths(model) == [-(-left // 8) * 8, 8]  # a layer without neurons keeps eight zeroed ones
     assert (
         parameters - sum(p.numel() for p in model.parameters()) == sum(48 - width for width in widths(model)) * 3 * 32
     )
@@ -197,19 +195,21 @@ def test_compaction_is_for_good_and_the_model_goes_on(tmp_path: Path) -> None:
     torch.testing.assert_close(cache[names[0]][..., :left], whole[names[0]][..., ~mask[names[0]]])
     smaller = random_mask(model, 0.5)
     folded = ablated(model, smaller)
-    sp.compact(model, smaller)  # again, by a mask of what there is now
+    sp.compact(model, smaller)  # again, with a mask for the current widths
     torch.testing.assert_close(logits(model), folded, rtol=0, atol=1e-5)
-    model(TOKENS, return_type="loss").backward()  # it can be trained, though what was cached holds the old graph
+    model(TOKENS, return_type="loss").backward()  # training works although the cache holds the old graph
     with pytest.raises(sp.SpLensError, match=r"mask is of another model: it has 48 neurons"):
         sp.compact(model, mask)
     nothing = sp.NeuronMask.from_neurons(sp.layout_of(model), {})
-    with pytest.raises(sp.SpLensError, match=r"gate_proj.weight .* is \(\d+, 32\), and .* makes it \(48, 32\).*whole"):
+    with pytest.raises(
+        sp.SpLensError, match=r"gate_proj.weight has the shape \(\d+, 32\), .* requires \(48, 32\).*original"
+    ):
         sp.export(model, nothing, tmp_path / "small")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_gate_and_up_stay_halves_of_one(seed: int) -> None:
-    """Phi-3 has both in one parameter, which is what is saved; TransformerLens computes with views of it."""
+def test_gate_and_up_remain_views_of_one_parameter(seed: int) -> None:
+    """Phi-3 has both in one parameter, which is saved; TransformerLens computes with views of it."""
     model = tiny_bridge("phi3", seed)
     sp.compact(model, random_mask(model, 0.6, seed))
     mlp = model.blocks[0].mlp
@@ -224,19 +224,19 @@ def test_an_export_has_the_width_of_the_widest_layer(opt: Any, tmp_path: Path) -
     names = sp.layout_of(opt).select("mlp").names
     mask = sp.NeuronMask.from_neurons(sp.layout_of(opt), {names[0]: range(20), names[1]: range(10, 40)})
     folder = sp.export(opt, mask, tmp_path / "small", compact=True)
-    again: Any = sp.load_model(folder, device="cpu")
-    assert (again.original_model.config.ffn_dim, widths(again), widths(opt)) == (32, [32, 32], [48, 48])
-    torch.testing.assert_close(logits(again), ablated(opt, mask), rtol=0, atol=1e-5)
-    for name, block, saved in zip(names, opt.blocks, again.blocks, strict=True):
+    exported: Any = sp.load_model(folder, device="cpu")
+    assert (exported.original_model.config.ffn_dim, widths(exported), widths(opt)) == (32, [32, 32], [48, 48])
+    torch.testing.assert_close(logits(exported), ablated(opt, mask), rtol=0, atol=1e-5)
+    for name, block, saved in zip(names, opt.blocks, exported.blocks, strict=True):
         left = ~mask[name]
         assert torch.equal(saved.mlp.W_out[: left.sum()], block.mlp.W_out[left])
         assert not saved.mlp.W_out[left.sum() :].any()
-    one = mask.select("mlp").layout.groups[:1]
-    mask = sp.NeuronMask(sp.Layout(one), {names[0]: mask[names[0]]})
+    first_layer = mask.select("mlp").layout.groups[:1]
+    mask = sp.NeuronMask(sp.Layout(first_layer), {names[0]: mask[names[0]]})
     assert widths(sp.load_model(sp.export(opt, mask, tmp_path / "one", compact=True), device="cpu")) == [48, 48]
 
 
-def test_the_command_line_leaves_neurons_out(demo: Any, tmp_path: Path) -> None:
+def test_the_command_line_exports_a_compact_model(demo: Any, tmp_path: Path) -> None:
     mask = sp.NeuronMask(
         sp.layout_of(demo), {group.name: torch.arange(group.width) >= 96 for group in sp.layout_of(demo)}
     )
@@ -246,25 +246,25 @@ def test_the_command_line_leaves_neurons_out(demo: Any, tmp_path: Path) -> None:
     assert widths(sp.load_model(tmp_path / "small")) == [96] * 4
 
 
-def test_an_architecture_of_a_fixed_width_is_not_exported_smaller(
+def test_an_architecture_without_a_width_setting_is_not_exported_compact(
     opt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(opt)
-    monkeypatch.setattr(sys.modules["sp_lens.export"], "_WIDTHS", ("n_inner",))
-    with pytest.raises(sp.SpLensError, match="OPTConfig has no width of feed-forward layers"):
+    monkeypatch.setattr(export, "_WIDTHS", ("n_inner",))
+    with pytest.raises(sp.SpLensError, match="OPTConfig has no known setting for the width"):
         sp.export(opt, random_mask(opt, 0.5), tmp_path / "small", compact=True)
     assert_same(opt, before)
 
 
-@pytest.mark.usefixtures("pays")
-def test_neurons_that_depend_on_each_other_stay(caplog: pytest.LogCaptureFixture) -> None:
-    """With a softmax over a layer for an activation, what is left would say more: hooks say what is right."""
+@pytest.mark.usefixtures("narrow_tiny_layers")
+def test_neurons_that_depend_on_each_other_are_not_removed(caplog: pytest.LogCaptureFixture) -> None:
+    """With a softmax over the layer as activation function, removing neurons increases the others, unlike hooks."""
     model = tiny_bridge("opt")
     for layer in model.original_model.model.decoder.layers:
         layer._original_component.activation_fn = torch.nn.Softmax(-1)
     mask, before = random_mask(model, 0.5), snapshot(model)
     expected = ablated(model, mask)
-    with pytest.raises(sp.SpLensError, match=r"neurons at blocks\.0\.mlp\.hook_post do something else without"):
+    with pytest.raises(sp.SpLensError, match=r"neurons at blocks\.0\.mlp\.hook_post depend on each other"):
         sp.compact(model, mask)
     assert_same(model, before)
     with caplog.at_level(logging.WARNING), pruned(model, mask):
@@ -273,35 +273,35 @@ def test_neurons_that_depend_on_each_other_stay(caplog: pytest.LogCaptureFixture
     assert_same(model, before)
 
 
-@pytest.mark.usefixtures("pays")
-def test_hooks_of_the_whole_width_stay_in_force(opt: Any) -> None:
-    """An ablation around a call of prune is of all neurons, and does not fit what is narrower."""
-    one, two = random_mask(opt, 0.3, seed=1), random_mask(opt, 0.5, seed=2)
-    expected = ablated(opt, one | two)
-    with sp.ablate(opt, one), pruned(opt, two):
+@pytest.mark.usefixtures("narrow_tiny_layers")
+def test_hooks_for_the_original_width_remain_in_force(opt: Any) -> None:
+    """Hooks of an ablation around a call of prune have the original width and do not fit narrower layers."""
+    outer, inner = random_mask(opt, 0.3, seed=1), random_mask(opt, 0.5, seed=2)
+    expected = ablated(opt, outer | inner)
+    with sp.ablate(opt, outer), pruned(opt, inner):
         assert torch.equal(logits(opt), expected)
-    with sp.ablate(opt, one), pytest.raises(sp.SpLensError, match="does not run with narrower layers"):
-        sp.compact(opt, two)
+    with sp.ablate(opt, outer), pytest.raises(sp.SpLensError, match="does not run with narrower layers"):
+        sp.compact(opt, inner)
 
 
 class Packed(torch.nn.Linear):
-    """A projection of another package, that keeps its weight its own way."""
+    """A projection of another package, which stores its weight in its own format."""
 
 
-@pytest.mark.usefixtures("pays")
-@pytest.mark.parametrize("what", ["are in a Packed", "are shared with another layer", "are quantised or offloaded"])
-def test_weights_that_cannot_be_cut(what: str) -> None:
+@pytest.mark.usefixtures("narrow_tiny_layers")
+@pytest.mark.parametrize("reason", ["are in a Packed", "are shared with another layer", "are quantised or offloaded"])
+def test_weights_that_cannot_be_cut_raise_an_error_and_are_ablated_with_hooks(reason: str) -> None:
     model = tiny_bridge("opt")
     first, last = (getattr(block.mlp, "in").original_component for block in model.blocks)
-    if "Packed" in what:
+    if "Packed" in reason:
         last.__class__ = Packed
-    elif "shared" in what:
+    elif "shared" in reason:
         last.weight = first.weight
     else:
         last.weight.__class__ = type("Int8", (torch.nn.Parameter,), {})
     mask, before = random_mask(model, 0.5), snapshot(model)
     expected = ablated(model, mask)
-    with pytest.raises(sp.SpLensError, match=rf"blocks\.\d\.mlp\.hook_post of OPTForCausalLM {what}.*hooks works"):
+    with pytest.raises(sp.SpLensError, match=rf"blocks\.\d\.mlp\.hook_post of OPTForCausalLM {reason}.*hooks works"):
         sp.compact(model, mask)
     assert_same(model, before)
     with pruned(model, mask):
