@@ -173,8 +173,12 @@ def specialisation_test(
         p_values[name] = as_large / (len(labels) + uncounted)
     about = {**forget.about, "corpora": [stats.about.get("corpora") for stats in corpora], "metric": metric}
     about |= {"permutations": len(labels), "seed": None if all_permutations else seed}
-    parts = (statistic, p_values, _adjusted(p_values))
-    return SpecialisationTest(*(NeuronValues(forget.layout, part, about) for part in parts), rate)
+    return SpecialisationTest(
+        statistic=NeuronValues(forget.layout, statistic, about),
+        p_values=NeuronValues(forget.layout, p_values, about),
+        adjusted=NeuronValues(forget.layout, _adjusted(p_values), about),
+        rate=rate,
+    )
 
 
 def _permuted_labels(

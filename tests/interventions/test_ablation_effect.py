@@ -283,8 +283,8 @@ def test_the_estimate_ranks_the_neurons_of_the_bundled_model(demo: Any) -> None:
     chosen = {f"blocks.{layer}.mlp.hook_post": range(0, 768, 128) for layer in range(4)}
     mask = sp.NeuronMask.from_neurons(sp.layout_of(demo), chosen)
     effects = sp.ablation_effect(demo, held_out, unit="neuron", neurons=mask, progress=False)
-    ranked = (torch.cat([values[name][mask[name]] for name in mask]) for values in (estimate, effects))
-    correlation: Any = spearmanr(*ranked)[0]
+    estimated, measured = (torch.cat([values[name][mask[name]] for name in mask]) for values in (estimate, effects))
+    correlation: Any = spearmanr(estimated, measured)[0]
     assert correlation > 0.6
 
 
