@@ -68,6 +68,12 @@ def ablation_effect(
     Raises:
         SpLensError: If the unit or mode is unknown, `neurons` or `reference` is missing or belongs to another model,
             the model has no trained head, or the corpus contains nothing to predict.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> ablation_effect(model, ["def f(x):"], progress=False).stack().shape
+        torch.Size([4, 6])
     """
     check_choice("unit", unit, UNITS)
     check_choice("mode", mode, ("zero", "mean"))

@@ -1,8 +1,8 @@
 """Remove pruned feed-forward neurons from the weight matrices, which makes the model smaller and faster.
 
-- `compact` removes them permanently, for users.
-- `compacted` is a context manager that gives all layers the same width, for `export(..., compact=True)`.
-- `pruned` is a context manager for `prune`: it ablates a mask and computes narrower layers where that saves time.
+- `compact` removes them permanently.
+- `compacted` removes them temporarily and gives all layers the same width, for `export(..., compact=True)`.
+- `pruned` ablates a mask temporarily and computes narrower layers where that saves time, for `prune`.
 
 Attention neurons are zeroed and not removed: all heads have the same size, and with grouped-query attention several
 heads share their values.
@@ -37,9 +37,9 @@ def compact(model: Any, mask: NeuronMask) -> None:
     """Remove the masked feed-forward neurons from the weights, permanently and in place. The model becomes faster.
 
     Rows of W_in (and W_gate), entries of their biases and columns of W_out are removed, and their memory is freed. The
-    logits are, up to rounding, those of `fold_mask` and of zero ablation with hooks. Before any weight is changed, a
-    pass over random tokens checks that the remaining neurons still compute the same. Masked attention neurons are
-    zeroed as by `fold_mask` and save no time, because heads must keep their size.
+    logits are, up to rounding, those of `fold_mask` and of zero ablation with hooks. Before the weights
+    are changed permanently, a pass over random tokens checks that the remaining neurons still compute the same. Masked
+    attention neurons are zeroed as by `fold_mask` and save no time, because heads must keep their size.
 
     Masks and statistics of the original model do not fit the compacted one. In a compacted layer, neuron `i` is the
     `i`-th neuron that the mask keeps. Up to seven zeroed neurons follow, because widths are rounded up to multiples of

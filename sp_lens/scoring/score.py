@@ -71,14 +71,12 @@ def score(
         [2.0, 0.25, 0.0]
     """
     by_site = eps_by_site(eps)
-    if isinstance(forget, ActivationStats) and isinstance(retain, ActivationStats):
+    _require_comparable(forget, retain)
+    if isinstance(forget, ActivationStats):
         check_choice("metric", metric, SCORE_METRICS)
-        forget.require_same_model(retain)
         if metric == "random":
             return random_values(forget.layout, seed, **forget.about)
-        forget, retain = forget.importance(metric), retain.importance(metric)
-    else:
-        _require_comparable(forget, retain)
+        return score(forget.importance(metric), retain.importance(metric), eps=by_site)
     tensors = {
         group.name: importance_ratio(forget[group.name], retain[group.name], by_site[group.site])
         for group in forget.layout
@@ -119,12 +117,15 @@ def random_values(layout: Layout, seed: int, **about: Any) -> NeuronValues:
 
 
 def _require_comparable(forget: Any, retain: Any) -> None:
-    """Raise SpLensError unless these are importances of the same type, model, metric and aggregation."""
-    if not isinstance(forget, NeuronValues | HeadValues) or type(forget) is not type(retain):
+    """Raise SpLensError unless both are statistics, or importances of one type and metric, of the same model."""
+    if not isinstance(forget, ActivationStats | NeuronValues | HeadValues) or type(forget) is not type(retain):
         raise SpLensError(
             "forget and retain must both be ActivationStats, both NeuronValues or both HeadValues, but they are "
             f"{type(forget).__name__} and {type(retain).__name__}."
         )
+    if isinstance(forget, ActivationStats):
+        forget.require_same_model(retain)
+        return
     forget.layout.require_same(retain.layout, "the retain importances")
     for key in ("model", "metric", "aggregate"):
         forget_value, retain_value = forget.about.get(key), retain.about.get(key)

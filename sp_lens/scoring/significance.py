@@ -137,7 +137,7 @@ def specialisation_test(
         metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
         rate: False discovery rate, between 0 and 1.
         permutations: Number of random permutations. If there are no more distinct ones than this, each is used once.
-            The smallest possible p-value is 1 / (1 + permutations), so among n neurons, a set of fewer than
+            No p-value is below 1 / (1 + permutations), so among n neurons, a set of fewer than
             n / (rate * permutations) specialised ones is never found. Increase this number if few are expected.
         seed: Seed of the random permutations.
         progress: Whether to show a progress bar.
@@ -148,6 +148,16 @@ def specialisation_test(
     Raises:
         SpLensError: If the statistics have no folds or come from different models, the metric is unknown, the rate is
             not between 0 and 1, or there are fewer permutations than 1 / rate.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> code = [f"def f{i}(x): return x * {i}" for i in range(10)]
+        >>> prose = [f"On day {i} the boat left at noon." for i in range(10)]
+        >>> forget, retain = (sp.collect(model, texts, folds=5, progress=False) for texts in (code, prose))
+        >>> test = specialisation_test(forget, retain, progress=False)
+        >>> test.mask("forget").count() + test.mask("retain").count() == test.mask().count()
+        True
     """
     check_choice("metric", metric, METRICS)
     if not 0 < rate < 1:

@@ -112,6 +112,15 @@ def uncertainty(
     Raises:
         SpLensError: If the statistics have no folds or come from different models, the metric is unknown, eps is
             negative, or the level is not between 0 and 1.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> model = sp.load_model("demo")
+        >>> code = [f"def f{i}(x): return x * {i}" for i in range(10)]
+        >>> prose = [f"On day {i} the boat left at noon." for i in range(10)]
+        >>> forget, retain = (sp.collect(model, texts, folds=5, progress=False) for texts in (code, prose))
+        >>> uncertainty(forget, retain).frame().columns.tolist()
+        ['site', 'layer', 'head', 'neuron', 'value', 'standard_error', 'low', 'high']
     """
     if not 0 < level < 1:
         raise SpLensError(f"level is {level}: expected a number between 0 and 1, such as 0.95.")

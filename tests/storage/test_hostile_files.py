@@ -132,7 +132,7 @@ LIES: list[tuple[str, Change, str]] = [
     ("Uncertainty", drop(f"low/{MLP}"), "it has no 'low/"),
     ("SpecialisationTest", put("rate", value=5), "rate is 5"),
     ("Specialisation", put("eps", "mlp", value=-1), "expected numbers of 0 or more"),
-    ("Specialisation", put("about", value={}), "0 corpora"),
+    ("Specialisation", put("about", value={}), "number of corpora is 0"),
     ("Evaluation", put("tokens", value=-1), "tokens is -1"),
     ("Evaluation", put("top1", value="0.5"), "'top1'] is '0.5': expected a valid number"),
     ("MembershipInference", put("share", value=2), "share is 2"),
