@@ -1,7 +1,7 @@
-"""The Python on a page, run: `python tests/cells.py README.md`, from any folder.
+"""Run the Python code blocks of a Markdown page: `python tests/cells.py README.md`, from any folder.
 
-It imports nothing but the standard library, so that the sp_lens it finds is the one that is installed: with it
-`make wheel-test` runs the README on the wheel, and tests/test_documentation.py every page.
+This module imports only the standard library, so that the code on the page imports the installed sp_lens. `make
+wheel-test` uses it to run the README with the wheel, and tests/test_documentation.py to run every page.
 """
 
 import re
@@ -10,13 +10,19 @@ from pathlib import Path
 
 
 def blocks(text: str, *kinds: str, comment: str = "") -> list[str]:
-    """Return the blocks of code of some kinds on a page that stand below this HTML comment, or below none."""
-    found = re.findall(r"^(?:<!-- (.+?) -->\n)?```(.+?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [block for above, kind, block in found if kind in kinds and above == comment]
+    """Return the code blocks of a page.
+
+    Args:
+        text: Markdown text.
+        kinds: Languages of the blocks to return, such as "python".
+        comment: Text of the HTML comment on the line above the block. By default, return blocks without a comment.
+    """
+    matches = re.findall(r"^(?:<!-- (.+?) -->\n)?```(.+?)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for above, kind, block in matches if kind in kinds and above == comment]
 
 
 def run(code: list[str], page: str) -> None:
-    """Run the blocks of a page one after the other, in one namespace."""
+    """Run code blocks in order, in one namespace."""
     names: dict[str, object] = {}
     for block in code:
         exec(compile(block, page, "exec"), names)
@@ -25,5 +31,5 @@ def run(code: list[str], page: str) -> None:
 if __name__ == "__main__":
     for page in map(Path, sys.argv[1:]):
         code = blocks(page.read_text("utf-8"), "python")
-        assert code, f"{page} has no Python"
+        assert code, f"{page} has no Python code block"
         run(code, str(page))

@@ -50,14 +50,14 @@ def load_corpora(forget: str, retain: str, model: Any, *, tokens: int = 100_000,
         retain: Name of the corpus to retain.
         model: Model whose tokenizer reads the text.
         tokens: Number of tokens of each of the four corpora.
-        offline: Whether to read text that is on this machine instead of the Hub's, see `load_corpus`.
+        offline: Whether to read offline text instead of the Hub's, see `load_corpus`.
 
     Returns:
         `forget` and `retain` from the split "collect", `eval_forget` and `eval_retain` from the split "evaluate".
 
     Raises:
-        SpLensError: If a name is not a named corpus (files and lists of strings have no splits: load held-out
-            text yourself), and whenever `load_corpus` raises it.
+        SpLensError: If a name is not a named corpus, or if `load_corpus` raises it. Files and lists of strings have no
+            splits: load their held-out text with `load_corpus`.
     """
     for source in (forget, retain):
         check_choice("corpus with held-out text", source, CORPORA)

@@ -1,4 +1,4 @@
-"""Python source, taken apart: the code without its docstrings, and the prose that is in them."""
+"""Separate Python source into code without docstrings and the prose in its docstrings."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 
 def without_docstrings(source: str) -> str:
-    """Python `source` with its docstrings and its leading licence comment cut out; "" if it does not parse.
+    """Return Python source without its docstrings and its leading licence comment, or "" if it is not valid Python.
 
     Example:
         >>> without_docstrings('def f():\\n    "Say f."\\n    return 1\\n')
@@ -18,7 +18,7 @@ def without_docstrings(source: str) -> str:
 
 
 def _cut_docstrings(source: str, tree: ast.Module) -> str:
-    # Lines as ast counts them; str.splitlines also cuts at form feeds.
+    # Split lines as ast counts them: str.splitlines also splits at form feeds.
     lines = re.findall(r"[^\n]*\n|[^\n]+", source.replace("\r\n", "\n").replace("\r", "\n"))
     for node in _docstring_owners(tree):
         docstring = node.body[0]
@@ -32,7 +32,9 @@ def _cut_docstrings(source: str, tree: ast.Module) -> str:
 
 
 def sentences(source: str) -> str:
-    """The paragraphs of whole sentences with few symbols in the docstrings (and topic texts) of `source`.
+    """Return the paragraphs of prose in the docstrings (and topic texts) of Python source.
+
+    A paragraph of prose has at least 60 characters, few symbols, and begins and ends like a sentence.
 
     Example:
         >>> sentences('"Short.\\\\n\\\\nThis paragraph is long enough to be kept, as it is one whole sentence."')
@@ -43,13 +45,13 @@ def sentences(source: str) -> str:
         return ""
     docstrings = [ast.get_docstring(node) or "" for node in _docstring_owners(tree)]
     code = " ".join(_cut_docstrings(source, tree).split())
-    # A few modules say a sentence of their docstrings again in a string: it counts as code.
+    # A few modules repeat a sentence of their docstrings in a string. It belongs to the code, so it is left out here.
     kept = [text for text in _paragraphs(docstrings) if text not in code]
     return "\n\n".join(dict.fromkeys(kept + _paragraphs(_topic_texts(tree))))
 
 
 def _paragraphs(texts: Iterable[str]) -> list[str]:
-    """The paragraphs of the texts that are prose, each on one line."""
+    """Return the paragraphs of prose in the texts, each on one line."""
     parts = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
     return [part for part in parts if _is_prose(part)]
 
@@ -63,10 +65,10 @@ def _is_prose(paragraph: str) -> bool:
 
 def _parse(source: str) -> ast.Module | None:
     try:
-        with warnings.catch_warnings():  # invalid escapes in other people's modules
+        with warnings.catch_warnings():  # invalid escape sequences in the parsed modules
             warnings.simplefilter("ignore")
             return ast.parse(source)
-    except (SyntaxError, ValueError):  # a template, or a file with NUL bytes: not Python
+    except (SyntaxError, ValueError):  # a template, or a file with NUL bytes
         return None
 
 
@@ -78,7 +80,7 @@ def _docstring_owners(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | 
 
 
 def _topic_texts(tree: ast.Module) -> list[str]:
-    """The values of `topics = {...}` in `pydoc_data.topics`, which are not docstrings."""
+    """Return the values of `topics = {...}` in `pydoc_data.topics`, which are prose but not docstrings."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
@@ -88,7 +90,12 @@ def _topic_texts(tree: ast.Module) -> list[str]:
 
 
 def without_licence(source: str, comment_sign: str) -> str:
-    """`source` without the comment at its head, if that is a licence; C's block comments count whatever the sign."""
+    """Return source without its first comment if that is a licence.
+
+    Args:
+        source: Source code.
+        comment_sign: Start of a line comment. Block comments of C are recognized in any case.
+    """
     comment = re.match(rf"\s*(/\*.*?\*/\s*|({comment_sign}[^\n]*\n\s*)+)", source, flags=re.DOTALL)
     if comment and re.search("copyright|licen[cs]e", comment.group(), flags=re.IGNORECASE):
         return source[comment.end() :]

@@ -1,4 +1,19 @@
-"""Named sets of images: those on this machine, and those of the Hugging Face Hub, streamed until there are enough."""
+"""Read named image datasets: two that are on this machine, and datasets that are streamed from the Hugging Face Hub.
+
+| name                | default                                           | `offline=True`                          |
+|---------------------|---------------------------------------------------|-----------------------------------------|
+| `digits`            | handwritten digits, part of scikit-learn          | the same                                |
+| `cifar10`           | CIFAR-10 (*)                                      | the same                                |
+| `cifar100`          | `uoft-cs/cifar100` on the Hub                     | CIFAR-10, all ten classes (*)           |
+| `imagenet_birds`    | `ILSVRC/imagenet-1k` on the Hub, 59 bird classes  | CIFAR-10, class bird (*)                |
+| `imagenet_birdless` | `ILSVRC/imagenet-1k` on the Hub, 941 others       | CIFAR-10, the nine other classes (*)    |
+
+CIFAR-10, marked (*), is read from the folder in the environment variable SP_LENS_DATA (`cifar10-train.parquet` and
+`cifar10-test.parquet`). It replaces a dataset of the Hub on request only, and results record it.
+
+The splits collect and evaluate are two halves of the images that a dataset holds out of training. The digits have no
+published splits: 60 % are assigned to train, 20 % to collect and 20 % to evaluate. No image is in two splits.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -14,83 +29,89 @@ from sp_lens.data.registry import reading, stream
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.typing import SPLITS, Split
 
-# Of each class of a set, whether it is taken.
-Chosen = Callable[[ClassLabel], Bool[np.ndarray, " class"]]
+# Function of the class names of a dataset that returns which of the classes are selected.
+Selection = Callable[[ClassLabel], Bool[np.ndarray, " class"]]
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# The birds among ImageNet's thousand classes: cock to great grey owl, black grouse to black swan, white stork to
-# albatross.
+# The bird classes of ImageNet: cock to great grey owl, black grouse to black swan, and white stork to albatross.
 BIRDS = (*range(7, 25), *range(80, 101), *range(127, 147))
 
 
 class HubImages(NamedTuple):
-    """Images on the Hugging Face Hub. "train" is the Hub's; "collect" and "evaluate" are halves of what is held out.
+    """An image dataset on the Hugging Face Hub.
+
+    Our split "train" is the Hub's; "collect" and "evaluate" are halves of the split `held_out`.
 
     Attributes:
-        repository: the dataset.
-        held_out: the Hub's split that is halved.
-        stand_in: the classes of CIFAR-10 that stand in for the set offline.
-        classes: its classes, by number; by default all that the dataset has.
-        image_column: where the images are.
-        label_column: where their classes are.
-        large: too large for all of it to be read.
+        repository: Name of the dataset.
+        held_out: Split of the Hub that is divided into "collect" and "evaluate".
+        offline_classes: Classes of CIFAR-10 that are read instead with `offline=True`.
+        classes: Indices of the classes to read. None reads all classes of the dataset.
+        image_column: Name of the column of images.
+        label_column: Name of the column of class indices.
+        large: Whether the dataset is too large to read all of it.
     """
 
     repository: str
     held_out: str
-    stand_in: tuple[str, ...] = CIFAR10
+    offline_classes: tuple[str, ...] = CIFAR10
     classes: tuple[int, ...] | None = None
     image_column: str = "image"
     label_column: str = "label"
     large: bool = False
 
+    @property
+    def offline_origin(self) -> str:
+        """Description of the images that are read with `offline=True`."""
+        return "CIFAR-10" if self.offline_classes == CIFAR10 else f"CIFAR-10: {', '.join(self.offline_classes)}"
+
 
 class LocalImages(NamedTuple):
-    """Images that are on this machine: how they are read, and what they are, for the record."""
+    """An image dataset on this machine: a function that reads a split, and a description that results record."""
 
     read: Callable[[Split], Dataset]
     origin: str
 
 
 def _digits(split: Split) -> Dataset:
-    """8 x 8 pixels, 1797 digits by 43 writers (Alpaydin & Kaynak 1998), inside scikit-learn."""
+    """Read a split of the 1797 digits of scikit-learn, 8 x 8 pixels, by 43 writers (Alpaydin & Kaynak 1998)."""
     try:
         from PIL.Image import fromarray
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise SpLensError(f"the digits need more packages: pip install 'sp-lens[vision]' ({error}).") from error
     pixels, labels = load_digits(return_X_y=True)
-    there = [number for number in range(len(labels)) if split_of(f"digits/{number}") == split]
-    images = [fromarray(np.round(pixels[number].reshape(8, 8) * (255 / 16)).astype(np.uint8)) for number in there]
+    indices = [index for index in range(len(labels)) if split_of(f"digits/{index}") == split]
+    images = [fromarray(np.round(pixels[index].reshape(8, 8) * (255 / 16)).astype(np.uint8)) for index in indices]
     names = [str(digit) for digit in range(10)]
     return Dataset.from_dict(
-        {"image": images, "label": labels[there].tolist()},
+        {"image": images, "label": labels[indices].tolist()},
         features=Features({"image": Image(), "label": ClassLabel(names=names)}),
     )
 
 
 def _cifar10(split: Split) -> Dataset:
-    """CIFAR-10's 50,000 training images; its 10,000 test images are halved into collecting and evaluating."""
+    """Read the 50,000 training images of CIFAR-10, or half of its 10,000 test images."""
     file = data_folder() / f"cifar10-{'train' if split == 'train' else 'test'}.parquet"
     if not file.is_file():
         raise SpLensError(
-            f"there is no {file.name} in the folder that SP_LENS_DATA names. For your own copy of CIFAR-10, "
-            "give the dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
+            f"there is no file {file.name} in the folder SP_LENS_DATA. To use another copy of CIFAR-10, pass the "
+            "dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
         )
     dataset = cast(Dataset, load_dataset("parquet", data_files=str(file), split="train"))
     dataset = dataset.cast_column("image", Image()).class_encode_column("label")
     if split == "train":
         return dataset
-    return dataset.select([number for number in range(len(dataset)) if _half("cifar10", number) == split])
+    return dataset.select([index for index in range(len(dataset)) if _held_out_split("cifar10", index) == split])
 
 
 _IMAGENET = HubImages("ILSVRC/imagenet-1k", "validation", large=True)
-_NO_BIRDS = tuple(number for number in range(1000) if number not in BIRDS)
+_NOT_BIRDS = tuple(index for index in range(1000) if index not in BIRDS)
 HUB: dict[str, HubImages] = {
     "cifar100": HubImages("uoft-cs/cifar100", "test", image_column="img", label_column="fine_label"),
-    "imagenet_birds": _IMAGENET._replace(classes=BIRDS, stand_in=("bird",)),
+    "imagenet_birds": _IMAGENET._replace(classes=BIRDS, offline_classes=("bird",)),
     "imagenet_birdless": _IMAGENET._replace(
-        classes=_NO_BIRDS, stand_in=tuple(name for name in CIFAR10 if name != "bird")
+        classes=_NOT_BIRDS, offline_classes=tuple(name for name in CIFAR10 if name != "bird")
     ),
 }
 LOCAL: dict[str, LocalImages] = {
@@ -101,74 +122,79 @@ IMAGE_SETS = (*LOCAL, *HUB)
 
 
 def read_named(
-    name: str, split: Split, *, offline: bool = False, images: int | None = None, chosen: Chosen | None = None
+    name: str, split: Split, *, offline: bool = False, images: int | None = None, selection: Selection | None = None
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The images of a named set in a split, with columns `image` and `label`, and for the record what they really are.
+    """Return the images of a named dataset in a split, and a record of their origin.
 
     Args:
-        name: one of `IMAGE_SETS`.
-        split: no image is in two of them.
-        offline: where the set is the Hub's, read the images of CIFAR-10 that stand in for it.
-        images: of a set of the Hub, read no more than so many of those chosen.
-        chosen: of a set of the Hub, which classes to read; by default all. What this machine has is read whole.
+        name: Name of the dataset, one of `IMAGE_SETS`.
+        split: Dataset split. No image is in two splits.
+        offline: Whether to read images of CIFAR-10 instead of a dataset of the Hub.
+        images: Maximum number of images to read from the Hub. Datasets on this machine are read completely.
+        selection: Classes to read from the Hub, all of them by default. Datasets on this machine are read completely.
 
     Returns:
-        The images, and `offline` (whether CIFAR-10 stands in for the Hub's set) and `origin`.
+        A dataset with the columns `image` and `label`, and a record with `offline` (whether CIFAR-10 was read instead
+        of a dataset of the Hub) and `origin` (a description of the images).
 
     Raises:
-        SpLensError: where they are not on this machine, or the Hub can't be reached, and for a set of ImageNet without
-            a number of images.
+        SpLensError: If the images are not on this machine, the Hub is unreachable, or `images` is missing for ImageNet.
     """
     check_choice("set of images", name, IMAGE_SETS)
     check_choice("split", split, SPLITS)
     if name in LOCAL:
         return LOCAL[name].read(split), {"offline": False, "origin": LOCAL[name].origin}
+    hub = HUB[name]
     if offline:
-        return _stand_in(HUB[name], split), {"offline": True, "origin": _in_its_place(HUB[name])}
-    there = "train" if split == "train" else HUB[name].held_out
-    read = _of_hub(name, split, there, images=images, chosen=chosen)
-    return read, {"offline": False, "origin": f"{HUB[name].repository}, {there}"}
+        return _offline_images(hub, split), {"offline": True, "origin": hub.offline_origin}
+    hub_split = "train" if split == "train" else hub.held_out
+    dataset = _read_hub(name, split, hub_split, images=images, selection=selection)
+    return dataset, {"offline": False, "origin": f"{hub.repository}, {hub_split}"}
 
 
-def _stand_in(hub: HubImages, split: Split) -> Dataset:
+def _offline_images(hub: HubImages, split: Split) -> Dataset:
     dataset = _cifar10(split)
     names, labels = dataset.features["label"].names, dataset["label"][:]
-    return dataset.select([place for place, label in enumerate(labels) if names[label] in hub.stand_in])
+    return dataset.select([index for index, label in enumerate(labels) if names[label] in hub.offline_classes])
 
 
-def _in_its_place(hub: HubImages) -> str:
-    return "CIFAR-10" if hub.stand_in == CIFAR10 else f"CIFAR-10: {', '.join(hub.stand_in)}"
-
-
-def _of_hub(name: str, split: Split, there: str, *, images: int | None, chosen: Chosen | None) -> Dataset:
-    """The first images of the chosen classes that come; on the Hub the classes are mixed."""
+def _read_hub(name: str, split: Split, hub_split: str, *, images: int | None, selection: Selection | None) -> Dataset:
+    """Stream the first images of the selected classes. The order of the Hub mixes the classes."""
     hub = HUB[name]
     if hub.large and images is None:
-        raise SpLensError(f"{name!r} is too large to read all of it: say how many, images=1000 or --images 1000.")
-    instead = (
-        f"For what this machine has in its place, {_in_its_place(hub)}, say load_images({name!r}, model, offline=True) "
-        "or --offline."
+        raise SpLensError(f"{name!r} is too large to read completely: pass a number, images=1000 or --images 1000.")
+    advice = (
+        f"To read offline images instead ({hub.offline_origin}), use load_images({name!r}, model, offline=True) or "
+        "--offline."
     )
-    found: dict[str, list[Any]] = {"image": [], "label": []}
-    with reading(hub.repository, instead):
-        examples = stream(hub.repository, there)
+    columns: dict[str, list[Any]] = {"image": [], "label": []}
+    with reading(hub.repository, advice):
+        examples = stream(hub.repository, hub_split)
         feature = cast(Features, examples.features)[hub.label_column]
-        numbers = np.arange(len(feature.names))
-        wanted = np.isin(numbers, hub.classes or numbers)
-        if chosen is not None:
-            wanted &= chosen(feature)
-        if not wanted.any():
-            raise SpLensError(f"{name!r} has none of these classes: ask for other classes, or for another set.")
-        for number, example in enumerate(examples.cast_column(hub.image_column, Image(decode=False))):
-            if wanted[example[hub.label_column]] and (split == "train" or _half(hub.repository, number) == split):
-                found["image"].append(example[hub.image_column])
-                found["label"].append(example[hub.label_column])
-                if len(found["label"]) == images:
+        selected = _selected_classes(name, feature, selection)
+        for index, example in enumerate(examples.cast_column(hub.image_column, Image(decode=False))):
+            if not selected[example[hub.label_column]]:
+                continue
+            if split == "train" or _held_out_split(hub.repository, index) == split:
+                columns["image"].append(example[hub.image_column])
+                columns["label"].append(example[hub.label_column])
+                if len(columns["label"]) == images:
                     break
-    return Dataset.from_dict(found, features=Features({"image": Image(), "label": feature}))
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": feature}))
 
 
-def _half(name: str, number: int) -> Split:
-    """Whether a held-out image is one to collect from or to evaluate on, by a hash of its number."""
-    digest = hashlib.sha256(f"{name}/{number}".encode()).digest()
+def _selected_classes(name: str, feature: ClassLabel, selection: Selection | None) -> Bool[np.ndarray, " class"]:
+    """Return which classes of a dataset of the Hub belong to the named dataset and to the selection."""
+    indices = np.arange(len(feature.names))
+    selected = np.isin(indices, HUB[name].classes or indices)
+    if selection is not None:
+        selected &= selection(feature)
+    if not selected.any():
+        raise SpLensError(f"{name!r} has none of the requested classes: choose other classes or another set of images.")
+    return selected
+
+
+def _held_out_split(name: str, index: int) -> Split:
+    """Return the split of a held-out image, by a hash of its index."""
+    digest = hashlib.sha256(f"{name}/{index}".encode()).digest()
     return "collect" if digest[-1] % 2 == 0 else "evaluate"

@@ -1,4 +1,4 @@
-"""Images -> a `datasets.Dataset` of pixels and classes: named sets, folders of class folders, datasets."""
+"""Read images into a `datasets.Dataset` of images and classes: named datasets, class folders, or a dataset."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from jaxtyping import Bool, Int
 
-from sp_lens.data.image_registry import IMAGE_SETS, Chosen, read_named
+from sp_lens.data.image_registry import IMAGE_SETS, Selection, read_named
 from sp_lens.data.pixels import processor_of
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.hooks import blocks_of
@@ -32,33 +32,36 @@ def load_images(
     image_column: str = "image",
     label_column: str = "label",
 ) -> Dataset:
-    """Images of chosen classes, as a classifier reads them: `forget` with `classes=`, `retain` with `without=`.
+    """Read images of selected classes for a classifier: `forget` with `classes=`, and `retain` with `without=`.
 
     Args:
-        source: "digits" (scikit-learn's 1797 handwritten digits), "cifar10" (from the folder of `SP_LENS_DATA`), of the
-            Hugging Face Hub "cifar100", "imagenet_birds" (ImageNet's 59 classes of birds) and "imagenet_birdless" (its
-            other classes); a folder of class folders, or a `datasets.Dataset` with an image and a label column.
-        model: an image classifier; its image processor makes pixels, its configuration knows the classes.
-        classes: take these alone, by name or number.
-        without: take all but these.
-        images: how many to take, the classes in turn, or of a set of the Hub the first that come (the released
-            experiments take 1000); None takes all there are, and is refused for ImageNet.
-        split: "collect" or "evaluate" (or "train") of a named set, by a hash of an image's number; of all but "digits",
-            both are halves of the images that the set holds out of training. Datasets and folders of your own are not
-            split.
-        offline: read the images of CIFAR-10 that stand in for a set of the Hub: the class bird for "imagenet_birds",
-            the other nine for "imagenet_birdless", all ten for "cifar100". Nothing is swapped silently.
-        image_column: where a dataset of yours has its images.
-        label_column: where it has their classes, as `ClassLabel`, numbers, or names.
+        source: Named dataset, a folder with one folder of images per class, or a `datasets.Dataset` with a column of
+            images and a column of classes. The named datasets are "digits" (the 1797 handwritten digits of
+            scikit-learn), "cifar10" (from the folder `SP_LENS_DATA`), and from the Hugging Face Hub "cifar100",
+            "imagenet_birds" (the 59 bird classes of ImageNet) and "imagenet_birdless" (its other classes).
+        model: Image classifier. Its configuration defines the classes, and it must have an image processor.
+        classes: Names or indices of the classes to read. None reads all classes.
+        without: Names or indices of the classes to leave out. Only one of `classes` and `without` can be given.
+        images: Number of images to read (1000 in the released experiments). The classes take turns; of a dataset of the
+            Hub the first images are read. None reads all images, which is not possible for ImageNet.
+        split: Dataset split of a named dataset: "train", "collect" or "evaluate". The last two are halves of the images
+            held out of training, except for "digits", where all three are drawn by a hash of the index of an image.
+            Folders and datasets of your own are not split.
+        offline: Whether to read images of CIFAR-10 instead of a dataset of the Hub: the class bird for
+            "imagenet_birds", the other nine classes for "imagenet_birdless", and all ten for "cifar100". They are
+            never substituted silently.
+        image_column: Name of the column of images in a dataset of your own.
+        label_column: Name of the column of classes in a dataset of your own: `ClassLabel`, class indices, or names.
 
     Returns:
-        Columns `image` and `label` (the model's number of the class). What was read stands as JSON in
-        `.info.description`: source, split, images, versions, and of a named set `origin`, what it really is, and
-        `offline`, whether CIFAR-10 stands in for it.
+        Dataset with the columns `image` and `label` (the class index of the model). Its `.info.description` is a JSON
+        record of what was read: source, split, number of images, versions, and `offline`, which is true if CIFAR-10 was
+        read instead of a dataset of the Hub; for a named dataset also `origin`, a description of the images.
 
     Raises:
-        SpLensError: for a model that reads no images or has no image processor, an unknown name, column or class, a
-            class that the model does not know, fewer images than asked for, and a Hub that can't be reached.
+        SpLensError: If the model does not read images or has no image processor, if a name, column or class is unknown,
+            if the model does not have one of the classes, if there are fewer images than requested, or if the Hub is
+            unreachable.
 
     Example:
         >>> import PIL.Image
@@ -69,59 +72,52 @@ def load_images(
         [3, 3]
     """
     check_choice("split", split, SPLITS)
-    blocks_of(model)
-    if not reads_images(model):
-        raise SpLensError("the model reads tokens, and images were asked for: load text, load_corpus(source, model).")
-    if images is not None and images < 1:
-        raise SpLensError(f"images={images}: expected how many images to take, or None for all.")
-    if classes is not None and without is not None:
-        raise SpLensError("give the classes to take, classes=, or those to leave out, without=, not both.")
-    processor_of(model)  # before any image is read
+    _check_arguments(model, images, classes, without)
     listed = without if classes is None else classes
 
-    def chosen(feature: ClassLabel) -> Bool[np.ndarray, " class"]:
-        each = Dataset.from_dict({"label": range(len(feature.names))}, features=Features({"label": feature}))
-        names, numbers = _labels(each, "label", model)
-        return np.isin(numbers, _numbers(names, listed), invert=classes is None)
+    def selection(feature: ClassLabel) -> Bool[np.ndarray, " class"]:
+        one_per_class = Dataset.from_dict({"label": range(len(feature.names))}, features=Features({"label": feature}))
+        names, indices = _labels(one_per_class, "label", model)
+        return np.isin(indices, _class_indices(names, listed), invert=classes is None)
 
-    dataset, record = _dataset(source, split, offline=offline, images=images, chosen=chosen)
+    dataset, record = _read(source, split, offline=offline, images=images, selection=selection)
     if missing := [name for name in (image_column, label_column) if name not in dataset.column_names]:
         raise SpLensError(
-            f"the dataset has the columns {dataset.column_names} and no {missing[0]!r}: say where the images and their "
-            "classes are, image_column=..., label_column=..."
+            f"the dataset has the columns {dataset.column_names} and no {missing[0]!r}: pass image_column=... and "
+            "label_column=..."
         )
-    read = f"{record['origin']} (in the place of {source!r})" if record["offline"] else ""
-    names, labels = _labels(dataset, label_column, model, what=read or "the dataset")
-    numbers = _numbers(names, listed, where=read and f" in {read}")
-    kept = np.flatnonzero(np.isin(labels, numbers, invert=classes is None))
-    if len(kept) < (images or 1):
+    substitute = f"{record['origin']} (the offline images for {source!r})" if record["offline"] else ""
+    names, labels = _labels(dataset, label_column, model, what=substitute or "the dataset")
+    indices = _class_indices(names, listed, where=substitute and f" in {substitute}")
+    selected = np.flatnonzero(np.isin(labels, indices, invert=classes is None))
+    if len(selected) < (images or 1):
         raise SpLensError(
-            f"there are {len(kept)} such images in {read or repr(_name(source))}, and {images or 'some'} were asked "
-            "for: ask for fewer, images=..., or for other classes."
+            f"{substitute or repr(_name(source))} has {len(selected)} images of the requested classes, expected "
+            f"at least {images or 1}: pass a smaller images=... or other classes."
         )
-    kept = _in_turn(labels, kept)[:images]
-    taken = dataset.select(kept.tolist()).select_columns([image_column])  # as they are stored: nothing is decoded
+    selected = _in_turn(labels, selected)[:images]
+    result = dataset.select(selected.tolist()).select_columns([image_column])  # images stay encoded as they are stored
     if image_column != "image":
-        taken = taken.rename_column(image_column, "image")
-    taken = taken.cast_column("image", Image()).add_column(
-        "label", labels[kept].tolist(), feature=ClassLabel(names=_unique(names))
+        result = result.rename_column(image_column, "image")
+    result = result.cast_column("image", Image()).add_column(
+        "label", labels[selected].tolist(), feature=ClassLabel(names=_unique(names))
     )
     about = {
-        "source": _name(source) + _in_words([names[number] for number in numbers], left_out=classes is None),
+        "source": _name(source) + _in_parentheses([names[index] for index in indices], left_out=classes is None),
         "split": split if "origin" in record else None,
         **record,
-        "images": len(kept),
+        "images": len(selected),
         "versions": versions(),
     }
-    taken.info.description = json.dumps(about)
-    return taken
+    result.info.description = json.dumps(about)
+    return result
 
 
 def split_classes(name: str) -> tuple[str, dict[str, Any]]:
-    """A set of images with classes, written as one word, as `load_images` takes it.
+    """Parse an image dataset with classes, as it is written on the command line, into arguments of `load_images`.
 
     Raises:
-        SpLensError: where some classes are to be taken and others to be left out.
+        SpLensError: If the name has both classes to read and classes to leave out.
 
     Example:
         >>> split_classes("digits:3,8")
@@ -130,46 +126,57 @@ def split_classes(name: str) -> tuple[str, dict[str, Any]]:
         ('cifar10', {'classes': None, 'without': ['cat']})
     """
     source, _, listed = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    classes = [one.strip() for one in listed.split(",") if one.strip()]
-    left_out = [one.removeprefix("-") for one in classes if one.startswith("-")]
+    classes = [item.strip() for item in listed.split(",") if item.strip()]
+    left_out = [item.removeprefix("-") for item in classes if item.startswith("-")]
     if left_out and len(left_out) < len(classes):
-        raise SpLensError(f"{name!r} has classes to take and classes to leave out: give the one or the other.")
+        raise SpLensError(f"{name!r} has both classes to read and classes to leave out: give only one of the two.")
     return source, {"classes": classes if classes and not left_out else None, "without": left_out or None}
+
+
+def _check_arguments(model: Any, images: int | None, classes: Classes | None, without: Classes | None) -> None:
+    blocks_of(model)
+    if not reads_images(model):
+        raise SpLensError("the model reads tokens, not images: load text with load_corpus(source, model).")
+    if images is not None and images < 1:
+        raise SpLensError(f"images is {images}: expected the number of images to read, or None for all of them.")
+    if classes is not None and without is not None:
+        raise SpLensError("got both classes and without: pass only one of them.")
+    processor_of(model)  # raises an error if there is none, before any image is read
 
 
 def _name(source: str | Path | Dataset) -> str:
     return str(source) if isinstance(source, str | Path) else "dataset"
 
 
-def _in_turn(labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """One image of each class before the second of any: in a folder, the first images are all of one class."""
-    rank = np.empty(len(kept), dtype=int)
-    for label in np.unique(labels[kept]):
-        of_class = labels[kept] == label
+def _in_turn(labels: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    """Order images so that the classes take turns: the first images of a folder are all of one class."""
+    rank = np.empty(len(selected), dtype=int)
+    for label in np.unique(labels[selected]):
+        of_class = labels[selected] == label
         rank[of_class] = np.arange(of_class.sum())
-    return kept[np.lexsort((kept, rank))]
+    return selected[np.lexsort((selected, rank))]
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, told apart where two classes have the same one, as ImageNet's two cranes."""
-    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
+    """Append the class index to names that several classes share, such as the two cranes of ImageNet."""
+    return [f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
-def _in_words(classes: list[str], *, left_out: bool) -> str:
-    """Which classes of a source were taken, or left out, for figures and records."""
+def _in_parentheses(classes: list[str], *, left_out: bool) -> str:
+    """Return which classes of a source were read or left out, for figures and records."""
     return f" ({'all but ' if left_out else ''}{', '.join(classes)})" if classes else ""
 
 
-def _dataset(
-    source: Any, split: Split, *, offline: bool, images: int | None, chosen: Chosen
+def _read(
+    source: Any, split: Split, *, offline: bool, images: int | None, selection: Selection
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The images of a source, and what the record says of them."""
+    """Return the images of a source, and what is recorded about their origin."""
     if isinstance(source, str) and source in IMAGE_SETS:
-        return read_named(source, split, offline=offline, images=images, chosen=chosen)
-    return (source if isinstance(source, Dataset) else _folder(source)), {"offline": False}
+        return read_named(source, split, offline=offline, images=images, selection=selection)
+    return (source if isinstance(source, Dataset) else _read_folder(source)), {"offline": False}
 
 
-def _folder(source: Any) -> Dataset:
+def _read_folder(source: Any) -> Dataset:
     if not isinstance(source, str | Path):
         raise SpLensError(
             f"expected the name of a set of images, a folder, or a datasets.Dataset, got {type(source).__name__}."
@@ -179,70 +186,90 @@ def _folder(source: Any) -> Dataset:
     require_files(source)
     try:
         return cast(Dataset, load_dataset("imagefolder", data_dir=str(source), split="train"))
-    except Exception as error:  # the builder has errors of its own for each way in which a folder has no images
+    except Exception as error:  # the builder raises its own exceptions for a folder that it cannot read
         raise SpLensError(
-            f"cannot read the folder {source} ({type(error).__name__}: {str(error)[:80]}): expected a folder with a "
-            "folder of images for each class."
+            f"cannot read the folder {source} ({type(error).__name__}: {str(error)[:80]}): expected a folder that has "
+            "one folder of images per class."
         ) from error
 
 
 def _labels(
     dataset: Dataset, column: str, model: Any, *, what: str = "the dataset"
 ) -> tuple[list[str], Int[np.ndarray, " image"]]:
-    """The names of the model's classes, and the number that the model gives to the class of each image.
+    """Return the names of the model's classes, and the model's class index of each image.
 
-    Where the model and the dataset both have names, they go by name; where one has none, by number.
+    Classes are matched by name if both the model and the dataset have names, and by index otherwise.
     """
     config, feature = model.original_model.config, dataset.features[column]
-    known = [config.id2label[number] for number in range(config.num_labels)]
+    model_names = [config.id2label[index] for index in range(config.num_labels)]
     values = dataset[column][:]
     if any(value is None or (isinstance(value, int) and value < 0) for value in values):
-        raise SpLensError(f"the column {column!r} has images without a class: leave them out, dataset.filter(...).")
-    theirs, guessed = (feature.names, False) if isinstance(feature, ClassLabel) else (None, True)
-    if theirs is None and all(isinstance(value, str) for value in values):
-        theirs = sorted(set(values))
-        values = [theirs.index(value) for value in values]
-    if theirs is None:
-        return known, _in_range(values, column, len(known))
-    named = not all(name.startswith("LABEL_") for name in known)
-    ours, by_name = [name.casefold() for name in known], [name.casefold() for name in theirs]
-    if by_name != ours and named and len(set(ours)) == len(ours):
-        if unknown := [name for name in theirs if name.casefold() not in ours]:
+        raise SpLensError(f"the column {column!r} has images without a class: remove them with dataset.filter(...).")
+    if isinstance(feature, ClassLabel):
+        return _match_names(model_names, feature.names, values, what=what, has_order=True)
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        return _match_names(model_names, names, [names.index(value) for value in values], what=what, has_order=False)
+    return model_names, _check_indices(values, column, len(model_names))
+
+
+def _match_names(
+    model_names: list[str], names: list[str], values: list[int], *, what: str, has_order: bool
+) -> tuple[list[str], np.ndarray]:
+    """Return the names and class indices of `_labels` for values that index the class names of a dataset.
+
+    Args:
+        model_names: Names of the model's classes.
+        names: Names of the dataset's classes.
+        values: Index in `names` of each image.
+        what: Description of the dataset for error messages.
+        has_order: Whether the order of `names` is that of the dataset's class indices, instead of alphabetical.
+    """
+    model_has_names = not all(name.startswith("LABEL_") for name in model_names)
+    model_keys, keys = ([name.casefold() for name in group] for group in (model_names, names))
+    if keys != model_keys:
+        if model_has_names and len(set(model_keys)) == len(model_keys):
+            return model_names, _indices_by_name(model_names, names, values, what)
+        if not has_order or len(names) != len(model_names):
             raise SpLensError(
-                f"{what} has a class {unknown[0]!r}, and the model knows {', '.join(known[:10])}"
-                f"{', ...' if len(known) > 10 else ''}: bring a dataset of its classes, or rename them."
+                f"{what} has named classes ({', '.join(names[:5])}, ...), but the {len(model_names)} classes of the "
+                f"model have {'names that are not unique' if model_has_names else 'no names'}: pass class indices, or "
+                "name the classes in model.original_model.config.id2label."
             )
-        return known, np.array([ours.index(by_name[value]) for value in values])
-    if by_name != ours and (guessed or len(theirs) != len(known)):
+    return (model_names if model_has_names else names), np.array(values)
+
+
+def _indices_by_name(model_names: list[str], names: list[str], values: list[int], what: str) -> np.ndarray:
+    index_of = {name.casefold(): index for index, name in enumerate(model_names)}
+    if unknown := [name for name in names if name.casefold() not in index_of]:
         raise SpLensError(
-            f"{what} has classes by name ({', '.join(theirs[:5])}, ...) and the model has {len(known)} that "
-            f"{'are not told apart by name' if named else 'it does not name'}: give numbers, or name them, "
-            "model.original_model.config.id2label = {...}."
+            f"{what} has a class {unknown[0]!r}, but the classes of the model are {', '.join(model_names[:10])}"
+            f"{', ...' if len(model_names) > 10 else ''}: use a dataset with the classes of the model, or rename them."
         )
-    return (known if named else theirs), np.array(values)
+    return np.array([index_of[names[value].casefold()] for value in values])
 
 
-def _in_range(values: list[Any], column: str, classes: int) -> np.ndarray:
-    """Classes that came as numbers."""
-    numbers = np.array(values)
-    if not np.issubdtype(numbers.dtype, np.integer) or (numbers.size and numbers.max() >= classes):
+def _check_indices(values: list[Any], column: str, classes: int) -> np.ndarray:
+    """Return class indices as an array, or raise SpLensError if they are not indices of the model's classes."""
+    indices = np.array(values)
+    if not np.issubdtype(indices.dtype, np.integer) or (indices.size and indices.max() >= classes):
         raise SpLensError(
-            f"the column {column!r} has values such as {values[0]!r}, and the model's classes are 0 to {classes - 1}: "
-            "name the column with the classes, label_column=..."
+            f"the column {column!r} has values such as {values[0]!r}, but the classes of the model are 0 to "
+            f"{classes - 1}: name the column of classes with label_column=..."
         )
-    return numbers
+    return indices
 
 
-def _numbers(names: Sequence[str], classes: Classes | None, *, where: str = "") -> list[int]:
-    """The classes by number."""
+def _class_indices(names: Sequence[str], classes: Classes | None, *, where: str = "") -> list[int]:
+    """Return the indices of classes that are given by name or index."""
     if isinstance(classes, str | int):
-        raise SpLensError(f"classes are a list, got {classes!r}: [{classes!r}].")
-    numbers = {name.casefold(): number for number, name in enumerate(_unique(names))}
-    found = []
-    for one in classes or ():
-        # A number may come as text, from the shell, where no class is called so.
-        number = numbers.get(one.casefold(), int(one) if one.isdecimal() else -1) if isinstance(one, str) else one
-        if not 0 <= number < len(names):
-            raise SpLensError(f"there is no class {one!r}{where}: choose among {', '.join(_unique(names)[:20])}.")
-        found.append(number)
-    return found
+        raise SpLensError(f"expected a list of classes, got {classes!r}: pass [{classes!r}].")
+    index_of = {name.casefold(): index for index, name in enumerate(_unique(names))}
+    indices = []
+    for item in classes or ():
+        # On the command line an index is a string. It is read as an index if no class has this name.
+        index = index_of.get(item.casefold(), int(item) if item.isdecimal() else -1) if isinstance(item, str) else item
+        if not 0 <= index < len(names):
+            raise SpLensError(f"there is no class {item!r}{where}: choose among {', '.join(_unique(names)[:20])}.")
+        indices.append(index)
+    return indices

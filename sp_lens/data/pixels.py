@@ -1,4 +1,4 @@
-"""A dataset of images -> pixels as a model reads them, each with its class: what `rows` is for text."""
+"""Convert a corpus of images into pixels and classes: for images, what `rows` of `tokenization` is for text."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,83 +11,87 @@ from jaxtyping import Float
 from sp_lens.errors import SpLensError
 from sp_lens.models.task import reads_images
 
-GREY_OR_COLOUR = {1: "L", 3: "RGB"}  # by channels, as PIL calls them
+GREY_OR_COLOUR = {1: "L", 3: "RGB"}  # mode of Pillow for each number of channels
 
 
 class Picture(NamedTuple):
-    """An image as the model reads it, and its class."""
+    """Pixels of an image as the model reads them, and the index of its class."""
 
     pixels: Float[torch.Tensor, "channel height width"]
     label: int
 
     @property
     def content(self) -> bytes:
-        """What the model reads, to tell one image from another."""
+        """The pixels as bytes, to compare images with each other."""
         return self.pixels.numpy().tobytes()
 
     @property
     def is_boilerplate(self) -> bool:
-        """Never: an image that recurs is a copy."""
+        """Always false: unlike a short row of text, an image that recurs is a copy."""
         return False
 
 
 def processor_of(model: Any) -> Any:
-    """What makes pixels of an image for this model: its size, its mean and its spread.
+    """Return the image processor of the model, which resizes and normalizes images.
 
     Raises:
-        SpLensError: when it has none.
+        SpLensError: If the model has no image processor.
     """
     if getattr(model, "processor", None) is None:
         raise SpLensError(
-            "the model has no image processor (it needs pip install 'sp-lens[vision]'), so it can't read images: set "
-            "model.processor = transformers.AutoImageProcessor.from_pretrained(...), or give pixel_values and labels."
+            "the model has no image processor, so it cannot read images: install it with pip install "
+            "'sp-lens[vision]', set model.processor = transformers.AutoImageProcessor.from_pretrained(...), or pass "
+            "pixel_values and labels."
         )
     return model.processor
 
 
 def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
-    """The images of a corpus.
+    """Yield the images of a corpus.
 
     Args:
-        model: a bridge around a classifier of images; says how many classes there are and what an image's size is.
-        corpus: what `load_images` returns: a dataset with `image` and `label`; or an iterable of mappings with
-            `pixel_values` (channel height width) and `labels`, one image or a batch of them each.
+        model: A bridge around an image classifier. It defines the classes and the size of an image.
+        corpus: A dataset with the columns `image` and `label`, as `load_images` returns it, or an iterable of mappings
+            with `pixel_values` [channel height width] and `labels`, each of one image or of a batch of images.
 
     Raises:
-        SpLensError: for a model of text, for anything else as a corpus, and for images of another size or class.
+        SpLensError: If the model reads text, if the corpus is empty or of another type, or if an image has another size
+            or class than the model expects.
     """
     if not reads_images(model):
-        raise SpLensError("the model reads tokens, and images were given: bring text, load_corpus(source, model).")
+        raise SpLensError("the model reads tokens, but got images: load text with load_corpus(source, model).")
     if isinstance(corpus, str):
-        raise SpLensError(f"a corpus is images, got the string {corpus[:40]!r}: load_images({corpus[:40]!r}, model).")
+        raise SpLensError(
+            f"expected images as the corpus, got the string {corpus[:40]!r}: use load_images({corpus[:40]!r}, model)."
+        )
     config = model.original_model.config
     expected = (config.num_channels, config.image_size, config.image_size)
     if isinstance(corpus, Mapping):
-        corpus = [corpus]  # one image, or one batch
+        corpus = [corpus]  # a single image or batch
     if not isinstance(corpus, Iterable):
-        raise SpLensError(f"a corpus is images and their classes, got {type(corpus).__name__}.")
-    number = -1
+        raise SpLensError(f"expected images and their classes as the corpus, got {type(corpus).__name__}.")
+    index = -1
     items = _decoded(corpus) if hasattr(corpus, "column_names") else corpus
-    images = (image for place, item in enumerate(items) for image in _read(model, item, place))
-    for number, (pixels, label) in enumerate(images):
+    images = (image for item_index, item in enumerate(items) for image in _images_of(model, item, item_index))
+    for index, (pixels, label) in enumerate(images):
         if tuple(pixels.shape) != expected:
             raise SpLensError(
-                f"image {number} has the shape {tuple(pixels.shape)}, and the model reads {expected} (channel, height, "
-                "width): load_images(source, model) resizes."
+                f"image {index} has the shape {tuple(pixels.shape)}, but the model expects {expected} (channel, "
+                "height, width): resize it with load_images(source, model)."
             )
         if not 0 <= label < config.num_labels:
             raise SpLensError(
-                f"image {number} is of class {label}, and the model knows 0 to {config.num_labels - 1}: was it trained "
-                "on another dataset?"
+                f"image {index} has class {label}, but the classes of the model are 0 to {config.num_labels - 1}: use "
+                "a dataset with the classes of the model."
             )
         yield Picture(pixels, label)
-    if number < 0:
+    if index < 0:
         raise SpLensError("the corpus is empty: expected at least one image.")
 
 
 def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
-    """The items of a dataset, which decodes an image when it is asked for it."""
-    items, number = iter(corpus), 0
+    """Yield the items of a dataset, which decodes an image when it is accessed."""
+    items, index = iter(corpus), 0
     while True:
         try:
             with _without_ghostscript():
@@ -96,21 +100,24 @@ def _decoded(corpus: Iterable[Any]) -> Iterator[Any]:
             return
         except SpLensError:
             raise
-        except Exception as error:  # PIL has errors of its own for each way in which a file is no image
+        except Exception as error:  # Pillow raises many kinds of exceptions for files that are not valid images
             raise SpLensError(
-                f"image {number} of the corpus can't be read ({type(error).__name__}: {str(error)[:80]}): is it cut "
-                "short, of another kind than it is called, or far too large? Take it out."
+                f"cannot read image {index} of the corpus ({type(error).__name__}: {str(error)[:80]}): the file may be "
+                "truncated, in another format than its name says, or too large. Remove it."
             ) from error
         yield item
-        number += 1
+        index += 1
 
 
 @contextmanager
 def _without_ghostscript() -> Iterator[None]:
-    """Pillow hands a picture that is PostScript, whatever its name, to Ghostscript, and PostScript is a program."""
+    """Context manager that prevents Pillow from running Ghostscript.
+
+    Pillow passes any file that contains PostScript to Ghostscript, whatever its name, and PostScript is a program.
+    """
     try:
         from PIL import EpsImagePlugin
-    except ImportError:  # then no picture is decoded
+    except ImportError:  # without Pillow no image is decoded
         yield
         return
     before, EpsImagePlugin.gs_binary = EpsImagePlugin.gs_binary, False
@@ -120,8 +127,8 @@ def _without_ghostscript() -> Iterator[None]:
         EpsImagePlugin.gs_binary = before
 
 
-def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:
-    """The pixels and the class of the image that an item of a corpus is, or of each in the batch that it is."""
+def _images_of(model: Any, item: Any, index: int) -> list[tuple[torch.Tensor, int]]:
+    """Return pixels and class of each image in one item of a corpus, which is an image or a batch of images."""
     keys = set(item) if isinstance(item, Mapping) else set()
     try:
         if {"image", "label"} <= keys:
@@ -129,24 +136,26 @@ def _read(model: Any, item: Any, number: int) -> list[tuple[torch.Tensor, int]]:
         if {"pixel_values", "labels"} <= keys:
             pixels, labels = torch.as_tensor(item["pixel_values"]), torch.as_tensor(item["labels"])
             if not pixels.is_floating_point():
-                raise ValueError(f"pixel_values are normalised floats, got {pixels.dtype}")
+                raise ValueError(f"expected pixel_values as normalized floats, got {pixels.dtype}")
             pixels = pixels if pixels.ndim == 4 else pixels[None]
             return list(zip(pixels.float(), labels.reshape(len(pixels)).tolist(), strict=True))
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise SpLensError(f"item {number} of the corpus can't be read as an image and its class: {error}.") from error
+        raise SpLensError(f"cannot read item {index} of the corpus as an image and its class: {error}.") from error
     raise SpLensError(
-        f"item {number} of the corpus is no image of a class: got {type(item).__name__} with "
-        f"{sorted(keys) or 'no keys'}, expected image and label, as load_images(source, model) makes them."
+        f"item {index} of the corpus is not an image with a class: got {type(item).__name__} with "
+        f"{sorted(keys) or 'no keys'}, expected image and label, as load_images(source, model) returns them."
     )
 
 
 def _pixels(model: Any, image: Any) -> torch.Tensor:
-    """What the model's image processor makes of an image of PIL's."""
+    """Apply the image processor of the model to an image of Pillow."""
     channels = model.original_model.config.num_channels
     if channels not in GREY_OR_COLOUR:
-        raise SpLensError(f"the model reads {channels} channels, and images have one or three: give pixel_values.")
+        raise SpLensError(
+            f"the model reads {channels} channels, but images have one or three: pass pixel_values and labels."
+        )
     array = np.asarray(image.convert(GREY_OR_COLOUR[channels]))
-    read = processor_of(model)(
+    processed = processor_of(model)(
         array.reshape(*array.shape[:2], channels), return_tensors="pt", input_data_format="channels_last"
     )
-    return read.pixel_values[0]
+    return processed.pixel_values[0]

@@ -1,4 +1,4 @@
-"""Text -> a `datasets.Dataset` of token rows: named datasets, files, the text that is on every machine."""
+"""Read text into a `datasets.Dataset` of token rows: named corpora, text files, or a list of strings."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from datasets import Dataset, Features, List, Value, load_dataset
 
@@ -22,6 +22,14 @@ from sp_lens.typing import SPLITS, Split
 _FILE_BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
+class _DocumentRow(NamedTuple):
+    """Tokens of a row, how many of them are not special tokens, and the name of the document."""
+
+    tokens: list[int]
+    counted: int
+    document: str
+
+
 def load_corpus(
     source: str | Path | Iterable[str],
     model: Any,
@@ -32,78 +40,70 @@ def load_corpus(
     row_tokens: int | None = None,
     document_tokens: int | None = None,
 ) -> Dataset:
-    """Read text and make rows of tokens of it, for `collect`, `evaluate` and `prune`.
+    """Read text and split it into rows of tokens, for `collect`, `evaluate` and `prune`.
 
     Args:
-        source: a named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "civil", "toxic",
-            "wikitext", "novels", "toxic_comments"), a file (.txt, .json, .jsonl, .csv, .parquet with a "text" column),
-            or texts.
-        model: whose tokenizer reads the text, and whose context bounds the rows.
-        tokens: how many tokens to take, special ones not counted; None takes all of a file or of texts.
-        split: "collect" or "evaluate" (or "train"): a document is in one of them, by a hash of its name, and of
-            "wikitext" as it was published. Texts and files of your own are not split.
-        offline: read what this machine has under the name instead of the Hub's text. Nothing is swapped silently.
-        row_tokens: longest row, BOS included; the model's context by default.
-        document_tokens: documents are cut there. By default those of a named corpus at 1000, as in the
-            released experiments, and your own not at all.
+        source: Named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "civil", "toxic",
+            "wikitext", "novels", "toxic_comments"), path of a file (.txt; .json, .jsonl, .csv or .parquet with a
+            column "text"), or an iterable of strings.
+        model: Model whose tokenizer reads the text. Its context length limits the rows.
+        tokens: Number of tokens to read, without special tokens. None reads all of a file or of the strings; a named
+            corpus needs a number.
+        split: Dataset split of a named corpus: "train", "collect" or "evaluate". A document is assigned to one of them
+            by a hash of its name, or of its text on the Hub; "wikitext" keeps its published splits. Files and strings
+            are not split.
+        offline: Whether to read the offline text of a named corpus instead of the Hub's. It is different text, and is
+            never substituted silently.
+        row_tokens: Maximum number of tokens in a row, special tokens included. By default `document_tokens`, or 1000 if
+            that is unlimited. Rows are never longer than the context length of the model.
+        document_tokens: Maximum number of tokens of a document, special tokens included; the rest is dropped. By
+            default 1000 for named corpora, as in the released experiments, and unlimited for files and strings.
 
     Returns:
-        Columns `input_ids` and `document`. What was read stands as JSON in `.info.description`: source, split,
-        documents, tokens, versions, and of a named corpus `origin`, what it really is, and `offline`, whether that
-        stands in for the Hub's.
+        Dataset with the columns `input_ids` and `document`. Its `.info.description` is a JSON record of what was read:
+        source, split, number of documents and tokens, versions, and `offline`, which is true if offline text was read
+        instead of the Hub's; for a named corpus also `origin`, a description of the text.
 
     Raises:
-        SpLensError: for an unknown name, fewer tokens than asked for, an empty corpus, a text of fewer
-            than two tokens, or a Hub that can't be reached.
+        SpLensError: If the name is unknown, the corpus is empty or has fewer tokens than requested, one of the
+            strings has fewer than two tokens, a file cannot be read, or the Hub is unreachable.
     """
     check_choice("split", split, SPLITS)
     blocks_of(model)
     require_tokens(model)
-    if tokens is not None and tokens < 1:
-        raise SpLensError(f"tokens={tokens}: expected how many tokens to take, or None for all.")
-    for name, limit in (("row_tokens", row_tokens), ("document_tokens", document_tokens)):
-        if limit is not None and limit < 2:
-            raise SpLensError(f"{name}={limit}: expected two tokens or more, of which one can be predicted.")
+    _check_lengths(tokens, row_tokens, document_tokens)
     named = isinstance(source, str) and source in CORPORA
     if named and tokens is None:
-        raise SpLensError(f"say how many tokens of {source!r} to take: tokens=100_000.")
+        raise SpLensError(f"the named corpus {source!r} is read up to a number of tokens: pass tokens=100_000.")
     if named and document_tokens is None:
         document_tokens = DOCUMENT_TOKENS
     longest = min(model.cfg.n_ctx, row_tokens or document_tokens or DOCUMENT_TOKENS)
     tail = frame_of(model)[1]
-    found: dict[str, list[Any]] = {"input_ids": [], "document": []}
-    left, total = tokens, 0
     documents, record = _documents(source, split, offline)
-    for document in documents:
-        for row, counted in _rows(document, model, longest, document_tokens, own=not named):
-            total += counted
-            if left is not None:
-                taken = min(counted, left)
-                row = _cut(row, max(2, len(row) - (counted - taken)), tail)  # noqa: PLW2901
-                left -= taken
-            found["input_ids"].append(row)
-            found["document"].append(document.name)
-            if left == 0:
-                break
-        if left == 0:
-            break
+    document_rows = (
+        row for document in documents for row in _rows(document, model, longest, document_tokens, allow_short=named)
+    )
+    rows = list(_take(document_rows, tokens, tail))
+    total = sum(row.counted for row in rows)
     label = str(source) if isinstance(source, str | Path) else "texts"
-    if not found["input_ids"]:
-        raise SpLensError(f"the corpus {label!r} is empty: there is no text in it.")
-    if tokens is not None and left:
+    if not rows:
+        raise SpLensError(f"the corpus {label!r} is empty: it has no text.")
+    if tokens is not None and total < tokens:
+        part = f"the split {split!r} of the corpus" if named else "the corpus"
         raise SpLensError(
-            f"the corpus {label!r} has {tokens - left} tokens in its split {split!r}, and {tokens} were asked for: "
-            f"ask for tokens={tokens - left} or fewer, or bring more text."
+            f"{part} {label!r} has {total} tokens, but {tokens} were requested: pass tokens={total} or fewer, or add "
+            "text."
         )
     dataset = Dataset.from_dict(
-        found, features=Features({"input_ids": List(Value("int32")), "document": Value("string")})
+        {"input_ids": [row.tokens for row in rows], "document": [row.document for row in rows]},
+        features=Features({"input_ids": List(Value("int32")), "document": Value("string")}),
     )
     about = {
         "source": label,
         "split": split,
         **record,
-        "documents": len(set(found["document"])),
-        "tokens": total if tokens is None else tokens,
+        "documents": len({row.document for row in rows}),
+        "tokens": total,
         "versions": versions(),
     }
     dataset.info.description = json.dumps(about)
@@ -111,63 +111,87 @@ def load_corpus(
 
 
 def describe(corpus: Any) -> dict[str, Any]:
-    """What `load_corpus` recorded of a corpus; for anything else, its type."""
+    """Return what `load_corpus` or `load_images` recorded about a corpus; for any other corpus, its type."""
     description = getattr(getattr(corpus, "info", None), "description", "") or ""
     if description.startswith('{"source"'):
-        with suppress(ValueError):  # a dataset of others may begin like ours
+        with suppress(ValueError):  # the description of another dataset may begin in the same way
             return json.loads(description)
     return {"source": type(corpus).__name__}
 
 
+def _check_lengths(tokens: int | None, row_tokens: int | None, document_tokens: int | None) -> None:
+    if tokens is not None and tokens < 1:
+        raise SpLensError(f"tokens is {tokens}: expected the number of tokens to read, or None for all of them.")
+    for name, limit in (("row_tokens", row_tokens), ("document_tokens", document_tokens)):
+        if limit is not None and limit < 2:
+            raise SpLensError(f"{name} is {limit}: expected 2 or more, because the first token is not predicted.")
+
+
 def _rows(
-    document: Document, model: Any, longest: int, document_tokens: int | None, *, own: bool
-) -> Iterator[tuple[list[int], int]]:
-    """The rows of a document and how many tokens of each count."""
+    document: Document, model: Any, longest: int, document_tokens: int | None, *, allow_short: bool
+) -> Iterator[_DocumentRow]:
+    """Yield the rows of a document up to `document_tokens`; rows without anything to predict are dropped."""
     tokenizer = tokenizer_of(model)
     special = set(tokenizer.all_special_ids)
     head, tail = frame_of(model)
-    left = sys.maxsize if document_tokens is None else document_tokens
+    remaining = sys.maxsize if document_tokens is None else document_tokens
     read = 0
     for whole in split_text(tokenizer, document.text, row_tokens=longest, head=head, tail=tail):
         read += len(whole)
-        piece = _cut(whole, left, tail)
-        left -= len(piece)
-        counted = sum(token not in special for token in piece)
-        if len(piece) >= 2 and counted:
-            yield piece, counted
-        if left <= 0:
+        row = _cut(whole, remaining, tail)
+        remaining -= len(row)
+        counted = sum(token not in special for token in row)
+        if len(row) >= 2 and counted:
+            yield _DocumentRow(row, counted, document.name)
+        if remaining <= 0:
             break
-    if own and read < 2:
-        raise SpLensError(f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: take it out.")
+    if not allow_short and read < 2:
+        raise SpLensError(
+            f"document {document.name} ({document.text[:30]!r}) has fewer than two tokens: remove it from the corpus."
+        )
+
+
+def _take(rows: Iterable[_DocumentRow], tokens: int | None, tail: list[int]) -> Iterator[_DocumentRow]:
+    """Yield rows until they have `tokens` counted tokens. The last row is cut to the exact number."""
+    remaining = sys.maxsize if tokens is None else tokens
+    for row in rows:
+        counted = min(row.counted, remaining)
+        length = max(2, len(row.tokens) - (row.counted - counted))
+        yield _DocumentRow(_cut(row.tokens, length, tail), counted, row.document)
+        remaining -= counted
+        if not remaining:
+            return
 
 
 def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:
-    """At most the first `length` tokens of a row, which end as every row ends."""
+    """Cut a row to at most `length` tokens, of which the last are the special tokens that end every row."""
     return row if len(row) <= length else [*row[: max(0, length - len(tail))], *tail][: max(0, length)]
 
 
 def _documents(
     source: str | Path | Iterable[str], split: Split, offline: bool
 ) -> tuple[Iterator[Document], dict[str, Any]]:
-    """The documents of a source, and what the record says of them."""
+    """Return the documents of a source, and what is recorded about their origin."""
     if not isinstance(source, str | Path):
-        return _own_documents(source), {"offline": False}
+        return _string_documents(source), {"offline": False}
     if source in CORPORA:
         return read_text(str(source), split, offline=offline)
     if (path := Path(source)).suffix in _FILE_BUILDERS or path.exists():
         return _file_documents(path), {"offline": False}
     check_choice("corpus (or file of text)", source, CORPORA)
-    raise AssertionError("unreachable: check_choice refuses what is no corpus")
+    raise AssertionError("unreachable: check_choice raises an error for a name that is not in CORPORA")
 
 
-def _own_documents(texts: Any) -> Iterator[Document]:
+def _string_documents(texts: Any) -> Iterator[Document]:
     if not isinstance(texts, Iterable):
-        raise SpLensError(f"expected the name of a corpus, a file, or texts, got {type(texts).__name__}.")
+        raise SpLensError(f"expected the name of a corpus, a file, or strings, got {type(texts).__name__}.")
     if columns := getattr(texts, "column_names", None):
-        raise SpLensError(f"expected texts, got a dataset with the columns {columns}: give one, dataset['text'].")
+        raise SpLensError(
+            f"expected strings, got a dataset with the columns {columns}: pass one column, dataset['text']."
+        )
     for text in texts:
         if not isinstance(text, str):
-            raise SpLensError(f"expected texts, got {type(text).__name__} among them: {str(text)[:40]!r}.")
+            raise SpLensError(f"expected strings, but one item has the type {type(text).__name__}: {str(text)[:40]!r}.")
         yield Document(text_name(text), text)
 
 
@@ -177,20 +201,14 @@ def _file_documents(path: Path) -> Iterator[Document]:
         raise SpLensError(f"there is no file {path}.")
     try:
         if path.suffix == ".txt":
-            text = path.read_text("utf-8-sig")  # the mark that some editors begin a file with is no text
-            return iter([Document(f"{path.name} {_hash(text)}", text)])
+            text = path.read_text("utf-8-sig")  # drops the byte order mark that some editors write
+            return iter([Document(f"{path.name} {hashlib.sha256(text.encode()).hexdigest()[:12]}", text)])
         dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
-    except Exception as error:  # each of the builders has errors of its own for a file that it can't read
+    except Exception as error:  # each builder raises its own exceptions for an unreadable file
         raise SpLensError(
-            f"cannot read {path} as {path.suffix} ({type(error).__name__}: {str(error)[:80]}): is it empty, cut short, "
-            "or not UTF-8?"
+            f"cannot read {path} as {path.suffix} ({type(error).__name__}: {str(error)[:80]}): check that it is "
+            "complete, not empty, and encoded in UTF-8."
         ) from error
     if "text" not in dataset.column_names:
-        raise SpLensError(
-            f"{path} has the columns {dataset.column_names} and no 'text': rename the column with the text."
-        )
-    return (Document(f"{path.name} {document.name}", document.text) for document in _own_documents(dataset["text"]))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+        raise SpLensError(f"{path} has the columns {dataset.column_names} and no 'text': rename the column of text.")
+    return (Document(f"{path.name} {document.name}", document.text) for document in _string_documents(dataset["text"]))

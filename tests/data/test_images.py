@@ -1,4 +1,4 @@
-"""Classifiers of images: a small ViT learns scikit-learn's digits, and forgets some of them."""
+"""Image classifiers: a small ViT is trained on the digits of scikit-learn and forgets some of them."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image as PIL
 import sp_lens as sp
 from sp_lens.cli.__main__ import main
 from sp_lens.data.image_registry import read_named
+from sp_lens.typing import SPLITS
 from training.train_vision import digits_classifier
 
 pytestmark = pytest.mark.model
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT that has learned the digits."""
+    """A folder with a ViT trained on the digits."""
     work = tmp_path_factory.mktemp("digits")
     return digits_classifier(work, work / "model")
 
@@ -32,14 +33,14 @@ def digits(folder: Path) -> Any:
     return sp.load_model(folder, device="cpu")
 
 
-def test_it_has_learned(digits: Any, folder: Path) -> None:
+def test_the_classifier_is_evaluated_as_in_transformers(digits: Any, folder: Path) -> None:
     held_out = sp.load_images("digits", digits, images=None, split="evaluate")
     result = sp.evaluate(digits, held_out, progress=False)
     assert result.top1 > 0.85
     assert result.top10 == 1  # of ten classes
     assert result.tokens == len(held_out) > 300
 
-    # Plain transformers, with its own image processor, says the same of the same images.
+    # The same images through transformers and its image processor give the same numbers.
     model = transformers.ViTForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     pixels = processor([np.asarray(image)[..., None] for image in held_out["image"]], return_tensors="pt")
@@ -50,13 +51,13 @@ def test_it_has_learned(digits: Any, folder: Path) -> None:
     assert result.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-5)
 
 
-def test_splits_share_no_image(digits: Any) -> None:
-    splits = [read_named("digits", split)[0] for split in ("train", "collect", "evaluate")]
-    seen = [{image.tobytes() for image in split["image"]} for split in splits]
+def test_splits_share_no_image() -> None:
+    splits = [read_named("digits", split)[0] for split in SPLITS]
+    images = [{image.tobytes() for image in split["image"]} for split in splits]
     assert sum(map(len, splits)) == 1797
-    assert not seen[0] & seen[1]
-    assert not seen[0] & seen[2]
-    assert not seen[1] & seen[2]
+    assert not images[0] & images[1]
+    assert not images[0] & images[2]
+    assert not images[1] & images[2]
 
 
 def corpora(model: Any, *classes: int) -> dict[str, Any]:
@@ -71,32 +72,32 @@ def corpora(model: Any, *classes: int) -> dict[str, Any]:
     }
 
 
-def test_two_digits_are_forgotten_and_the_others_kept(digits: Any) -> None:
+def test_pruning_forgets_two_digits_and_keeps_the_others(digits: Any) -> None:
     run = sp.prune(digits, **corpora(digits, 3, 8), site="attn", fraction=0.05, steps=3, progress=False)
     drops = run.history.iloc[-1]
     assert drops["forget_drop"] > 0.3
     assert drops["retain_drop"] < drops["forget_drop"] / 2
 
 
-def test_collected_are_the_patches(digits: Any) -> None:
+def test_activations_are_collected_on_patches(digits: Any) -> None:
     images = sp.load_images("digits", digits, images=10)
-    assert sp.collect(digits, images, progress=False).count == 10 * 16  # and not the class token
+    assert sp.collect(digits, images, progress=False).count == 10 * 16  # without the class token
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-def test_batches_change_nothing(digits: Any, batch_tokens: int) -> None:
+def test_statistics_do_not_depend_on_the_batch_size(digits: Any, batch_tokens: int) -> None:
     images = sp.load_images("digits", digits, images=30)
-    one = sp.collect(digits, images, batch_tokens=batch_tokens, progress=False).importance("abs")
-    other = sp.collect(digits, images, progress=False).importance("abs")
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-7)
+    small = sp.collect(digits, images, batch_tokens=batch_tokens, progress=False).importance("abs")
+    default = sp.collect(digits, images, progress=False).importance("abs")
+    for name in small:
+        torch.testing.assert_close(small[name], default[name], rtol=1e-5, atol=1e-7)
 
 
-def test_classes_by_name_and_number(digits: Any) -> None:
+def test_classes_are_given_by_name_or_index(digits: Any) -> None:
     by_name = sp.load_images("digits", digits, classes=["3"], images=None)
-    by_number = sp.load_images("digits", digits, classes=[3], images=None)
+    by_index = sp.load_images("digits", digits, classes=[3], images=None)
     others = sp.load_images("digits", digits, without=[3], images=None)
-    assert by_name["label"][:] == by_number["label"][:] == [3] * len(by_name)
+    assert by_name["label"][:] == by_index["label"][:] == [3] * len(by_name)
     assert 3 not in others["label"][:]
     assert len(by_name) + len(others) == len(read_named("digits", "collect")[0])
     about = json.loads(by_name.info.description)
@@ -110,23 +111,23 @@ def some_images(count: int = 4) -> list[PIL.Image]:
 
 def test_a_folder_of_class_folders(digits: Any, tmp_path: Path) -> None:
     for number, image in enumerate(some_images()):
-        place = tmp_path / "images" / str(number % 2 + 4)
-        place.mkdir(parents=True, exist_ok=True)
-        image.save(place / f"{number}.png")
+        class_folder = tmp_path / "images" / str(number % 2 + 4)
+        class_folder.mkdir(parents=True, exist_ok=True)
+        image.save(class_folder / f"{number}.png")
     dataset = sp.load_images(tmp_path / "images", digits, images=None)
-    assert sorted(dataset["label"][:]) == [4, 4, 5, 5]  # by the names that the model knows, not by their order
+    assert sorted(dataset["label"][:]) == [4, 4, 5, 5]  # the indices of these names in the model
     assert sp.collect(digits, dataset, progress=False).count == 4 * 16
 
 
-def test_of_a_folder_each_class_comes_in_turn(digits: Any, tmp_path: Path) -> None:
+def test_the_classes_of_a_folder_take_turns(digits: Any, tmp_path: Path) -> None:
     for number, image in enumerate(some_images(8)):
-        place = tmp_path / str(number // 4)
-        place.mkdir(exist_ok=True)
-        image.save(place / f"{number}.png")
+        class_folder = tmp_path / str(number // 4)
+        class_folder.mkdir(exist_ok=True)
+        image.save(class_folder / f"{number}.png")
     assert sp.load_images(tmp_path, digits, images=4)["label"][:] == [0, 1, 0, 1]
 
 
-def test_images_stay_as_they_are_stored(digits: Any, tmp_path: Path) -> None:
+def test_images_are_not_encoded_again(digits: Any, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
     PIL.fromarray(noise).save(tmp_path / "noise.jpg", quality=30)
     stored = {"bytes": (tmp_path / "noise.jpg").read_bytes(), "path": None}
@@ -138,7 +139,7 @@ def test_images_stay_as_they_are_stored(digits: Any, tmp_path: Path) -> None:
 
 
 def nameless(model: Any) -> Any:
-    """The same classifier with classes that have no names."""
+    """Remove the class names of a classifier."""
     model.original_model.config.id2label = {number: f"LABEL_{number}" for number in range(10)}
     return model
 
@@ -153,14 +154,14 @@ def test_classes_are_not_guessed(folder: Path) -> None:
     by_name = Dataset.from_dict(
         {"image": images, "label": ["10", "9"]}, features=Features({"image": Image(), "label": Value("string")})
     )
-    with pytest.raises(sp.SpLensError, match="it does not name"):
+    with pytest.raises(sp.SpLensError, match="classes of the model have no names"):
         sp.load_images(by_name, nameless(model), images=None)
     named = Features({"image": Image(), "label": ClassLabel(names=list("abcdefghij"))})
     dataset = Dataset.from_dict({"image": images, "label": [1, 2]}, features=named)
     assert sp.load_images(dataset, nameless(model), images=None, classes=["c"])["label"][:] == [2]
 
 
-def test_two_classes_of_one_name_go_by_number(folder: Path) -> None:
+def test_classes_with_the_same_name_are_given_by_index(folder: Path) -> None:
     model: Any = sp.load_model(folder, device="cpu")
     cranes = dict(enumerate(["crane", "b", "c", "d", "e", "crane", "g", "h", "i", "j"]))
     model.original_model.config.id2label = cranes
@@ -179,42 +180,45 @@ def test_a_dataset_of_colour_images_of_another_size(digits: Any) -> None:
     assert sp.evaluate(digits, taken, progress=False).tokens == 2
 
 
-def test_bad_input_has_an_answer(digits: Any, tmp_path: Path) -> None:
+def test_invalid_arguments_raise_an_error(digits: Any, tmp_path: Path) -> None:
     dataset = Dataset.from_dict({"image": some_images(), "label": ["3", "cat", "3", "4"]}, features=None)
-    asks: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"source": "mnist"}, "unknown set of images .*'mnist'.*digits"),
         ({"source": "digits", "classes": ["ten"]}, "there is no class 'ten': choose among 0, 1"),
-        ({"source": "digits", "classes": "38"}, "classes are a list, got '38'"),
+        ({"source": "digits", "classes": "38"}, "expected a list of classes, got '38'"),
         ({"source": "digits", "classes": [10]}, "there is no class 10"),
-        ({"source": "digits", "classes": [1], "without": [2]}, "not both"),
-        ({"source": "digits", "images": 5000}, "there are 325 such images in 'digits', and 5000 were asked for"),
-        ({"source": "digits", "images": 0}, "images=0"),
+        ({"source": "digits", "classes": [1], "without": [2]}, "got both classes and without"),
+        (
+            {"source": "digits", "images": 5000},
+            "'digits' has 325 images of the requested classes, expected at least 5000",
+        ),
+        ({"source": "digits", "images": 0}, "images is 0"),
         ({"source": "digits", "split": "test"}, "unknown split 'test'"),
-        ({"source": dataset}, "a class 'cat', and the model knows 0, 1"),
+        ({"source": dataset}, "a class 'cat', but the classes of the model are 0, 1"),
         ({"source": dataset, "label_column": "fine"}, r"columns \['image', 'label'\] and no 'fine'"),
         ({"source": tmp_path}, "cannot read the folder"),
         ({"source": 7}, "expected the name of a set of images, a folder, or a datasets.Dataset, got int"),
     ]
-    for ask, what in asks:
-        source = ask.pop("source")
-        with pytest.raises(sp.SpLensError, match=what):
-            sp.load_images(source, digits, **ask)
+    for arguments, message in cases:
+        source = arguments.pop("source")
+        with pytest.raises(sp.SpLensError, match=message):
+            sp.load_images(source, digits, **arguments)
 
 
-def test_cifar10_is_where_sp_lens_data_says(digits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cifar10_is_read_from_sp_lens_data(digits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SP_LENS_DATA", str(tmp_path))
-    with pytest.raises(sp.SpLensError, match=r"there is no cifar10-test\.parquet in the folder"):
+    with pytest.raises(sp.SpLensError, match=r"there is no file cifar10-test\.parquet in the folder"):
         sp.load_images("cifar10", digits)
 
 
-def test_overlap_is_refused(digits: Any) -> None:
+def test_held_out_images_that_were_collected_raise_an_error(digits: Any) -> None:
     mixed = corpora(digits, 3)
     mixed["eval_retain"] = mixed["retain"]
     with pytest.raises(sp.SpLensError, match=r"eval_retain has \d+ rows that are in retain too.*load_images"):
         sp.prune(digits, **mixed, fraction=0.1, steps=1, progress=False)
 
 
-def test_images_that_memory_does_not_hold_at_once(digits: Any) -> None:
+def test_batches_of_images_are_halved_when_memory_runs_out(digits: Any) -> None:
     images = sp.load_images("digits", digits, images=20)
     collected, evaluated = (
         sp.collect(digits, images, folds=5, progress=False),
@@ -223,12 +227,13 @@ def test_images_that_memory_does_not_hold_at_once(digits: Any) -> None:
     with little_memory(digits, 3):
         halved = sp.collect(digits, images, folds=5, progress=False)
         assert sp.evaluate(digits, images, progress=False).loss == pytest.approx(evaluated.loss, rel=1e-6)
-    for one, other in zip((halved, *halved.folds), (collected, *collected.folds), strict=True):
-        same(one, other)
+    for actual, expected in zip((halved, *halved.folds), (collected, *collected.folds), strict=True):
+        same(actual, expected)
 
 
-def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prune, figure, export and evaluation of a classifier."""
+def test_prune_plot_export_and_evaluate_from_the_command_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, model = tmp_path / "run", ["--model", str(folder)]
     sides = ["--forget", "digits:3,8", "--retain", "digits:-3,-8"]
     steps = ["--site", "attn", "--fraction", "0.05", "--steps", "2", "--out", str(run)]
@@ -237,23 +242,23 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     mask = ["--mask", str(run / "mask.safetensors")]
     assert main(["export", "--model", str(folder), *mask, "--out", str(tmp_path / "pruned")]) == 0
     capsys.readouterr()
-    ask = ["--corpus", "digits:3,8", "--split", "evaluate", "--images", "50"]
-    assert main(["evaluate", "--model", str(folder), *mask, *ask]) == 0
-    by_hooks = json.loads(capsys.readouterr().out)
-    assert main(["evaluate", "--model", str(tmp_path / "pruned"), *ask]) == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == by_hooks["top1"]
-    assert main(["evaluate", "--model", str(folder), *ask, "--tokens", "100"]) == 2
+    corpus = ["--corpus", "digits:3,8", "--split", "evaluate", "--images", "50"]
+    assert main(["evaluate", "--model", str(folder), *mask, *corpus]) == 0
+    with_hooks = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "--model", str(tmp_path / "pruned"), *corpus]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == with_hooks["top1"]
+    assert main(["evaluate", "--model", str(folder), *corpus, "--tokens", "100"]) == 2
     assert "--tokens applies to text" in capsys.readouterr().err
     assert main(["evaluate", "--model", "demo", "--corpus", "code", "--images", "5"]) == 2
     assert "--images applies to image classifiers, and demo reads text" in capsys.readouterr().err
     assert main(["evaluate", "--model", str(folder), "--corpus", "digits:3,-8"]) == 2
-    assert "give the one or the other" in capsys.readouterr().err
+    assert "give only one of the two" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "name", ["amnesiac", "bad_teacher", "gradient_ascent", "magnitude", "selective_synaptic_dampening", "unsir"]
 )
-def test_baselines_forget_a_class(digits: Any, name: str) -> None:
+def test_unlearning_methods_forget_a_class(digits: Any, name: str) -> None:
     before = [parameter.detach().clone() for parameter in digits.parameters()]
     run = getattr(sp.unlearning, name)(digits, **corpora(digits, 3), steps=2, progress=False)
     assert run.history["forget_loss"].iloc[-1] > run.history["forget_loss"].iloc[0]

@@ -1,4 +1,4 @@
-"""What a masked language model is asked for: the shares of BERT, the same whatever the batch, no special token."""
+"""The tokens that a masked language model predicts: the shares of BERT, whatever the batch, and no special tokens."""
 
 from typing import Any
 
@@ -22,29 +22,29 @@ def bert() -> Any:
     return tiny_bridge("bert")
 
 
-def asked_of(model: Any, rows: list[torch.Tensor], *, batch_tokens: int = 4096, seed: int = 0) -> dict[int, Any]:
-    """By the number of a row: what the model sees, and the places that it is asked for."""
-    found = {}
+def masked_rows(model: Any, rows: list[torch.Tensor], *, batch_tokens: int = 4096, seed: int = 0) -> dict[int, Any]:
+    """Return, by row number, the input of the model, the mask of the positions to predict, and the row."""
+    result = {}
     for batch in text_batches(model, rows, batch_tokens=batch_tokens):
-        hidden, chosen = mask_tokens(model, batch, seed)
-        assert torch.equal(hidden.attention_mask, batch.attention_mask)
-        for row, seen, asked in zip(batch.rows, hidden.tokens, chosen, strict=True):
-            assert not asked[len(row.tokens) :].any()  # padding
-            found[row.number] = (seen[: len(row.tokens)], asked[: len(row.tokens)], row)
-    return found
+        masked, chosen = mask_tokens(model, batch, seed)
+        assert torch.equal(masked.attention_mask, batch.attention_mask)
+        for row, tokens, predicted in zip(batch.rows, masked.tokens, chosen, strict=True):
+            assert not predicted[len(row.tokens) :].any()  # padding
+            result[row.number] = (tokens[: len(row.tokens)], predicted[: len(row.tokens)], row)
+    return result
 
 
-def test_the_shares_are_those_of_bert(bert: Any) -> None:
+def test_shares_of_chosen_and_replaced_tokens(bert: Any) -> None:
     rows = [torch.randint(2, 4096, (100,), generator=torch.Generator().manual_seed(n)) for n in range(400)]
     masked = random = kept = 0
-    for seen, asked, row in asked_of(bert, rows).values():
-        assert int(asked.sum()) == 15  # of a hundred, in every row
-        assert torch.equal(seen[~asked], row.tokens[~asked])
-        masked += int((seen[asked] == MASK).sum())
-        kept += int((seen[asked] == row.tokens[asked]).sum())
-        random += int(((seen[asked] != MASK) & (seen[asked] != row.tokens[asked])).sum())
+    for tokens, predicted, row in masked_rows(bert, rows).values():
+        assert int(predicted.sum()) == 15  # of 100 tokens, in every row
+        assert torch.equal(tokens[~predicted], row.tokens[~predicted])
+        masked += int((tokens[predicted] == MASK).sum())
+        kept += int((tokens[predicted] == row.tokens[predicted]).sum())
+        random += int(((tokens[predicted] != MASK) & (tokens[predicted] != row.tokens[predicted])).sum())
     total = masked + random + kept
-    # Within four standard deviations of 80 %, 10 % and 10 % of 6000.
+    # The tolerances are four standard deviations of 80 %, 10 % and 10 % of 6000 tokens.
     assert masked / total == pytest.approx(0.8, abs=0.021)
     assert random / total == pytest.approx(0.1, abs=0.016)
     assert kept / total == pytest.approx(0.1, abs=0.016)
@@ -52,30 +52,30 @@ def test_the_shares_are_those_of_bert(bert: Any) -> None:
 
 @settings(max_examples=20)
 @given(batch_tokens=st.integers(1, 400), seed=st.integers(0, 2**32))
-def test_it_is_the_same_whatever_the_batch(bert: Any, batch_tokens: int, seed: int) -> None:
+def test_masking_does_not_depend_on_the_batch_size(bert: Any, batch_tokens: int, seed: int) -> None:
     rows = random_rows(12)
-    one = asked_of(bert, rows, seed=seed)
-    other = asked_of(bert, rows, batch_tokens=batch_tokens, seed=seed)
-    for number, (seen, asked, _) in one.items():
-        assert torch.equal(other[number][0], seen)
-        assert torch.equal(other[number][1], asked)
+    expected = masked_rows(bert, rows, seed=seed)
+    actual = masked_rows(bert, rows, batch_tokens=batch_tokens, seed=seed)
+    for number, (tokens, predicted, _) in expected.items():
+        assert torch.equal(actual[number][0], tokens)
+        assert torch.equal(actual[number][1], predicted)
 
 
-def test_another_seed_asks_for_others(bert: Any) -> None:
+def test_another_seed_chooses_other_tokens(bert: Any) -> None:
     rows = random_rows(12)
-    one, other = (asked_of(bert, rows, seed=seed) for seed in (0, 1))
-    assert any(not torch.equal(one[number][1], other[number][1]) for number in one)
+    first, second = (masked_rows(bert, rows, seed=seed) for seed in (0, 1))
+    assert any(not torch.equal(first[number][1], second[number][1]) for number in first)
 
 
-def test_special_tokens_are_not_asked_for(bert: Any) -> None:
+def test_special_tokens_are_not_chosen(bert: Any) -> None:
     rows = [torch.tensor([4096, *row.tolist(), 1]) for row in random_rows(20)]  # <s> ... </s>
-    for _, asked, row in asked_of(bert, rows).values():
-        assert not asked[0]
-        assert not asked[-1]
-        assert 1 <= int(asked.sum()) == max(1, round(0.15 * (len(row.tokens) - 2)))
+    for _, predicted, row in masked_rows(bert, rows).values():
+        assert not predicted[0]
+        assert not predicted[-1]
+        assert 1 <= int(predicted.sum()) == max(1, round(0.15 * (len(row.tokens) - 2)))
 
 
-def test_text_stands_between_cls_and_sep(bert: Any) -> None:
+def test_rows_of_text_begin_with_cls_and_end_with_sep(bert: Any) -> None:
     texts = ["def add(a, b): return a + b", "one two three four five six seven " * 60]
     dataset = sp.load_corpus(texts, bert, tokens=None)
     assert max(map(len, dataset["input_ids"])) == 128  # the model's context
@@ -85,7 +85,7 @@ def test_text_stands_between_cls_and_sep(bert: Any) -> None:
     assert [token for row in dataset["input_ids"] for token in row[1:-1]] == [t for text in plain for t in text]
 
 
-def test_a_cut_row_ends_as_every_row(bert: Any) -> None:
+def test_a_row_that_is_cut_ends_with_sep(bert: Any) -> None:
     dataset = sp.load_corpus(["one two three four five six seven " * 60], bert, tokens=50)
     (row,) = dataset["input_ids"]
     assert len(row) == 52
@@ -93,27 +93,27 @@ def test_a_cut_row_ends_as_every_row(bert: Any) -> None:
 
 
 @pytest.mark.skipif(HERE < (4, 3), reason="TransformerLens has a bridge for RoBERTa since 4.3")
-def test_robertas_context_is_shorter_than_its_table_of_positions() -> None:
-    model = tiny_bridge("roberta")  # 130 positions, of which padding has the first two
+def test_the_context_of_roberta_is_two_shorter_than_its_position_embeddings() -> None:
+    model = tiny_bridge("roberta")  # 130 positions, of which two are reserved for padding
     longest = torch.randint(2, 4096, (128,))
     assert sp.evaluate(model, [longest], progress=False).tokens
-    with pytest.raises(sp.SpLensError, match=r"a row has 129 tokens, and the model reads 128"):
+    with pytest.raises(sp.SpLensError, match=r"a row has 129 tokens, but the context length of the model is 128"):
         sp.evaluate(model, [torch.randint(2, 4096, (129,))], progress=False)
 
 
-def test_pruning_is_the_same_each_time_and_remembers_its_seed(bert: Any) -> None:
+def test_pruning_is_reproducible_and_records_its_seed(bert: Any) -> None:
     parts = [random_rows(6, seed=seed) for seed in range(4)]
     corpora: dict[str, Any] = dict(zip(("forget", "retain", "eval_forget", "eval_retain"), parts, strict=True))
-    one, again, other = (
+    first, again, other = (
         sp.prune(bert, **corpora, fraction=0.1, steps=2, seed=seed, progress=False) for seed in (0, 0, 1)
     )
-    assert one.mask == again.mask == other.mask  # nothing is masked where activations are collected
-    assert one.history.equals(again.history)
-    assert not one.history.equals(other.history)
-    assert (one.settings["seed"], other.settings["seed"]) == (0, 1)
+    assert first.mask == again.mask == other.mask  # no tokens are masked when activations are collected
+    assert first.history.equals(again.history)
+    assert not first.history.equals(other.history)
+    assert (first.settings["seed"], other.settings["seed"]) == (0, 1)
 
 
-def test_the_effect_of_a_head_is_that_of_evaluating_without_it(bert: Any) -> None:
+def test_the_effect_of_a_head_is_the_increase_in_evaluated_loss(bert: Any) -> None:
     rows = random_rows(6)
     effects = sp.ablation_effect(bert, rows, seed=5, progress=False)
     head = sp.NeuronMask.from_neurons(sp.layout_of(bert), {"blocks.1.attn.hook_z": range(8, 16)})
@@ -124,9 +124,9 @@ def test_the_effect_of_a_head_is_that_of_evaluating_without_it(bert: Any) -> Non
     assert rise != 0
 
 
-def test_padding_must_be_told(bert: Any) -> None:
+def test_padding_requires_an_attention_mask(bert: Any) -> None:
     padded = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])
-    with pytest.raises(sp.SpLensError, match="a row ends in padding and no attention_mask says so"):
+    with pytest.raises(sp.SpLensError, match="a row ends with padding, but has no attention_mask"):
         sp.collect(bert, padded, progress=False)
-    told = {"input_ids": padded, "attention_mask": (padded != 0).long()}
-    assert sp.collect(bert, told, progress=False).count == 2 + 4
+    batch = {"input_ids": padded, "attention_mask": (padded != 0).long()}
+    assert sp.collect(bert, batch, progress=False).count == 2 + 4

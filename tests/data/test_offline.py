@@ -1,4 +1,4 @@
-"""The text that is on every machine: real modules of the standard library, read by ast and inspect."""
+"""Offline text, compared with what `ast` and `inspect` say about modules of the standard library."""
 
 import argparse
 import ast
@@ -39,7 +39,7 @@ MODULES = [
 CORPORA = ("python", "non_python", "code", "prose")
 
 
-def some(name: str, split: Split, count: int = 60) -> list[Document]:
+def first_documents(name: str, split: Split, count: int = 60) -> list[Document]:
     return list(itertools.islice(read_offline(name, split), count))
 
 
@@ -48,38 +48,38 @@ def squeezed(text: str) -> str:
 
 
 def docstrings(module: ModuleType) -> list[str]:
-    """What Python itself says are the docstrings of a module, its functions, its classes and their methods."""
-    here = [o for o in vars(module).values() if getattr(o, "__module__", None) == module.__name__]
-    methods = [member for o in here if inspect.isclass(o) for member in vars(o).values() if inspect.isfunction(member)]
-    found = [getattr(o, "__doc__", None) for o in (module, *here, *methods)]
-    return [inspect.cleandoc(text) for text in found if isinstance(text, str)]
+    """Return the `__doc__` of a module, its functions, its classes and their methods."""
+    members = [o for o in vars(module).values() if getattr(o, "__module__", None) == module.__name__]
+    methods = [m for o in members if inspect.isclass(o) for m in vars(o).values() if inspect.isfunction(m)]
+    docs = [getattr(o, "__doc__", None) for o in (module, *members, *methods)]
+    return [inspect.cleandoc(text) for text in docs if isinstance(text, str)]
 
 
 def paragraphs(texts: list[str]) -> set[str]:
     return {squeezed(part) for text in texts for part in text.split("\n\n") if len(part) > 60}
 
 
-def test_a_split_is_a_hash_of_the_name() -> None:
+def test_the_split_is_a_hash_of_the_name() -> None:
     names = [f"python/module_{number}.py" for number in range(10_000)]
     splits = [split_of(name) for name in names]
     positions = [int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) / 2**64 for name in names]
-    assert splits == ["train" if at < 0.6 else "collect" if at < 0.8 else "evaluate" for at in positions]
+    assert splits == ["train" if x < 0.6 else "collect" if x < 0.8 else "evaluate" for x in positions]
     assert [round(splits.count(split) / 10_000, 1) for split in SPLITS] == [0.6, 0.2, 0.2]
 
 
 @pytest.mark.parametrize("name", CORPORA)
-def test_a_document_is_in_one_split_whenever_it_is_read(name: str) -> None:
-    documents: dict[Split, list[Document]] = {split: some(name, split) for split in SPLITS}
-    for split, found in documents.items():
-        assert len({document.name for document in found}) == len(found) == 60  # no second passage before all firsts
-        assert all(split_of(document.name) == split for document in found)
-        assert all(document.text.strip() for document in found)
-        assert all(len(document.text) <= 3000 or "\n" not in document.text.strip() for document in found)
-        assert not any(str(STDLIB) in document.name for document in found)  # the same name on any machine
-    assert some(name, "collect") == documents["collect"]
+def test_documents_are_read_in_the_same_order_from_their_split(name: str) -> None:
+    for split in SPLITS:
+        documents = first_documents(name, split)
+        assert len({document.name for document in documents}) == len(documents) == 60  # first passages come first
+        assert all(split_of(document.name) == split for document in documents)
+        assert all(document.text.strip() for document in documents)
+        assert all(len(document.text) <= 3000 or "\n" not in document.text.strip() for document in documents)
+        assert not any(str(STDLIB) in document.name for document in documents)  # the same name on every machine
+        assert split != "collect" or first_documents(name, split) == documents
 
 
-def test_every_module_of_a_split_is_read_whole() -> None:
+def test_every_module_of_a_split_is_read_completely() -> None:
     passages: dict[str, str] = {}
     for name, text in itertools.islice(read_offline("python", "evaluate"), 4000):
         passages[name] = passages.get(name, "") + text
@@ -90,28 +90,28 @@ def test_every_module_of_a_split_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_docstrings_do_not_survive_in_the_code(module: ModuleType) -> None:
+def test_docstrings_are_removed_from_code(module: ModuleType) -> None:
     source = inspect.getsource(module)
     code = squeezed(without_docstrings(source))
-    written = {paragraph for paragraph in paragraphs(docstrings(module)) if paragraph in squeezed(source)}
-    assert written  # there is something to cut out
-    assert not [paragraph for paragraph in written if paragraph in code]
+    expected = {paragraph for paragraph in paragraphs(docstrings(module)) if paragraph in squeezed(source)}
+    assert expected
+    assert not [paragraph for paragraph in expected if paragraph in code]
     assert not [paragraph for paragraph in sentences(source).split("\n\n") if paragraph and paragraph in code]
 
 
 @pytest.mark.parametrize("module", [base64, socket], ids=lambda module: module.__name__)
-def test_no_sentence_is_in_both_where_a_docstring_is_made_by_hand(module: ModuleType) -> None:
+def test_no_sentence_is_in_both_if_a_module_repeats_its_docstrings(module: ModuleType) -> None:
     code = squeezed(without_docstrings(inspect.getsource(module)))
     assert not [paragraph for paragraph in sentences(inspect.getsource(module)).split("\n\n") if paragraph in code]
 
 
-def test_nothing_but_docstrings_is_cut_out() -> None:
+def test_nothing_but_docstrings_is_removed_from_code() -> None:
     compared = 0
     for module in MODULES:
         source = inspect.getsource(module)
         try:
             cut = ast.parse(without_docstrings(source))
-        except SyntaxError:  # a body that was a docstring alone
+        except SyntaxError:  # a body that consisted of a docstring
             continue
         tree = ast.parse(source)
         for node in ast.walk(tree):
@@ -141,7 +141,7 @@ def test_code_without_docstrings(source: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "gone", "kept"),
+    ("source", "removed", "kept"),
     [
         ('class A: "A thing."\nx = 1\n', "A thing", "class A"),
         ('"""Say\nmore."""; import os\n', "more", "import os"),
@@ -149,15 +149,15 @@ def test_code_without_docstrings(source: str, code: str) -> None:
     ],
     ids=["class on one line", "code after it", "form feed"],
 )
-def test_code_on_the_lines_of_a_docstring_stays(source: str, gone: str, kept: str) -> None:
+def test_code_on_the_lines_of_a_docstring_is_kept(source: str, removed: str, kept: str) -> None:
     code = without_docstrings(source)
-    assert gone not in code
+    assert removed not in code
     assert kept in code
 
 
 def test_prose_is_whole_sentences() -> None:
     for split in SPLITS:
-        for document in some("prose", split, 150):
+        for document in first_documents("prose", split, 150):
             for paragraph in document.text.strip().split("\n\n"):
                 assert paragraph == squeezed(paragraph), document.name
                 assert len(paragraph) >= 60
@@ -168,24 +168,26 @@ def test_prose_is_whole_sentences() -> None:
                 assert ">>>" not in paragraph
 
 
-def test_prose_is_what_the_docstrings_say() -> None:
-    """Read off the imported modules: every paragraph of prose is one of their docstrings', and most are found."""
+def test_prose_is_from_the_docstrings_of_the_imported_modules() -> None:
     for module in (argparse, json.decoder, logging):
-        written = paragraphs(docstrings(module))
-        found = set(sentences(inspect.getsource(module)).split("\n\n")) - {""}
-        likely = {text for text in written if text[0].isupper() and text[-1] == "." and text.replace(" ", "").isalpha()}
-        assert likely <= found
-        assert len(found & written) >= 0.8 * len(found)
+        expected = paragraphs(docstrings(module))
+        prose = set(sentences(inspect.getsource(module)).split("\n\n")) - {""}
+        plain = {
+            text for text in expected if text[0].isupper() and text[-1] == "." and text[:-1].replace(" ", "").isalpha()
+        }
+        assert plain <= prose
+        assert len(prose & expected) >= 0.8 * len(prose)
 
 
-def test_code_is_python_and_the_rest_by_turns() -> None:
-    found = some("code", "collect", 20)
-    assert found[::2] == some("python", "collect", 10)
-    assert found[1::2] == some("non_python", "collect", 10)
-    assert {Path(document.name).suffix for document in some("non_python", "train")} <= {".h", ".hpp", ".cuh"}
+def test_code_takes_turns_between_python_and_other_languages() -> None:
+    documents = first_documents("code", "collect", 20)
+    assert documents[::2] == first_documents("python", "collect", 10)
+    assert documents[1::2] == first_documents("non_python", "collect", 10)
+    suffixes = {Path(document.name).suffix for document in first_documents("non_python", "train")}
+    assert suffixes <= {".h", ".hpp", ".cuh"}
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_raise_an_error() -> None:
     with pytest.raises(SpLensError, match=r"offline corpus 'pile': choose one of 'python', .*'prose'"):
         read_offline("pile", "collect")
     with pytest.raises(SpLensError, match=r"split 'test': choose one of 'train', 'collect', 'evaluate'"):
@@ -202,9 +204,9 @@ def test_novels_need_a_folder(folder: str | None, tmp_path: Path, monkeypatch: p
         next(read_offline("novels", "collect"))
 
 
-@pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="the novels lie in the folder that SP_LENS_DATA names")
+@pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="the novels are in the folder SP_LENS_DATA")
 def test_novels_are_read_passage_by_passage() -> None:
-    books = {split: {document.name for document in some("novels", split)} for split in SPLITS}
+    books = {split: {document.name for document in first_documents("novels", split)} for split in SPLITS}
     assert all(name.startswith("novels/") for names in books.values() for name in names)
     assert sum(map(len, books.values())) == len(set.union(*books.values())) > 1
 

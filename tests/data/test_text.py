@@ -1,4 +1,4 @@
-"""Text to rows: named corpora, files, texts of one's own."""
+"""`load_corpus`: rows of tokens from named corpora, files and strings."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from datasets import Dataset
 
 import sp_lens as sp
 from sp_lens.data.text import describe
+from sp_lens.typing import SPLITS
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 40, "It was a bright cold day in April."]
 
@@ -20,7 +21,7 @@ def ids(corpus: Dataset) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", ["python", "non_python", "code", "prose"])
 @pytest.mark.parametrize("split", ["collect", "evaluate"])
-def test_offline_text_is_plenty_and_counted_to_the_token(demo: Any, name: str, split: Any) -> None:
+def test_offline_text_has_the_requested_number_of_tokens(demo: Any, name: str, split: Any) -> None:
     corpus = sp.load_corpus(name, demo, tokens=100_000, split=split, offline=True)
     rows = ids(corpus)
     assert sum(token > 1 for row in rows for token in row) == 100_000  # 0 and 1 are the special tokens
@@ -36,8 +37,7 @@ def test_offline_text_is_plenty_and_counted_to_the_token(demo: Any, name: str, s
     assert about["versions"]["sp_lens"] == sp.__version__
 
 
-def test_the_stand_in_for_the_pile_without_code_is_prose(demo: Any) -> None:
-    """Read under either name, the same; what was read is recorded."""
+def test_the_offline_text_of_pile_codeless_is_prose(demo: Any) -> None:
     corpora = [sp.load_corpus(name, demo, tokens=2_000, offline=True) for name in ("prose", "pile_codeless")]
     assert ids(corpora[0]) == ids(corpora[1])
     assert describe(corpora[1])["offline"] is True
@@ -45,15 +45,14 @@ def test_the_stand_in_for_the_pile_without_code_is_prose(demo: Any) -> None:
 
 def test_splits_share_no_document(demo: Any) -> None:
     documents = [
-        set(sp.load_corpus("code", demo, tokens=50_000, split=split, offline=True)["document"])
-        for split in ("train", "collect", "evaluate")
+        set(sp.load_corpus("code", demo, tokens=50_000, split=split, offline=True)["document"]) for split in SPLITS
     ]
     assert not documents[0] & documents[1]
     assert not documents[1] & documents[2]
     assert not documents[0] & documents[2]
 
 
-def test_texts_are_read_whole_and_come_back(demo: Any) -> None:
+def test_strings_are_read_completely(demo: Any) -> None:
     corpus = sp.load_corpus(TEXTS, demo, tokens=None, row_tokens=50)
     assert max(len(row) for row in ids(corpus)) == 50
     for text, document in zip(TEXTS, dict.fromkeys(corpus["document"]), strict=True):
@@ -61,36 +60,35 @@ def test_texts_are_read_whole_and_come_back(demo: Any) -> None:
         assert demo.tokenizer.decode([token for row in rows for token in row]) == text
 
 
-def test_named_documents_are_cut(demo: Any) -> None:
+def test_documents_of_named_corpora_are_cut(demo: Any) -> None:
     corpus = sp.load_corpus("python", demo, tokens=5_000, offline=True, document_tokens=100)
     rows = ids(corpus)
     assert max(len(row) for row in rows) <= 100
     assert len(set(corpus["document"])) >= 50
 
 
-def test_files(demo: Any, tmp_path: Path) -> None:
+def test_files_are_read_like_strings(demo: Any, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text(TEXTS[0])
     Dataset.from_dict({"text": TEXTS}).to_parquet(tmp_path / "two.parquet")
     (tmp_path / "three.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
     Dataset.from_dict({"text": TEXTS}).to_csv(tmp_path / "four.csv")
+    expected = ids(sp.load_corpus(TEXTS[:1], demo, tokens=None))
+    assert ids(sp.load_corpus(tmp_path / "one.txt", demo, tokens=None)) == expected
     expected = ids(sp.load_corpus(TEXTS, demo, tokens=None))
-    assert ids(sp.load_corpus(tmp_path / "one.txt", demo, tokens=None)) == ids(
-        sp.load_corpus(TEXTS[:1], demo, tokens=None)
-    )
     for name in ("two.parquet", "three.jsonl", "four.csv"):
         assert ids(sp.load_corpus(str(tmp_path / name), demo, tokens=None)) == expected
 
 
-def test_a_dataset_survives_the_disk(demo: Any, tmp_path: Path) -> None:
+def test_a_corpus_can_be_saved_and_loaded(demo: Any, tmp_path: Path) -> None:
     corpus = sp.load_corpus("prose", demo, tokens=1_000, offline=True)
     corpus.save_to_disk(tmp_path / "corpus")
-    again = Dataset.load_from_disk(tmp_path / "corpus")
-    assert describe(again) == describe(corpus)
-    one, two = (sp.collect(demo, rows, progress=False) for rows in (corpus, again))
-    assert one.frame().equals(two.frame())
+    loaded = Dataset.load_from_disk(tmp_path / "corpus")
+    assert describe(loaded) == describe(corpus)
+    expected, actual = (sp.collect(demo, rows, progress=False) for rows in (corpus, loaded))
+    assert actual.frame().equals(expected.frame())
 
 
-def test_the_four_corpora_of_prune_share_no_document(demo: Any) -> None:
+def test_load_corpora_returns_disjoint_corpora_for_prune(demo: Any) -> None:
     corpora = sp.load_corpora("code", "prose", demo, tokens=1_000, offline=True)
     assert list(corpora) == ["forget", "retain", "eval_forget", "eval_retain"]
     for name, corpus in corpora.items():
@@ -102,14 +100,14 @@ def test_the_four_corpora_of_prune_share_no_document(demo: Any) -> None:
     assert sp.prune(demo, **corpora, fraction=0.1, steps=1, progress=False).steps == 1
 
 
-BAD: list[tuple[str, Callable[[Any], Any]]] = [
+INVALID: list[tuple[str, Callable[[Any], Any]]] = [
     (r"unknown corpus .* 'kode': choose one of 'pile'", lambda m: sp.load_corpus("kode", m)),
     ("unknown split 'test'", lambda m: sp.load_corpus("code", m, split="test", offline=True)),  # type: ignore[arg-type]
-    ("there is no offline text for 'pile'", lambda m: sp.load_corpus("pile", m, offline=True)),
+    ("'pile' has no offline text", lambda m: sp.load_corpus("pile", m, offline=True)),
     (r"offline=True\) or --offline", lambda m: sp.load_corpus("code", m)),
-    ("say how many tokens", lambda m: sp.load_corpus("code", m, tokens=None, offline=True)),
-    ("expected how many tokens", lambda m: sp.load_corpus("code", m, tokens=0, offline=True)),
-    ("tokens were asked for|were asked for", lambda m: sp.load_corpus(TEXTS, m, tokens=10_000)),
+    ("pass tokens=100_000", lambda m: sp.load_corpus("code", m, tokens=None, offline=True)),
+    ("expected the number of tokens to read", lambda m: sp.load_corpus("code", m, tokens=0, offline=True)),
+    (r"'texts' has \d+ tokens, but 10000 were requested", lambda m: sp.load_corpus(TEXTS, m, tokens=10_000)),
     ("'texts' is empty", lambda m: sp.load_corpus([], m, tokens=None)),
     ("fewer than two tokens", lambda m: sp.load_corpus([TEXTS[0], ""], m, tokens=None)),
     ("there is no file", lambda m: sp.load_corpus("no/such.txt", m)),
@@ -117,13 +115,13 @@ BAD: list[tuple[str, Callable[[Any], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "call"), BAD, ids=[message for message, _ in BAD])
-def test_bad_input_has_an_answer(demo: Any, message: str, call: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize(("message", "call"), INVALID, ids=[message for message, _ in INVALID])
+def test_invalid_arguments_raise_an_error(demo: Any, message: str, call: Callable[[Any], Any]) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         call(demo)
 
 
-def test_a_file_without_a_text_column_and_of_an_unknown_kind(demo: Any, tmp_path: Path) -> None:
+def test_files_without_text_raise_an_error(demo: Any, tmp_path: Path) -> None:
     Dataset.from_dict({"content": TEXTS}).to_parquet(tmp_path / "file.parquet")
     with pytest.raises(sp.SpLensError, match=r"columns \['content'\] and no 'text'"):
         sp.load_corpus(tmp_path / "file.parquet", demo)
@@ -132,7 +130,7 @@ def test_a_file_without_a_text_column_and_of_an_unknown_kind(demo: Any, tmp_path
         sp.load_corpus(tmp_path / "file.docx", demo)
 
 
-def test_novels_say_what_they_need(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_novels_need_sp_lens_data(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SP_LENS_DATA", raising=False)
     with pytest.raises(sp.SpLensError, match="SP_LENS_DATA"):
         sp.load_corpus("novels", demo)

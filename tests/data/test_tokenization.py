@@ -1,4 +1,4 @@
-"""Rows, batches and splits, against plain lists and the tokenizer of transformers."""
+"""Rows, batches and the check for shared data, compared with plain lists and a tokenizer of transformers."""
 
 from collections import Counter
 from typing import Any
@@ -19,13 +19,13 @@ from sp_lens.data.tokenization import rows, split_text
 pytestmark = pytest.mark.model
 quick = settings(deadline=None, max_examples=40)
 
-PAD, EOS = 0, 1  # of the bundled tokenizer; EOS is its BOS too
+PAD, EOS = 0, 1  # token ids of the bundled tokenizer, where EOS is also BOS
 TEXTS = ["def f(x):\n    return x + 1\n", "Once upon a time there was a </s> in the middle.", "naïve → ünïcode 🙂"]
 
 
 @pytest.fixture(scope="module", params=["own pad", "pad is eos"])
 def model(request: pytest.FixtureRequest) -> Any:
-    """A tiny bridge whose tokenizer pads with a token of its own, or with eos."""
+    """A tiny bridge whose tokenizer has a separate pad token, or pads with EOS."""
     bridge = tiny_bridge("opt")
     if request.param == "pad is eos":
         bridge.tokenizer.pad_token = bridge.tokenizer.eos_token
@@ -33,8 +33,8 @@ def model(request: pytest.FixtureRequest) -> Any:
     return bridge
 
 
-def real(model: Any, row: list[int]) -> list[bool]:
-    """Which tokens are neither eos (bos) nor the pad token."""
+def is_ordinary(model: Any, row: list[int]) -> list[bool]:
+    """Return which tokens are neither EOS (which is also BOS) nor the pad token."""
     return [token not in (EOS, model.tokenizer.pad_token_id) for token in row]
 
 
@@ -55,11 +55,12 @@ def test_padding_changes_neither_rows_nor_counts(model: Any, tokens: list[list[i
         {"input_ids": tokens}, padding="max_length", max_length=width, padding_side=side, return_tensors="pt"
     )
     assert padded["input_ids"].shape == (len(tokens), width)
-    expected = [(row, real(model, row)) for row in tokens]
+    expected = [(row, is_ordinary(model, row)) for row in tokens]
     assert plain(model, tokens) == expected
     assert plain(model, [padded]) == expected
     assert plain(model, Dataset.from_dict({name: padded[name].tolist() for name in padded})) == expected
-    assert sum(int(row.counted.sum()) for row in rows(model, padded)) == sum(sum(real(model, row)) for row in tokens)
+    counted = sum(int(row.counted.sum()) for row in rows(model, padded))
+    assert counted == sum(sum(ordinary) for _, ordinary in expected)
     assert content_of(model, padded).fingerprint == content_of(model, tokens).fingerprint
 
 
@@ -76,6 +77,7 @@ def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
         "numpy": [torch.tensor(row).numpy() for row in ids],
         "one batch of a tokenizer": padded,
         "batches": [{name: padded[name][:2] for name in padded}, {name: padded[name][2:] for name in padded}],
+        "lists with a mask": [{"input_ids": padded["input_ids"].tolist(), "attention_mask": padded["attention_mask"]}],
         "generator of batches": (dict(padded) for _ in range(1)),
         "dataset": dataset,
         "dataset of tensors": dataset.with_format("torch"),
@@ -83,7 +85,7 @@ def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
         "padded dataset": Dataset.from_dict({name: padded[name].tolist() for name in padded}),
         "loaded": load_corpus(TEXTS, model, tokens=None),
     }
-    expected = [(row, real(model, row)) for row in ids]
+    expected = [(row, is_ordinary(model, row)) for row in ids]
     assert EOS in ids[1][1:]  # "</s>" in a text
     for name, corpus in corpora.items():
         assert plain(model, corpus) == expected, name
@@ -96,27 +98,27 @@ def test_a_tensor_of_rows_is_a_corpus(model: Any) -> None:
 
 @quick
 @given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60), batch_tokens=st.integers(1, 200))
-@example(lengths=[2 + i * 7 % 39 for i in range(600)], batch_tokens=100)  # more than are sorted together
-def test_every_token_is_in_one_batch_once(model: Any, lengths: list[int], batch_tokens: int) -> None:
-    # PAD and EOS are among the tokens.
-    given_rows = [[(i + at) % 40 for at in range(length)] for i, length in enumerate(lengths)]
-    seen: Counter[tuple[int, ...]] = Counter()
+@example(lengths=[2 + i * 7 % 39 for i in range(600)], batch_tokens=100)  # more rows than are sorted at once
+def test_every_row_is_in_one_batch(model: Any, lengths: list[int], batch_tokens: int) -> None:
+    # The tokens include PAD and EOS.
+    expected = [[(i + position) % 40 for position in range(length)] for i, length in enumerate(lengths)]
+    actual: Counter[tuple[int, ...]] = Counter()
     counted = 0
-    for batch in text_batches(model, given_rows, batch_tokens=batch_tokens):
+    for batch in text_batches(model, expected, batch_tokens=batch_tokens):
         assert batch.tokens.shape == batch.attention_mask.shape == batch.counted.shape
         assert batch.tokens.numel() <= batch_tokens or len(batch.tokens) == 1
-        assert (batch.attention_mask.diff(dim=1) <= 0).all()  # padding is on the right alone
+        assert (batch.attention_mask.diff(dim=1) <= 0).all()  # padding is on the right only
         assert batch.attention_mask.any(dim=0).all()  # and no wider than the longest row
         for tokens, mask in zip(batch.tokens, batch.attention_mask.bool(), strict=True):
-            seen[tuple(tokens[mask].tolist())] += 1
-        ordinary = torch.tensor([real(model, row) for row in batch.tokens.tolist()])
+            actual[tuple(tokens[mask].tolist())] += 1
+        ordinary = torch.tensor([is_ordinary(model, row) for row in batch.tokens.tolist()])
         assert torch.equal(batch.counted, batch.attention_mask.bool() & ordinary)
         counted += int(batch.counted.sum())
-    assert seen == Counter(map(tuple, given_rows))
-    assert counted == sum(sum(real(model, row)) for row in given_rows)
+    assert actual == Counter(map(tuple, expected))
+    assert counted == sum(sum(is_ordinary(model, row)) for row in expected)
 
 
-def test_batches_are_the_same_each_time(model: Any) -> None:
+def test_batches_are_reproducible(model: Any) -> None:
     ids = [list(range(2, 4 + i % 9)) for i in range(50)]
     first, again = ([b.tokens.tolist() for b in text_batches(model, ids, batch_tokens=20)] for _ in range(2))
     assert first == again
@@ -125,19 +127,19 @@ def test_batches_are_the_same_each_time(model: Any) -> None:
 @quick
 @given(text=st.text(min_size=1, max_size=200), row_tokens=st.integers(3, 40), bos=st.booleans())
 @example(text="a b c d e f g", row_tokens=3, bos=False)
-def test_the_rows_of_a_text_are_its_tokens(model: Any, text: str, row_tokens: int, bos: bool) -> None:
+def test_the_rows_of_a_text_contain_its_tokens(model: Any, text: str, row_tokens: int, bos: bool) -> None:
     tokens = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     pieces = list(split_text(model.tokenizer, text, row_tokens=row_tokens, head=[EOS] * bos))
     assert [token for piece in pieces for token in piece[bos:]] == tokens
     assert all(len(piece) <= row_tokens for piece in pieces)
     assert all(piece[0] == EOS for piece in pieces) or not bos
     if len(tokens) > 1:
-        assert all(len(piece) >= 2 for piece in pieces)  # in every row there is something to predict
+        assert all(len(piece) >= 2 for piece in pieces)  # every row has a token to predict
 
 
-def test_rows_of_two_without_bos(model: Any) -> None:
+def test_the_last_token_is_dropped_if_it_would_be_a_row_of_one_token(model: Any) -> None:
     pieces = list(split_text(model.tokenizer, " one two three", row_tokens=2))
-    assert [len(piece) for piece in pieces] == [2]  # or any other way without a row of one
+    assert [len(piece) for piece in pieces] == [2]
 
 
 @pytest.mark.parametrize(
@@ -148,34 +150,24 @@ def test_rows_of_two_without_bos(model: Any) -> None:
         ([""], "fewer than two tokens"),
         ([[5]], "has 1 token"),
         ([{"input_ids": [[5, 6]], "attention_mask": [[0, 0]]}], "has 0 token"),
-        ([list(range(2, 131))], "129 tokens, and the model reads 128"),
-        ([[5, 4096]], "the model knows 0 to 4095"),
+        ([list(range(2, 131))], "129 tokens, but the context length of the model is 128"),
+        ([[5, 4096]], "the vocabulary of the model is 0 to 4095"),
         ([[5, -1]], "from -1 to 5"),
-        ([5, 6], "expected .pos. or .row pos."),
-        ([torch.zeros(1, 2, 3, dtype=torch.long)], "shape .1, 2, 3."),
+        ([5, 6], r"expected \[pos\] or \[row pos\]"),
+        ([torch.zeros(1, 2, 3, dtype=torch.long)], r"shape \(1, 2, 3\)"),
         ([{"input_ids": [[5, 6]], "attention_mask": [[1]]}], "attention_mask has shape"),
         ([{"tokens": [[5, 6]]}], "no 'input_ids'"),
         ([object()], "cannot read object"),
         (Dataset.from_dict({"text": ["a"]}), "no 'input_ids'"),
+        ([torch.tensor([[2.7, 3.2]])], "dtype torch.float32: expected integers"),
+        ([torch.tensor([[True, False]])], "dtype torch.bool: expected integers"),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}], "attention_mask has shape"),
+        ([{"input_ids": [[5, 6], [7, 8]], "attention_mask": [[1, 1]]}], "attention_mask has 1 rows and input_ids 2"),
+        (None, "got NoneType"),
     ],
 )
-def test_what_can_not_be_read_is_refused(model: Any, corpus: Any, message: str) -> None:
+def test_an_invalid_corpus_raises_an_error(model: Any, corpus: Any, message: str) -> None:
     with pytest.raises(SpLensError, match=message):
-        list(rows(model, corpus))
-
-
-@pytest.mark.parametrize(
-    "corpus",
-    [
-        [torch.tensor([[2.7, 3.2]])],
-        [torch.tensor([[True, False]])],
-        [{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}],
-        None,
-    ],
-    ids=["floats", "booleans", "ragged mask", "none"],
-)
-def test_what_holds_no_tokens_is_refused(model: Any, corpus: Any) -> None:
-    with pytest.raises(SpLensError):
         list(rows(model, corpus))
 
 
@@ -193,13 +185,13 @@ LONG, OTHER = list(range(100, 120)), list(range(200, 220))
 def test_disjoint_corpora_pass(model: Any) -> None:
     names = ("forget", "eval_forget")
     check_disjoint(model, dataset(a=LONG), dataset(b=OTHER), names)
-    check_disjoint(model, dataset(a=LONG[:15]), dataset(b=LONG[:15]), names)  # too short to say anything
+    check_disjoint(model, dataset(a=LONG[:15]), dataset(b=LONG[:15]), names)  # too short to be compared
     check_disjoint(model, ["one thing", "and another"], [torch.tensor(LONG)], names)
 
 
-def test_shared_text_is_found(model: Any) -> None:
+def test_shared_text_raises_an_error(model: Any) -> None:
     names = ("forget", "eval_retain")
-    with pytest.raises(SpLensError, match="eval_retain shares 1 documents with forget, 'b' among them"):
+    with pytest.raises(SpLensError, match="eval_retain shares 1 documents with forget, for example 'b'"):
         check_disjoint(model, dataset(a=LONG, b=LONG), dataset(b=OTHER, c=OTHER), names)
     for same in (LONG, LONG[:16]):
         with pytest.raises(SpLensError, match="eval_retain has 2 rows that are in forget too"):
@@ -209,12 +201,12 @@ def test_shared_text_is_found(model: Any) -> None:
         check_disjoint(model, dataset(a=LONG), [padded], names)
 
 
-def test_ones_own_texts_are_not_the_same_document(model: Any) -> None:
+def test_different_strings_are_different_documents(model: Any) -> None:
     forget, held_out = (load_corpus([text], model, tokens=None) for text in TEXTS[:2])
     check_disjoint(model, forget, held_out, ("forget", "eval_forget"))
 
 
-def test_files_of_one_name_are_not_the_same_document(model: Any, tmp_path: Any) -> None:
+def test_files_with_the_same_name_are_different_documents(model: Any, tmp_path: Any) -> None:
     corpora = []
     for folder, text in zip(("collect", "evaluate"), TEXTS, strict=False):
         (tmp_path / folder).mkdir()

@@ -73,7 +73,7 @@ def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
 
 @pytest.mark.parametrize("row", [torch.tensor([5, 4096]), torch.tensor([5, -1])], ids=str)
 def test_ids_that_the_model_does_not_know(opt: Any, row: torch.Tensor) -> None:
-    with pytest.raises(sp.SpLensError, match="and the model knows 0 to 4095: was it made with the tokenizer of anoth"):
+    with pytest.raises(sp.SpLensError, match="the vocabulary of the model is 0 to 4095: use the tokenizer of"):
         sp.collect(opt, [row], progress=False)
 
 
