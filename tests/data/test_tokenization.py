@@ -161,7 +161,7 @@ def test_the_last_token_is_dropped_if_it_would_be_a_row_of_one_token(model: Any)
         (Dataset.from_dict({"text": ["a"]}), "no 'input_ids'"),
         ([torch.tensor([[2.7, 3.2]])], "dtype torch.float32: expected integers"),
         ([torch.tensor([[True, False]])], "dtype torch.bool: expected integers"),
-        ([{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}], "attention_mask has shape"),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}], "attention_mask has 2 rows and input_ids 1"),
         ([{"input_ids": [[5, 6], [7, 8]], "attention_mask": [[1, 1]]}], "attention_mask has 1 rows and input_ids 2"),
         (None, "got NoneType"),
     ],
