@@ -1,9 +1,11 @@
 """Algorithm 1, compared with an implementation on plain transformers; and interrupted, killed and resumed runs."""
 
+import inspect
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from factories import Tiny, plain_activations, random_mask, random_rows, tiny_br
 
 import sp_lens as sp
 from sp_lens.data.corpora import Corpora
+from sp_lens.pruning.config import PruneConfig
 
 pytestmark = pytest.mark.model
 
@@ -285,3 +288,11 @@ def test_a_mask_at_a_step_beyond_the_last_raises(opt: Any) -> None:
 def test_the_mask_of_a_run_records_the_model(opt: Any) -> None:
     assert prune(opt).mask.about["model"] == "tiny-opt"
     assert random_mask(opt, 0.1).about == {}
+
+
+def test_the_configuration_has_the_defaults_of_prune() -> None:
+    parameters = inspect.signature(sp.prune).parameters
+    config = PruneConfig()
+    assert {field.name: getattr(config, field.name) for field in fields(config)} == {
+        field.name: parameters[field.name].default for field in fields(config)
+    }
