@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -92,6 +93,15 @@ def stats_with_histograms(
     return stats_of(*layers, site=site, edges=edges, **options)
 
 
+def stats_with_folds(seed: int, neurons: int = 40, **options: Any) -> sp.ActivationStats:
+    """Statistics with histograms of 6 folds of 40 tokens each; takes the options of `stats_with_histograms`."""
+    scale = 1 + torch.rand(neurons, generator=torch.Generator().manual_seed(seed))
+    parts = [normal(40, neurons, seed=10 * seed + fold) * scale for fold in range(6)]
+    whole = stats_with_histograms(torch.cat(parts), model="tiny", **options)
+    folds = tuple(stats_with_histograms(z, **options) for z in parts)
+    return sp.ActivationStats(whole.layout, whole.moments, whole.about, folds)
+
+
 def scaled_stats(scale: float, *, histograms: bool = True, layout: Layout = LAYOUT, **about: Any) -> sp.ActivationStats:
     """Statistics of four tokens, on which neuron n has the activations scale * (n - 1) * (1, -1, 2, 0)."""
     moments = {}
@@ -139,6 +149,18 @@ def examples_of(
     z = (float("nan"), *(0.5 for _ in tokens[2:]), -2.0)
     example = sp.Example(tokens, z, len(tokens) - 1, 4, 9, document)
     return sp.TopExamples(LAYOUT, {MLP.name: {3: (example,) * count}}, {"model": "tiny"})
+
+
+def bin_densities(z: torch.Tensor) -> np.ndarray:
+    """Density of activations [token] in each bin of EDGES: share of all tokens per unit of activation."""
+    return np.histogram(z.double().numpy(), EDGES.double().numpy())[0] / len(z) / 0.2
+
+
+def drawn_densities(trace: Any) -> np.ndarray:
+    """Density in each bin of EDGES according to the hover texts of a density curve."""
+    heights = np.zeros(10)
+    heights[np.round((trace.customdata[:, 0] + 0.9) / 0.2).astype(int)] = trace.customdata[:, 1]
+    return heights
 
 
 def pruned_at_steps(*steps: int) -> torch.Tensor:

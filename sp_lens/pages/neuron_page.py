@@ -10,9 +10,9 @@ from sp_lens.errors import SpLensError
 from sp_lens.neurons.layout import Layout
 from sp_lens.pages.contexts import context_parts
 from sp_lens.pages.page import Figure, Page, Part, Section, Table, render_page
-from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, values_about
+from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, values_about
 from sp_lens.plots.distributions.neuron_density import neuron_density
-from sp_lens.plots.neurons._heatmap import is_score
+from sp_lens.plots.neurons._inputs import is_score
 
 if TYPE_CHECKING:
     from sp_lens.neurons.layout import NeuronGroup

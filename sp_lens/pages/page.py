@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sp_lens.plots._text import visible
+from sp_lens.plots._text import make_printable
 
 NOTEBOOK_HEIGHT = 720  # pixels; a longer page scrolls inside its frame
 
@@ -186,4 +186,4 @@ def _environment() -> Environment:
 
 
 def _write_out_control_characters(value: Any) -> Any:
-    return value if isinstance(value, Markup) else visible(str(value))
+    return value if isinstance(value, Markup) else make_printable(str(value))

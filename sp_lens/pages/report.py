@@ -12,7 +12,8 @@ from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.values import NeuronValues
 from sp_lens.pages.neuron_page import neuron_anchor, neuron_name, neuron_sections, require_results
 from sp_lens.pages.page import Details, Figure, Page, Paragraph, Part, Section, Table, render_page
-from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, as_runs, corpus_name, run_facts
+from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, corpus_name
+from sp_lens.plots.runs._run_labels import as_runs, run_facts
 from sp_lens.pruning.run import PruneRun
 from sp_lens.statistics.activation_stats import ActivationStats
 from sp_lens.statistics.top_examples import TopExamples

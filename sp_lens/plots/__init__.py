@@ -1,4 +1,27 @@
-"""The figures of arXiv 2403.01267: statistics or runs in, a plotly figure out. No torch and no model in here."""
+"""Figures of arXiv 2403.01267 and further figures.
+
+Each function takes results (statistics, scores, runs), never a model, and returns a plotly figure.
+
+| Function | Figure of the paper | What it shows |
+|---|---|---|
+| `tradeoff` | Figure 2 | drop in accuracy on forget data against the drop on retain data, step by step |
+| `perplexity` | Figure 3 | perplexity on forget data against perplexity on retain data, step by step |
+| `selectivity` | Figure 4 | largest difference between the two accuracy drops, by importance metric and site |
+| `density` | Figure 5 | activation densities of many neurons, one panel per corpus |
+| `neuron_density` | not in the paper | activation density of one neuron on several corpora |
+| `ridgeline` | not in the paper | activation densities of chosen neurons, one row per neuron |
+| `score_map` | not in the paper | scores of all neurons by layer |
+| `head_map` | not in the paper | importance or score of each attention head |
+| `importance_scatter` | not in the paper | importance of each neuron on forget data against retain data |
+| `metric_agreement` | not in the paper | rank correlation of the scores between importance metrics |
+| `rank_stability` | not in the paper | overlap of the top-scoring neurons by number of tokens |
+| `specialisation_by_layer` | not in the paper | share of each layer's neurons that are specific to each corpus |
+| `cross_importance` | not in the paper | importance of each corpus' specific neurons on every corpus |
+| `pruned_by_layer` | not in the paper | share of pruned neurons in each layer, step by step |
+| `selectivity_by` | not in the paper | selectivity against model size or number of tokens |
+
+Importing this package imports neither torch nor a model.
+"""
 
 from sp_lens.plots.distributions.density import density
 from sp_lens.plots.distributions.neuron_density import neuron_density

@@ -1,4 +1,4 @@
-"""Write a figure to a file, and say what is missing where that can't be."""
+"""Write a figure to a file, with an error message that names the missing dependency."""
 
 from pathlib import Path
 
@@ -8,15 +8,17 @@ from sp_lens.errors import SpLensError
 
 
 def write_figure(figure: go.Figure, file: str | Path, *, scale: float = 1) -> None:
-    """Write .html, or an image (.png, .svg, .pdf, ...), which kaleido and a Chrome draw.
+    """Write a figure as HTML or as an image (.png, .svg, .pdf, ...).
+
+    Images are rendered by kaleido, which needs a Chrome.
 
     Args:
-        figure: any.
-        file: its ending says the format; folders are made.
-        scale: pixels of an image for each pixel of the figure.
+        figure: Figure to write.
+        file: Path whose suffix selects the format. Missing parent folders are created.
+        scale: Number of image pixels per pixel of the figure.
 
     Raises:
-        SpLensError: when kaleido or its Chrome is missing, or the ending is unknown.
+        SpLensError: If kaleido or Chrome is missing, or the suffix is unknown.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +29,7 @@ def write_figure(figure: go.Figure, file: str | Path, *, scale: float = 1) -> No
         figure.write_image(file, scale=scale)
     except (ValueError, RuntimeError) as error:
         raise SpLensError(
-            f"cannot write {file}: .html always works; .png, .svg and .pdf need pip install 'sp_lens[export]' and a "
-            f"Chrome (apt-get install chromium, or plotly_get_chrome). {str(error).strip().splitlines()[0]}"
+            f"cannot write {file}: images (.png, .svg, .pdf) need pip install 'sp_lens[export]' and a Chrome "
+            "(apt-get install chromium, or plotly_get_chrome); .html needs neither. "
+            f"{str(error).strip().splitlines()[0]}"
         ) from error

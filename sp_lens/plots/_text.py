@@ -1,35 +1,30 @@
-"""Text of others (tokens, names of corpora and models) in figures and pages: shown as it is, and never obeyed."""
+"""Escape external text (tokens, names of corpora and models), so that figures and pages show it and never run it."""
 
-import html
+# "&" and "<" would start an entity or a tag, "{" a placeholder such as %{y}, and "$" a formula where the notebook has
+# MathJax, in which a link can be a script. Plotly shows each of these entities as the character itself.
+_PLOTLY_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", "{": "&#123;", "$": "&#36;"})
+_SYMBOLS = {"\n": "↵", "\t": "⇥", " ": " "}
 
-# What plotly would take for a tag, for an entity, for a number to be filled in (%{y}), and, where a notebook has
-# MathJax, for mathematics, in which a link may be a script. It shows each of these entities as the sign itself.
-_PLOTLY = str.maketrans({"&": "&amp;", "<": "&lt;", "{": "&#123;", "$": "&#36;"})
 
+def make_printable(text: str) -> str:
+    r"""Return the text with line breaks, tabs and non-printable characters replaced by symbols and escape sequences.
 
-def visible(text: str) -> str:
-    r"""The text with line breaks, tabs and all that can't be printed written out; spaces stay.
+    Spaces are kept.
 
     Example:
-        >>> visible("a\tb\x00\u202e")
+        >>> make_printable("a\tb\x00\u202e")
         'a⇥b\\x00\\u202e'
     """
-    signs = {"\n": "↵", "\t": "⇥", " ": " "}
     return "".join(
-        signs.get(char, char if char.isprintable() else char.encode("unicode_escape").decode()) for char in text
+        _SYMBOLS.get(char, char if char.isprintable() else char.encode("unicode_escape").decode()) for char in text
     )
 
 
-def escaped(text: str) -> str:
-    """The text for a page of HTML, in an attribute too."""
-    return html.escape(visible(text))
-
-
-def plain(text: object) -> str:
-    """The text for anything that plotly writes: a title, a legend, a hover.
+def escape_plotly(text: object) -> str:
+    """Return the text in a form that plotly shows unchanged in titles, legends, axis labels and hover texts.
 
     Example:
-        >>> plain("<b>a</b> & $x$ %{y}")
+        >>> escape_plotly("<b>a</b> & $x$ %{y}")
         '&lt;b>a&lt;/b> &amp; &#36;x&#36; %&#123;y}'
     """
-    return visible(str(text)).translate(_PLOTLY)
+    return make_printable(str(text)).translate(_PLOTLY_ENTITIES)

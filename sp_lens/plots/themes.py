@@ -1,4 +1,4 @@
-"""How figures look: one template in three variants, and the colours that are right on each of them."""
+"""Plotly templates for notebooks, print and dark backgrounds, and colours that are legible on all of them."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,32 @@ from sp_lens.errors import SpLensError
 
 Variant = Literal["notebook", "print", "dark"]
 
-# Traces name their colours, so these must be seen on white and on dark: each has a contrast of 3 or more with both
-# (WCAG 2.2), and any two are told apart by every kind of colour vision about as well as those of Okabe & Ito (2008),
-# of whom the first four are; their yellows, light blue and black are too faint on one side or the other.
+# Traces set their colours themselves, so these must be visible on white and on dark backgrounds: each has a contrast of
+# at least 3 with both (WCAG 2.2). With every kind of colour vision, any two are about as distinguishable as those of
+# Okabe & Ito (2008). The first four are theirs; their yellows, light blue and black have too little contrast with
+# one of the backgrounds.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6EFA", "#E60046", "#8C00FA")
-NEUTRAL = "#808080"  # of what is drawn for comparison
+NEUTRAL = "#808080"  # for reference lines and neurons that are not highlighted
 
-PIXELS_PER_MM = 96 / 25.4  # of an SVG or PDF, as plotly writes them
-COLUMN, PAGE = 86, 178  # mm: 3.4 and 7 inches, one and two columns of a paper
-SHORTEST = 240  # pixels, without a legend: less has no room for the title of an axis
-LEGEND_LINE = 1.6  # of the height of its font
+PIXELS_PER_MM = 96 / 25.4  # in the SVG and PDF files that plotly writes
+COLUMN, PAGE = 86, 178  # mm (3.4 and 7 inches): widths of one and two columns of a paper
+MIN_HEIGHT = 240  # pixels, without a legend; the title of the y axis needs this much
+LEGEND_LINE = 1.6  # height of a line of the legend relative to its font size
 
 
 class _Look(NamedTuple):
-    """What the variants differ in: colours, and sizes in pixels.
+    """Colours and sizes (in pixels) in which the variants differ.
 
     Attributes:
-        muted: the colour of text of lesser weight.
-        text: of axis titles and legends; small, of ticks and subtitles; title, of titles.
-        space: what margins and distances are multiples of.
+        background: Colour of the paper and the plot.
+        ink: Colour of text and axis lines.
+        muted: Colour of subtitles and reference lines.
+        grid: Colour of grid lines.
+        text: Font size of axis titles and legends.
+        small: Font size of ticks and subtitles.
+        title: Font size of titles.
+        space: Factor for margins and distances.
+        width: Width of a figure.
     """
 
     background: str
@@ -70,7 +77,7 @@ def _template(look: _Look) -> go.layout.Template:
             "font": {"family": "Helvetica, Arial, DejaVu Sans, sans-serif", "size": look.text, "color": look.ink},
             "hoverlabel": {"align": "left", "bgcolor": look.background, "font": {"color": look.ink}},
             "hovermode": "closest",
-            "legend": {  # at the bottom, below the axes
+            "legend": {  # below the axes
                 "bgcolor": "rgba(0,0,0,0)",
                 "orientation": "h",
                 "tracegroupgap": 0,
@@ -80,7 +87,7 @@ def _template(look: _Look) -> go.layout.Template:
                 "yanchor": "bottom",
                 "yref": "container",
             },
-            # Titles, ticks and legend make themselves the room that they need beyond this.
+            # Plotly enlarges these margins if titles, ticks or the legend need more room.
             "margin": {side: size * look.space for side, size in {"l": 70, "r": 30, "t": 30, "b": 30}.items()},
             "paper_bgcolor": look.background,
             "plot_bgcolor": look.background,
@@ -102,7 +109,7 @@ def _template(look: _Look) -> go.layout.Template:
     )
 
 
-# A point is 4/3 of these pixels: in print text is of 8 points, the smallest of 7.
+# One point is 4/3 pixels, so text in print has 8 points and the smallest text 7 points.
 _PRINT = {"text": 10.7, "small": 9.4, "title": 12, "space": 0.6, "width": round(PAGE * PIXELS_PER_MM)}
 
 TEMPLATES: Mapping[Variant, go.layout.Template] = MappingProxyType(
@@ -112,28 +119,29 @@ TEMPLATES: Mapping[Variant, go.layout.Template] = MappingProxyType(
         "dark": _template(_Look("#111111", "#E6E6E6", "#A6A6A6", "#333333")),
     }
 )
-"""The look of the figures: `figure.update_layout(template=sp.plots.TEMPLATES["dark"])`.
+"""Templates by name, for `figure.update_layout(template=sp.plots.TEMPLATES["dark"])`.
 
-"notebook" is what figures come with; "print" is a page of a paper wide, its text of 7 and 8 points. Handed to each
-figure, never registered with plotly, whose default template stays the user's.
+"notebook" is the default of all figures, "dark" has a dark background, and "print" has the width of a page of a paper
+and text of 7 and 8 points. The templates are set on each figure and not registered with plotly, so the default
+template of the user stays unchanged.
 """
 
 
 def for_paper(figure: go.Figure, *, width: float = COLUMN) -> go.Figure:
-    """A copy of a figure as papers print it: as wide as a column, text of 7 to 8 points, without its title.
+    """Return a copy of a figure for a paper: as wide as a column, with text of 7 to 8 points and without a title.
 
-    What the title and subtitle say belongs into the caption: `figure.layout.title` still has it. Axis
-    titles are broken into lines that fit. Figures of several panels side by side want the width of a page.
+    Title and subtitle belong in the caption; the original figure still has them in `figure.layout.title`. Axis titles
+    are broken into lines that fit. Figures with several panels side by side need the width of a page.
 
     Args:
-        figure: any of `sp_lens.plots`.
-        width: in millimetres, of a column (86, the default), of a page (178), or what the journal asks for.
+        figure: Any figure of `sp_lens.plots`.
+        width: Width in millimetres: 86 for a column (default), 178 for a page, or the width that the journal requires.
 
     Returns:
-        A figure whose `write_image("figure.pdf")` has that width, in the template "print".
+        Figure with the template "print" whose `write_image("figure.pdf")` has this width.
 
     Raises:
-        SpLensError: when the width is too small for anything to be read.
+        SpLensError: If the width is less than 40 mm, too small for legible text.
 
     Example:
         >>> column = for_paper(go.Figure(layout={"title": {"text": "In the caption"}, "width": 900, "height": 520}))
@@ -141,34 +149,38 @@ def for_paper(figure: go.Figure, *, width: float = COLUMN) -> go.Figure:
         (325, 240, None)
     """
     if not width >= 40:
-        raise SpLensError(f"width {width}: expected millimetres, 40 or more; a column has {COLUMN}, a page {PAGE}.")
-    copy: Any = go.Figure(figure)  # of no type, as plotly's are not understood by type checkers
+        raise SpLensError(
+            f"width {width}: expected at least 40 millimetres; a column has {COLUMN} mm and a page {PAGE} mm."
+        )
+    copy: Any = go.Figure(figure)  # Any, because type checkers do not understand the types of plotly
     pixels, before = width * PIXELS_PER_MM, copy.layout
-    height = max(pixels * (before.height or 450) / (before.width or before.template.layout.width or 700), SHORTEST)
+    height = max(pixels * (before.height or 450) / (before.width or before.template.layout.width or 700), MIN_HEIGHT)
     labels = [trace.name for trace in copy.data if trace.name and trace.showlegend is not False]
     full = height
     if before.showlegend is not False:
         full += LEGEND_LINE * _PRINT["text"] * legend_lines(labels, pixels / _PRINT["text"])
     copy.update_layout(template=TEMPLATES["print"], title=None, width=round(pixels), height=round(full))
     for axis in copy.select_xaxes():
-        _break(axis, 0.7 * pixels)
+        _wrap_title(axis, 0.7 * pixels)
     for axis in copy.select_yaxes():
-        _break(axis, 0.65 * height)
+        _wrap_title(axis, 0.65 * height)
     return copy
 
 
-def _break(axis: Any, room: float) -> None:
-    """Break the title of an axis into lines that fit beside its part of the `room` (pixels) of all axes."""
+def _wrap_title(axis: Any, room: float) -> None:
+    """Break the title of an axis into lines that fit its share of the `room` (in pixels) of all axes side by side."""
     start, end = axis.domain or (0, 1)
-    letters = max(8, int((end - start) * room / (0.5 * _PRINT["text"])))
-    lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, letters)]
+    characters = max(8, int((end - start) * room / (0.5 * _PRINT["text"])))
+    lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, characters)]
     axis.title.text = "<br>".join(lines)
 
 
 def legend_lines(labels: Sequence[str], ems: float) -> int:
-    """How many lines a legend of these labels takes that is so many times as wide as its font is high.
+    """Return the number of lines of a horizontal legend, in which all entries are as wide as the longest.
 
-    Each entry is as wide as the one with the longest label.
+    Args:
+        labels: Labels of the entries.
+        ems: Width of the legend relative to its font size.
     """
     if not labels:
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from page_reader import read
-from plot_factories import HOSTILE, MLP, examples_of, run_of, scores_of
+from plot_factories import HOSTILE, MLP, examples_of, run_of, scores_of, stats_with_folds
 from plot_factories import scaled_stats as stats_of
 
 import sp_lens as sp
@@ -161,3 +161,18 @@ def test_the_page_of_a_neuron_of_the_bundled_model(demo: Any) -> None:
     strongest = examples["blocks.2.mlp.hook_post"][306][0]
     assert f"z = {strongest.value:.3g} · {strongest.document}, token {strongest.position}" in reader.text
     assert reader.rows()["code"][-1] == f"{strongest.value:.3g}"  # the largest activation in the statistics
+
+
+def test_confidence_intervals_of_importances_and_score_are_shown() -> None:
+    forget, retain = stats_with_folds(1, site="mlp"), stats_with_folds(2, site="mlp")
+    scores = sp.uncertainty(forget, retain)
+    page = sp.neuron_page({"code": forget, "prose": retain}, site="mlp", layer=0, neuron=3, scores=scores)
+    rows = read(page).rows()
+    std = sp.uncertainty(forget, metric="std").frame().loc[3]
+    assert rows["code"][3] == f"{std['value']:.3g} [{std['low']:.3g}, {std['high']:.3g}]"
+    score = scores.frame().loc[3]
+    assert (
+        rows["score"][0]
+        == f"{score['value']:.3g} [{score['low']:.3g}, {score['high']:.3g}], 95 % interval over documents"
+    )
+    assert rows["rank"][0].startswith(str(1 + int((scores.frame()["value"] > score["value"]).sum())))

@@ -1,4 +1,4 @@
-"""What others have named (tokens, corpora, models, runs) is text in every figure and page, and never obeyed."""
+"""Names from outside (tokens, corpora, models, runs) are shown as text in every figure and page and never run."""
 
 import html
 import json
@@ -16,10 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
-from plot_factories import require_image_export
+from plot_factories import require_image_export, run_of
 
 import sp_lens as sp
-from sp_lens.plots._text import plain, visible
+from sp_lens.plots._text import escape_plotly, make_printable
 from sp_lens.statistics.histogram import Histogram
 from sp_lens.statistics.moments import Moments
 from sp_lens.statistics.top_examples import Example
@@ -37,49 +37,40 @@ EVIL = (
     "a\nb\r\tc\x00\x1b[31m\u202e\u2028",
     "👩‍🔬 émoji",
 )
-ALL = " ".join(EVIL)  # in one name, for what takes long
-IN_SMALL_PRINT = {"metric_agreement", "pruned_by_layer", "score_map", "head_map"}  # which name nothing in a label
-OURS = {"b", "br", "span", "sup"}  # the tags of plotly's that we use
+ALL = " ".join(EVIL)  # one name, for slow tests
+# Figures that show the name only in the subtitle, where it may be broken into lines.
+ONLY_IN_SUBTITLE = {"metric_agreement", "pruned_by_layer", "score_map", "head_map"}
+OUR_TAGS = {"b", "br", "span", "sup", "extra"}  # the tags of plotly that the figures use
 
 
-def stats_of(scale: float, model: str, source: str) -> sp.ActivationStats:
+def stats_named(name: str, scale: float) -> sp.ActivationStats:
+    """Statistics whose model and corpus have this name."""
     generator, edges = torch.Generator().manual_seed(0), torch.linspace(-9, 9, 7)
     moments = {}
     for group in LAYOUT:
-        x = scale * torch.randn(50, group.width, generator=generator)
-        moments[group.name] = Moments.from_activations(x).with_histogram(
-            Histogram.from_activations(x, edges, torch.arange(group.width))
-        )
-    return sp.ActivationStats(LAYOUT, moments, {"model": model, "corpora": [{"source": source}]})
+        z = scale * torch.randn(50, group.width, generator=generator)
+        histogram = Histogram.from_activations(z, edges, torch.arange(group.width))
+        moments[group.name] = Moments.from_activations(z).with_histogram(histogram)
+    return sp.ActivationStats(LAYOUT, moments, {"model": name, "corpora": [{"source": name}]})
 
 
-def run_of(evil: str) -> sp.PruneRun:
-    numbers = {"top1": 0.5, "top10": 0.7, "loss": 1.5, "perplexity": 4.5}
-    sides = {f"{side}_{key}": number for side in ("forget", "retain") for key, number in numbers.items()}
-    records = [
-        {"step": step, "share": step / 10, **{key: one - step / 100 for key, one in sides.items()}} for step in range(3)
-    ]
-    about = {"source": evil, "origin": evil, "split": evil, "tokens": 9, "versions": {evil: evil}}
-    settings = {
-        "model": evil,
-        "metric": evil,
-        "site": "mlp",
-        "unit": evil,
-        "corpora": {"forget": about, "retain": about},
-    }
+def run_named(name: str) -> sp.PruneRun:
+    """A run whose settings have this name wherever a name is possible."""
+    about = {"source": name, "origin": name, "split": name, "tokens": 9, "versions": {name: name}}
     pruned_at = {group.name: torch.arange(group.width, dtype=torch.int32) % 3 for group in LAYOUT}
-    return sp.PruneRun(LAYOUT, pruned_at, records, settings)
+    settings = {"model": name, "metric": name, "unit": name, "corpora": {"forget": about, "retain": about}}
+    return run_of(layout=LAYOUT, pruned_at=pruned_at, **settings)
 
 
-def examples_of(evil: str) -> sp.TopExamples:
-    example = Example((evil, "b"), (1.0, 2.0), 1, 0, 1, evil)
-    return sp.TopExamples(LAYOUT, {LAYOUT.names[1]: dict.fromkeys(range(6), (example,))}, {"model": evil})
+def examples_named(name: str) -> sp.TopExamples:
+    example = Example((name, "b"), (1.0, 2.0), 1, 0, 1, name)
+    return sp.TopExamples(LAYOUT, {LAYOUT.names[1]: dict.fromkeys(range(6), (example,))}, {"model": name})
 
 
 def figures_of(evil: str) -> dict[str, go.Figure]:
-    stats = {evil: stats_of(1, evil, evil), f"{evil} 2": stats_of(2, evil, evil)}
+    stats = {evil: stats_named(evil, 1), f"{evil} 2": stats_named(evil, 2)}
     forget, retain = stats.values()
-    run, special = run_of(evil), sp.specialisation(stats)
+    run, special = run_named(evil), sp.specialisation(stats)
     scores = sp.score(forget, retain)
     named = sp.NeuronValues(LAYOUT, scores.tensors, {"metric": evil, "model": evil})
     by_size = pd.DataFrame({"selectivity": [1.0], "low": [0.5], "high": [1.5], "tokens": [9], "who": [evil]})
@@ -89,7 +80,7 @@ def figures_of(evil: str) -> dict[str, go.Figure]:
         "ridgeline": sp.plots.ridgeline(stats, site="mlp", neurons=[(0, 1)]),
         "tradeoff": sp.plots.tradeoff({evil: run}),
         "perplexity": sp.plots.perplexity({evil: run}),
-        "selectivity": sp.plots.selectivity([run, run_of(f"{evil} 2")]),
+        "selectivity": sp.plots.selectivity([run, run_named(f"{evil} 2")]),
         "selectivity_by": sp.plots.selectivity_by(by_size, x="tokens", series="who"),
         "pruned_by_layer": sp.plots.pruned_by_layer(run),
         "score_map": sp.plots.score_map(scores),
@@ -103,42 +94,43 @@ def figures_of(evil: str) -> dict[str, go.Figure]:
 
 
 def texts_in(part: Any) -> list[str]:
-    """Every text in what is drawn."""
+    """Every string in a figure except those of its template."""
     if isinstance(part, dict):
-        return [text for key, one in part.items() if key != "template" for text in texts_in(one)]
+        return [text for key, value in part.items() if key != "template" for text in texts_in(value)]
     if isinstance(part, list):
-        return [text for one in part for text in texts_in(one)]
+        return [text for item in part for text in texts_in(item)]
     return [part] if isinstance(part, str) else []
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_in_a_figure_there_are_no_tags_but_ours_and_nothing_to_fill_in(evil: str) -> None:
+def test_names_add_no_tags_and_no_placeholders_to_a_figure(evil: str) -> None:
     for name, figure in figures_of(evil).items():
         drawn = figure.to_plotly_json()
         for trace in drawn["data"]:
-            trace.pop("legendgroup", None)  # which is never shown
+            trace.pop("legendgroup", None)  # never shown
         texts = texts_in(json.loads(go.Figure(drawn).to_json() or ""))
         tags = {tag.lower() for text in texts for tag in re.findall(r"</?([^\s>/]+)", text)}
-        assert tags <= {*OURS, "extra"}, name
+        assert tags <= OUR_TAGS, name
         for text in texts:
-            filled = re.findall(r"%{([^}]*)}", text)
-            assert all(re.fullmatch(r"[xy](:.*)?|customdata(\[\d\])?(:.*)?|text", one) for one in filled), name
-            assert "$" not in text, name  # mathematics, where a notebook has MathJax
-        if name not in IN_SMALL_PRINT:
-            assert any(plain(evil) in text for text in texts), name
+            placeholders = re.findall(r"%{([^}]*)}", text)
+            allowed = r"[xy](:.*)?|customdata(\[\d\])?(:.*)?|text"
+            assert all(re.fullmatch(allowed, placeholder) for placeholder in placeholders), name
+            assert "$" not in text, name  # a formula if the notebook has MathJax
+        if name not in ONLY_IN_SUBTITLE:
+            assert any(escape_plotly(evil) in text for text in texts), name
 
 
-def test_a_figure_that_is_written_has_its_own_scripts_alone(tmp_path: Path) -> None:
-    figure = sp.plots.tradeoff({ALL: run_of(ALL)})
+def test_names_add_no_tags_to_the_html_of_a_figure(tmp_path: Path) -> None:
+    figure = sp.plots.tradeoff({ALL: run_named(ALL)})
     figure.write_html(tmp_path / "figure.html", include_plotlyjs="cdn")
-    mine = sp.plots.tradeoff({"mine": run_of("mine")})
+    mine = sp.plots.tradeoff({"mine": run_named("mine")})
     mine.write_html(tmp_path / "mine.html", include_plotlyjs="cdn")
     written, expected = ((tmp_path / f"{name}.html").read_text("utf-8") for name in ("figure", "mine"))
     assert _Reader(written).tags == _Reader(expected).tags
 
 
 class _Reader(HTMLParser):
-    """A page as a browser takes it apart: its tags with the names of their attributes, and what a frame shows."""
+    """The tags of a page with the names of their attributes, and the content of its frame."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -153,50 +145,51 @@ class _Reader(HTMLParser):
 
 
 def report_of(evil: str, folder: Path) -> sp.Page:
-    stats = {evil: stats_of(1, evil, evil), f"{evil} 2": stats_of(2, evil, evil)}
+    stats = {evil: stats_named(evil, 1), f"{evil} 2": stats_named(evil, 2)}
     scores = sp.score(*stats.values())
-    return sp.report(run_of(evil), folder / "r.html", stats=stats, scores=scores, examples={evil: examples_of(evil)})
+    return sp.report(
+        run_named(evil), folder / "r.html", stats=stats, scores=scores, examples={evil: examples_named(evil)}
+    )
 
 
 def neuron_page_of(evil: str, _: Path) -> sp.Page:
-    stats = {evil: stats_of(1, evil, evil)}
+    stats = {evil: stats_named(evil, 1)}
     scores = sp.score(*stats.values(), *stats.values())
-    results = {"scores": scores, "run": run_of(evil), "examples": {evil: examples_of(evil)}}
+    results = {"scores": scores, "run": run_named(evil), "examples": {evil: examples_named(evil)}}
     return sp.neuron_page(stats, site="mlp", layer=0, neuron=1, **results)
 
 
 @pytest.mark.parametrize("make", [report_of, neuron_page_of])
-def test_a_page_has_the_same_tags_whatever_the_names(make: Callable[..., sp.Page], tmp_path: Path) -> None:
+def test_names_add_no_tags_to_a_page(make: Callable[..., sp.Page], tmp_path: Path) -> None:
     page = make(ALL, tmp_path)
     assert _Reader(page.html).tags == _Reader(make("mine", tmp_path).html).tags
-    assert str(escape(visible(ALL))) in page.html
-    told = re.sub(r"(?s)<script>.*?</script>", "", page.html)
-    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\u202a-\u202e\u2028]", told)
+    assert str(escape(make_printable(ALL))) in page.html
+    text = re.sub(r"(?s)<script>.*?</script>", "", page.html)
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\u202a-\u202e\u2028]", text)
     shown = _Reader(page._repr_html_())
     assert [tag[0] for tag in shown.tags] == ["iframe"]
     assert shown.frame == page.html
 
 
 @given(st.text())
-def test_what_plotly_is_given_stands_for_the_text_itself(text: str) -> None:
-    assert html.unescape(plain(text)) == visible(text)
-    assert not {"<", "{", "$"} & set(plain(text))
+def test_escaped_text_has_no_markup_and_unescapes_to_the_text(text: str) -> None:
+    assert html.unescape(escape_plotly(text)) == make_printable(text)
+    assert not {"<", "{", "$"} & set(escape_plotly(text))
 
 
 @given(st.text())
-def test_what_is_visible_can_be_printed(text: str) -> None:
-    assert visible(text).isprintable()
-    assert visible(visible(text)) == visible(text)
+def test_printable_text_can_be_printed_and_is_stable(text: str) -> None:
+    assert make_printable(text).isprintable()
+    assert make_printable(make_printable(text)) == make_printable(text)
 
 
-def test_plotly_itself_shows_every_name_letter_by_letter(tmp_path: Path) -> None:
-    """In an SVG that it has drawn, whose text is read as XML."""
+def test_plotly_shows_every_name_unchanged_in_an_svg(tmp_path: Path) -> None:
     require_image_export()
     figure = go.Figure(layout={"height": 900, "width": 1800})
     for evil in EVIL:
-        figure.add_scatter(x=[1, 2], y=[1, 2], name=plain(evil))
+        figure.add_scatter(x=[1, 2], y=[1, 2], name=escape_plotly(evil))
     figure.write_image(tmp_path / "figure.svg")
     svg = ElementTree.parse(tmp_path / "figure.svg").getroot()
     legend = [text for text in svg.iter() if text.get("class") == "legendtext"]
-    assert ["".join(text.itertext()) for text in legend] == [visible(evil) for evil in EVIL]
+    assert ["".join(text.itertext()) for text in legend] == [make_printable(evil) for evil in EVIL]
     assert not [tag for tag in svg.iter() if tag.tag.endswith(("script", "}a"))]

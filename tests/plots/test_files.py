@@ -1,4 +1,4 @@
-"""Figures as files: a PNG where there is a Chrome, and a message that helps where there is none."""
+"""Figures as files: HTML, PNG if there is a Chrome, and error messages that say what to install."""
 
 from pathlib import Path
 
@@ -17,35 +17,36 @@ def figure() -> go.Figure:
     return go.Figure(layout={"width": 300, "height": 200}).add_scatter(y=[1, 3, 2])
 
 
-def test_html_needs_nothing_else(figure: go.Figure, tmp_path: Path) -> None:
+def test_html_needs_no_chrome(figure: go.Figure, tmp_path: Path) -> None:
     write_figure(figure, tmp_path / "new" / "figure.html")
     assert "plotly" in (tmp_path / "new" / "figure.html").read_text("utf-8")
 
 
-def test_png(figure: go.Figure, tmp_path: Path) -> None:
+def test_a_png_has_the_scaled_size(figure: go.Figure, tmp_path: Path) -> None:
     require_image_export()
     write_figure(figure, tmp_path / "figure.png", scale=2)
     png = (tmp_path / "figure.png").read_bytes()
     assert png.startswith(b"\x89PNG")
-    assert [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)] == [600, 400]  # width and height
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    assert (width, height) == (600, 400)
 
 
-def test_without_a_chrome_it_is_said_what_to_install(
+def test_without_a_chrome_the_error_says_what_to_install(
     figure: go.Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As kaleido finds none: nothing on the path, none of its own, none named by BROWSER_PATH."""
+    """Kaleido finds no Chrome on the PATH, none of its own, and none named by BROWSER_PATH."""
     pytest.importorskip("kaleido", reason="needs kaleido: pip install '.[export]'")
     errors = pytest.importorskip("choreographer.errors")
 
-    def nowhere(*_: object, **__: object) -> None:
+    def find_no_chrome(*_: object, **__: object) -> None:
         raise errors.ChromeNotFoundError
 
-    monkeypatch.setattr("kaleido.calc_fig_sync", nowhere)
+    monkeypatch.setattr("kaleido.calc_fig_sync", find_no_chrome)
     with pytest.raises(SpLensError, match=r"need pip install 'sp_lens\[export\]' and a Chrome \(apt-get"):
         write_figure(figure, tmp_path / "figure.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_ending_is_refused(figure: go.Figure, tmp_path: Path) -> None:
+def test_an_unknown_suffix_is_rejected(figure: go.Figure, tmp_path: Path) -> None:
     with pytest.raises(SpLensError, match=r"cannot write .*figure\.xyz"):
         write_figure(figure, tmp_path / "figure.xyz")

@@ -1,12 +1,15 @@
-"""The look in its three variants: contrast and colour vision by computation, and that no figure escapes it."""
+"""Templates: contrast and colour vision by computation, that every figure uses them, and figures for papers."""
 
 import itertools
 import json
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 import torch
 from plot_factories import (
@@ -20,7 +23,7 @@ from plot_factories import (
 )
 
 import sp_lens as sp
-from sp_lens.plots._shared import ordered_colours
+from sp_lens.plots._layout import ordered_colours
 from sp_lens.plots.themes import NEUTRAL, PALETTE, legend_lines
 
 TEMPLATES: Any = sp.plots.TEMPLATES
@@ -45,14 +48,14 @@ def linear(colour: str) -> np.ndarray:
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.2: from 1, no difference, to 21, black on white."""
-    dark, light = sorted(float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other))
+def contrast(colour: str, background: str) -> float:
+    """Contrast ratio of WCAG 2.2, from 1 for equal colours to 21 for black on white."""
+    dark, light = sorted(float(linear(each) @ [0.2126, 0.7152, 0.0722]) for each in (colour, background))
     return (light + 0.05) / (dark + 0.05)
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIE L*a*b* of linear RGB, in which equal distances look about equally different."""
+    """CIE L*a*b* of linear RGB, in which equal distances are about equally visible."""
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ np.clip(rgb, 0, 1)
     x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz / [0.9505, 1, 1.089])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -66,8 +69,8 @@ STABILITY = pd.DataFrame(
 )
 
 
-def figures() -> dict[str, Any]:
-    """One of each."""
+def draw_figures() -> dict[str, Any]:
+    """One figure of each function."""
     z = {"code": torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) / 3}
     histograms = {"code": stats_with_histograms(z["code"]), "prose": stats_with_histograms(z["code"] / 2)}
     stats = {
@@ -98,13 +101,42 @@ def figures() -> dict[str, Any]:
     }
 
 
-def test_here_is_one_of_each_figure() -> None:
+@cache
+def figures() -> dict[str, Any]:
+    """The figures of `draw_figures`, for tests that do not change them."""
+    return draw_figures()
+
+
+def test_figures_has_one_figure_of_each_function() -> None:
     drawn = {name.split(",")[0] for name in figures()}
-    assert drawn == set(sp.plots.__all__) - {"TEMPLATES", "for_paper", "Page", "neuron_card"}  # no figures
+    assert drawn == set(sp.plots.__all__) - {"TEMPLATES", "for_paper"}
+
+
+def test_figures_ignore_the_default_template_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: figure.to_json() for name, figure in figures().items()}
+    monkeypatch.setattr(pio.templates, "default", "plotly_dark")
+    registered = set(pio.templates)
+    assert {name: figure.to_json() for name, figure in draw_figures().items()} == before
+    assert pio.templates.default == "plotly_dark"
+    assert set(pio.templates) == registered
+
+
+def test_changing_the_template_of_one_figure_does_not_change_another() -> None:
+    first, second = (sp.plots.tradeoff(run_of()) for _ in range(2))
+    first["layout"]["template"]["layout"]["width"] = 400
+    assert second["layout"]["template"]["layout"]["width"] == 900
+
+
+@pytest.mark.parametrize("name", figures())
+def test_every_figure_has_a_title_and_axis_titles(name: str) -> None:
+    layout = figures()[name].layout
+    assert layout.title.text
+    assert layout.xaxis.title.text
+    assert layout.yaxis.title.text or name == "ridgeline"  # whose ticks name the neurons
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_text_and_series_stand_out_from_the_background(variant: str) -> None:
+def test_text_and_series_have_enough_contrast_with_the_background(variant: str) -> None:
     layout = TEMPLATES[variant].layout
     background = layout.paper_bgcolor
     assert layout.plot_bgcolor == layout.hoverlabel.bgcolor == background
@@ -121,7 +153,7 @@ def test_text_and_series_stand_out_from_the_background(variant: str) -> None:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_series_are_told_apart_as_well_as_okabe_and_itos(vision: str) -> None:
+def test_series_are_as_distinguishable_as_those_of_okabe_and_ito(vision: str) -> None:
     matrix = np.array(VISION[vision])
 
     def nearest(colours: tuple[str, ...]) -> float:
@@ -134,38 +166,37 @@ def test_series_are_told_apart_as_well_as_okabe_and_itos(vision: str) -> None:
 
 
 @pytest.mark.parametrize("name", figures())
-def test_a_figure_has_no_colour_of_its_own_but_those_that_are_seen_on_every_background(name: str) -> None:
+def test_all_colours_set_by_a_figure_are_visible_on_every_background(name: str) -> None:
     figure = figures()[name]
-    own = json.loads(str(figure.to_json()))
-    del own["layout"]["template"]
-    own["layout"].pop("plot_bgcolor", None)  # of maps: cells without a value
-    for trace in own["data"]:
-        trace.pop("colorscale", None)  # of maps, which fill all of the plot
-    named = re.findall(r'"(?:color|bgcolor|fillcolor)":\s*"([^"]+)"', json.dumps(own)) + re.findall(
-        r"(?<![a-z-])color:\s*([^;'\"]+)", json.dumps(own)
-    )
-    for colour in named:
+    content = json.loads(str(figure.to_json()))
+    del content["layout"]["template"]
+    content["layout"].pop("plot_bgcolor", None)  # colour of missing cells in heatmaps
+    for trace in content["data"]:
+        trace.pop("colorscale", None)  # of heatmaps, which cover the whole plot
+    text = json.dumps(content)
+    colours = re.findall(r'"(?:color|bgcolor|fillcolor)":\s*"([^"]+)"', text)
+    colours += re.findall(r"(?<![a-z-])color:\s*([^;'\"]+)", text)
+    for colour in colours:
         opaque = re.sub(r"rgba\((.*), [\d.]+\)", r"rgb(\1)", colour)
         for variant in VARIANTS:
             assert contrast(opaque, TEMPLATES[variant].layout.paper_bgcolor) >= 3, colour
 
 
 @pytest.mark.parametrize("name", figures())
-def test_a_figure_leaves_its_look_to_the_template(name: str) -> None:
+def test_fonts_and_backgrounds_are_left_to_the_template(name: str) -> None:
     figure = figures()[name]
-    own: Any = json.loads(str(figure.to_json()))["layout"]
-    assert own.pop("template")["layout"]["paper_bgcolor"] == "#FFFFFF"
-    assert not {"font", "paper_bgcolor", "hoverlabel", "colorway"} & set(own)
-    if "plot_bgcolor" in own:  # of maps: cells without a value
+    layout: Any = json.loads(str(figure.to_json()))["layout"]
+    assert layout.pop("template")["layout"]["paper_bgcolor"] == "#FFFFFF"
+    assert not {"font", "paper_bgcolor", "hoverlabel", "colorway"} & set(layout)
+    if "plot_bgcolor" in layout:  # colour of missing cells in heatmaps
         assert figure.data[0].type == "heatmap"
-    # No font anywhere: whatever a template says of size and colour is in force.
-    assert '"size"' not in json.dumps(own)
-    assert "tickfont" not in json.dumps(own)
-    changed = figure.update_layout(template=TEMPLATES["dark"])
+    assert '"size"' not in json.dumps(layout)
+    assert "tickfont" not in json.dumps(layout)
+    changed: Any = go.Figure(figure).update_layout(template=TEMPLATES["dark"])
     assert changed.layout.template.layout.paper_bgcolor == "#111111"
 
 
-def test_text_in_print_is_of_seven_points_or_more() -> None:
+def test_text_in_print_has_at_least_seven_points() -> None:
     layout = TEMPLATES["print"].layout
     sizes = re.findall(r'"size":\s*([\d.]+)', json.dumps(layout.to_plotly_json()))
     assert len(sizes) > 8
@@ -174,7 +205,7 @@ def test_text_in_print_is_of_seven_points_or_more() -> None:
 
 
 @pytest.mark.parametrize("name", figures())
-def test_for_paper_is_as_wide_as_asked_and_has_no_title(name: str) -> None:
+def test_for_paper_has_the_given_width_and_no_title(name: str) -> None:
     figure = figures()[name]
     before = json.loads(str(figure.to_json()))
     column: Any = sp.plots.for_paper(figure)
@@ -188,17 +219,17 @@ def test_for_paper_is_as_wide_as_asked_and_has_no_title(name: str) -> None:
         assert layout.height >= 240
         assert layout.template.layout.font.size == TEMPLATES["print"].layout.font.size
         assert len(paper.data) == len(figure.data)
-    words = [
-        [re.sub(r"<br>", " ", axis.title.text or "") for axis in [*one.select_xaxes(), *one.select_yaxes()]]
-        for one in (figure, column)
-    ]
-    assert words[0] == words[1]
+    titles, titles_in_column = (
+        [(axis.title.text or "").replace("<br>", " ") for axis in [*each.select_xaxes(), *each.select_yaxes()]]
+        for each in (figure, column)
+    )
+    assert titles == titles_in_column
     longest = max(len(line) for axis in column.select_yaxes() for line in (axis.title.text or "").split("<br>"))
     assert longest * 0.5 * 10.7 <= 0.7 * column.layout.height
 
 
-def test_for_paper_refuses_a_width_of_nothing() -> None:
-    with pytest.raises(sp.SpLensError, match=r"width 3\.4: expected millimetres, 40 or more; a column has 86"):
+def test_for_paper_rejects_a_width_in_inches() -> None:
+    with pytest.raises(sp.SpLensError, match=r"width 3\.4: expected at least 40 millimetres; a column has 86 mm"):
         sp.plots.for_paper(figures()["tradeoff"], width=3.4)
 
 
@@ -206,5 +237,5 @@ def test_for_paper_refuses_a_width_of_nothing() -> None:
     ("labels", "ems", "lines"),
     [([], 50, 0), (["abs"], 50, 1), (["a" * 20] * 4, 60, 1), (["a" * 20] * 4, 31, 2), (["a" * 200], 30, 1)],
 )
-def test_lines_of_a_legend(labels: list[str], ems: float, lines: int) -> None:
+def test_the_number_of_lines_of_a_legend(labels: list[str], ems: float, lines: int) -> None:
     assert legend_lines(labels, ems) == lines

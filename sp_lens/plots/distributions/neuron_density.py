@@ -1,21 +1,14 @@
-"""How the activation of one neuron is distributed on several corpora, one over the other."""
+"""Activation density of one neuron on several corpora, overlaid (not in the paper; related to Figure 5)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
-from sp_lens.plots._text import plain
-from sp_lens.plots.distributions._histograms import (
-    DENSITY,
-    bins_about,
-    density_range,
-    neuron_name,
-    outline,
-    read,
-    set_axes,
-)
+from sp_lens.plots._labels import SITE_NAMES, model_prefix
+from sp_lens.plots._layout import corpus_colours, set_title
+from sp_lens.plots._text import escape_plotly
+from sp_lens.plots.distributions import _histograms
 from sp_lens.plots.themes import TEMPLATES
 
 if TYPE_CHECKING:
@@ -26,26 +19,26 @@ if TYPE_CHECKING:
 def neuron_density(
     stats_by_corpus: "Mapping[str, ActivationStats]", *, site: "Site", layer: int, neuron: int
 ) -> go.Figure:
-    """The probability density of one neuron's activation, the corpora over one another (a figure of ours).
+    """Plot the probability density of one neuron's activation on several corpora (not a figure of the paper).
 
-    The outlines are streamed histograms, drawn as `density` draws them. The legend says of each corpus the
-    share of its tokens on which the neuron is at exactly 0, where it is never below (as after a ReLU), and
-    else the share on which it is above 0.
+    The outlines are streamed histograms, drawn in the same way as in `density`. The legend gives the share of tokens
+    on which the activation is exactly 0 if it is never negative (as after a ReLU), and otherwise the share of tokens
+    on which it is above 0.
 
     Args:
-        stats_by_corpus: label -> statistics with histograms between the same edges, as
-            `collect_histograms` returns them; at most 7.
-        site: "mlp" or "attn".
-        layer: the block.
-        neuron: index into the layer; on "attn", head * d_head + unit.
+        stats_by_corpus: Statistics of each corpus by label, at most 7, with histograms between the same edges, as
+            returned by `collect_histograms`.
+        site: Site of the neuron, "mlp" or "attn".
+        layer: Index of the transformer block.
+        neuron: Index of the neuron in its layer; at site "attn" this is head * d_head + unit.
 
     Returns:
-        x is the activation z, y the share of the corpus' tokens per unit of activation, logarithmic; one
-        trace a corpus.
+        Figure with the activation z on the x axis and the share of tokens per unit of activation on a logarithmic
+        y axis, with one trace per corpus.
 
     Raises:
-        SpLensError: when there is no corpus or too many, the statistics are of different models, have no
-            histogram of the neuron or different edges, or all activations lie outside them.
+        SpLensError: If there is no corpus or more than 7, the statistics belong to different models, the neuron has
+            no histogram, the edges differ between corpora, or all activations lie outside the edges.
 
     Example:
         >>> import sp_lens as sp
@@ -54,30 +47,31 @@ def neuron_density(
             ...
         sp_lens.errors.SpLensError: there is no corpus to draw: expected {label: ActivationStats}.
     """
-    group, histograms = read(stats_by_corpus, site, layer, [neuron], function="neuron_density")
+    group, histograms = _histograms.read_histograms(stats_by_corpus, site, layer, [neuron], function="neuron_density")
     colours = corpus_colours(histograms, function="neuron_density")
-    floor, top = density_range(histograms.values())
+    floor, top = _histograms.density_range(histograms.values())
     figure = go.Figure()
-    for label, one in histograms.items():
-        fires = _fires(stats_by_corpus[label], group.name, neuron)
-        curve = outline(one.edges, one.density[0], floor=floor, name=label, colour=colours[label], hover=f"{fires}<br>")
-        figure.add_trace(curve.update(name=f"{plain(label)}: {one.tokens:,} tokens, {fires}", line_width=2))
+    for label, (tokens, edges, heights) in histograms.items():
+        active = _active_share(stats_by_corpus[label], group.name, neuron)
+        curve = _histograms.outline(
+            edges, heights[0], floor=floor, name=label, colour=colours[label], hover=f"{active} of tokens<br>"
+        )
+        figure.add_trace(curve.update(name=f"{escape_plotly(label)}: {tokens:,} tokens, {active}", line_width=2))
     figure.update_layout(template=TEMPLATES["notebook"], height=500 + 24 * len(histograms), showlegend=True)
-    figure.update_layout(legend_orientation="v")  # a line each, as they say more than a name
-    set_axes(figure, histograms.values(), floor, top)
-    figure.update_yaxes(title_text=DENSITY)
-    edges = next(iter(histograms.values())).edges
-    model = of_model(next(iter(stats_by_corpus.values())))
+    figure.update_layout(legend_orientation="v")  # one line per corpus, because the entries are long
+    _histograms.set_density_axes(figure, histograms.values(), floor, top)
+    figure.update_yaxes(title_text=_histograms.DENSITY_TITLE)
+    model = model_prefix(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
-        f"Activation density: {model}layer {layer}, {SITE_NAMES[site]}, {neuron_name(group, [neuron])}",
-        bins_about(edges),
+        f"Activation density: {model}layer {layer}, {SITE_NAMES[site]}, {_histograms.neuron_name(group, [neuron])}",
+        _histograms.describe_bins(histograms),
     )
     return figure
 
 
-def _fires(stats: "ActivationStats", name: str, neuron: int) -> str:
-    """On what share of the tokens the neuron is above 0, or at 0 where it is never below."""
+def _active_share(stats: "ActivationStats", name: str, neuron: int) -> str:
+    """Return the share of tokens with z = 0 for a neuron that is never negative, otherwise the share with z > 0."""
     moments = stats[name]
     above = int(moments.positive[neuron]) / moments.count
-    return f"{1 - above:.1%} at exactly 0" if float(moments.min[neuron]) >= 0 else f"{above:.1%} above 0"
+    return f"z = 0 on {1 - above:.1%}" if float(moments.min[neuron]) >= 0 else f"z > 0 on {above:.1%}"

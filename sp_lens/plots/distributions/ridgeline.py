@@ -1,4 +1,4 @@
-"""How the activations of chosen neurons are distributed: a row a neuron, the corpora over one another."""
+"""Activation densities of chosen neurons, one row per neuron, corpora overlaid (not in the paper; cf. Figure 5)."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,16 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import SITE_NAMES, corpus_colours, of_model, set_title
-from sp_lens.plots.distributions._histograms import (
-    ACTIVATION,
-    Histograms,
-    bins_in_use,
-    density_range,
-    outline,
-    read,
-    require_corpora,
-)
+from sp_lens.plots._labels import SITE_NAMES, model_prefix
+from sp_lens.plots._layout import corpus_colours, set_title
+from sp_lens.plots.distributions import _histograms
+from sp_lens.plots.distributions._histograms import Histograms
 from sp_lens.plots.themes import TEMPLATES
 
 if TYPE_CHECKING:
@@ -24,10 +18,10 @@ if TYPE_CHECKING:
     from sp_lens.statistics.activation_stats import ActivationStats
     from sp_lens.typing import Site
 
-MOST_ROWS = 40
-TALL = 0.92  # of a row: the highest density, so that rows never touch
+MAX_ROWS = 40
+PEAK_HEIGHT = 0.92  # height of the highest density relative to a row, so that rows never touch
 
-Neuron = tuple[int, int]  # layer, index into it
+Neuron = tuple[int, int]  # layer, index in the layer
 
 
 def ridgeline(
@@ -36,26 +30,26 @@ def ridgeline(
     site: "Site",
     neurons: "NeuronMask | Iterable[tuple[int, int]]",
 ) -> go.Figure:
-    """The activation densities of chosen neurons of any layers, a row each, on each corpus (a figure of ours).
+    """Plot the activation densities of chosen neurons of any layers, one row per neuron (not a figure of the paper).
 
-    Heights are logarithms of the density, all on one scale, which the subtitle states; a row's line is
-    half the smallest density above zero. Outlines are streamed histograms, as `density` draws them.
+    Heights are logarithms of the density on one common scale, which the subtitle states: the base line of a row is
+    half the smallest density above zero. The outlines are streamed histograms, as in `density`.
 
     Args:
-        stats_by_corpus: label -> statistics with histograms of these neurons, the edges of all corpora
-            the same, as `collect_histograms` returns them; at most 7.
-        site: "mlp" or "attn".
-        neurons: a mask, such as `sp.specialisation(...)["code"].top(0.01, site="mlp")`, whose rows are in the order
-            of layers; or pairs (layer, neuron), in their order. At most 40.
+        stats_by_corpus: Statistics of each corpus by label, at most 7, with histograms of these neurons between the
+            same edges, as returned by `collect_histograms`.
+        site: Site of the neurons, "mlp" or "attn".
+        neurons: Mask of at most 40 neurons, such as `sp.specialisation(...)["code"].top(0.01, site="mlp")`, whose rows
+            are ordered by layer; or pairs (layer, neuron), whose order is kept.
 
     Returns:
-        x is the activation z; y has a tick for each neuron, the first at the top. One trace a neuron and
-        corpus; clicking a corpus in the legend hides it in all rows.
+        Figure with the activation z on the x axis and a tick for each neuron on the y axis, the first at the top.
+        There is one trace per neuron and corpus; clicking on a corpus in the legend hides it in all rows.
 
     Raises:
-        SpLensError: when there is no corpus or too many, no neuron or too many, the statistics are of
-            different models, have no histogram of one of the neurons or different edges, or all
-            activations lie outside them.
+        SpLensError: If there is no corpus or more than 7, no neuron or more than 40, the statistics belong to
+            different models, one of the neurons has no histogram, the edges differ between corpora, or all
+            activations lie outside the edges.
 
     Example:
         >>> import sp_lens as sp
@@ -64,57 +58,56 @@ def ridgeline(
             ...
         sp_lens.errors.SpLensError: there is no corpus to draw: expected {label: ActivationStats}.
     """
-    require_corpora(stats_by_corpus, function="ridgeline")
+    _histograms.require_corpora(stats_by_corpus, function="ridgeline")
     colours = corpus_colours(stats_by_corpus, function="ridgeline")
-    rows = _rows(neurons, site)
-    found = _read_rows(stats_by_corpus, site, rows)
-    every = [one for row in found for one in row.values()]
-    floor, top = density_range(every)
+    rows = _list_neurons(neurons, site)
+    histograms_by_row = _read_rows(stats_by_corpus, site, rows)
+    floor, top = _histograms.density_range(each for row in histograms_by_row for each in row.values())
     figure = go.Figure()
     names = [f"layer {layer}, neuron {neuron}" for layer, neuron in rows]
-    for place, (name, row) in enumerate(zip(names, found, strict=True)):
-        for label, one in row.items():
-            curve = outline(
-                one.edges,
-                one.density[0],
-                floor=floor,
-                name=label,
-                colour=colours[label],
-                hover=f"{name}<br>",
+    for index, (name, row) in enumerate(zip(names, histograms_by_row, strict=True)):
+        for label, (_, edges, heights) in row.items():
+            curve = _histograms.outline(
+                edges, heights[0], floor=floor, name=label, colour=colours[label], hover=f"{name}<br>"
             )
             height = np.log(np.asarray(curve.y) / floor) / np.log(top / floor)
-            curve.update(y=(place - TALL * height).astype(np.float32))
-            figure.add_trace(curve.update(legendgroup=label, showlegend=place == 0))
-    spans = [bins_in_use(row.values()) for row in found if any(one.density.any() for one in row.values())]
+            curve.update(y=(index - PEAK_HEIGHT * height).astype(np.float32))
+            figure.add_trace(curve.update(legendgroup=label, showlegend=index == 0))
+    spans = [
+        _histograms.bins_in_use(row.values())
+        for row in histograms_by_row
+        if any(each.density.any() for each in row.values())
+    ]
+    x_range = [min(low for low, _ in spans), max(high for _, high in spans)]
     figure.update_layout(template=TEMPLATES["notebook"], height=230 + 46 * len(rows), showlegend=True)
-    figure.update_xaxes(title_text=ACTIVATION, range=[min(low for low, _ in spans), max(high for _, high in spans)])
+    figure.update_xaxes(title_text=_histograms.ACTIVATION_TITLE, range=x_range)
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=names, range=[len(rows) - 0.8, -1.1], showline=False)
-    model = of_model(next(iter(stats_by_corpus.values())))
+    model = model_prefix(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
         f"Activation densities of {len(rows)} neurons: {model}{SITE_NAMES[site]}",
-        f"in every row, density from {floor:.2g} to {top:.2g} (share of tokens per unit of activation, log)",
+        f"every row: density from {floor:.2g} to {top:.2g} (share of tokens per unit of activation, log scale)",
     )
     return figure
 
 
-def _rows(neurons: Any, site: "Site") -> list[Neuron]:
-    """The layer and index of each row."""
+def _list_neurons(neurons: Any, site: "Site") -> list[Neuron]:
+    """Return the layer and index of the neuron of each row."""
     if hasattr(neurons, "layout"):
         mask = neurons.select(site)
-        marked = [(group.layer, np.flatnonzero(mask[group.name].cpu().numpy())) for group in mask.layout]
-        rows = [(layer, int(neuron)) for layer, indices in marked for neuron in indices]
+        indices_by_layer = [(group.layer, np.flatnonzero(mask[group.name].cpu().numpy())) for group in mask.layout]
+        rows = [(layer, int(neuron)) for layer, indices in indices_by_layer for neuron in indices]
     else:
-        rows = list(dict.fromkeys(map(_pair, neurons)))
-    if not 0 < len(rows) <= MOST_ROWS:
+        rows = list(dict.fromkeys(map(_as_pair, neurons)))
+    if not 0 < len(rows) <= MAX_ROWS:
         raise SpLensError(
-            f"{len(rows)} neurons at site {site!r}: a ridgeline has a row for each of 1 to {MOST_ROWS}. "
-            "Give a mask of as many, or pairs (layer, neuron)."
+            f"there are {len(rows)} neurons at site {site!r}, and a ridgeline has 1 to {MAX_ROWS} rows: pass a mask of "
+            "that many neurons, or pairs (layer, neuron)."
         )
     return rows
 
 
-def _pair(neuron: Any) -> Neuron:
+def _as_pair(neuron: Any) -> Neuron:
     try:
         layer, index = neuron
         return int(layer), int(index)
@@ -125,13 +118,13 @@ def _pair(neuron: Any) -> Neuron:
 def _read_rows(
     stats_by_corpus: "Mapping[str, ActivationStats]", site: "Site", rows: list[Neuron]
 ) -> list[dict[str, Histograms]]:
-    """For each row, the histogram of its neuron [1 bin] on each corpus; every layer is read once."""
-    found: dict[Neuron, dict[str, Histograms]] = {}
+    """Return the histogram of the neuron of each row on each corpus; every layer is read once."""
+    histograms_by_neuron: dict[Neuron, dict[str, Histograms]] = {}
     for layer in sorted({layer for layer, _ in rows}):
-        indices = [neuron for of_layer, neuron in rows if of_layer == layer]
-        _, histograms = read(stats_by_corpus, site, layer, indices, function="ridgeline")
-        for place, neuron in enumerate(indices):
-            found[layer, neuron] = {
-                label: one._replace(density=one.density[[place]]) for label, one in histograms.items()
+        indices = [index for row_layer, index in rows if row_layer == layer]
+        _, histograms = _histograms.read_histograms(stats_by_corpus, site, layer, indices, function="ridgeline")
+        for position, index in enumerate(indices):
+            histograms_by_neuron[layer, index] = {
+                label: each._replace(density=each.density[[position]]) for label, each in histograms.items()
             }
-    return [found[row] for row in rows]
+    return [histograms_by_neuron[row] for row in rows]

@@ -1,12 +1,13 @@
-"""Whether corpora can be told apart by their neurons: corpora by corpora."""
+"""Importance of the neurons specific to one corpus on every corpus, corpora by corpora (not in the paper)."""
 
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from sp_lens.plots._shared import SITE_NAMES, require_specialisation, set_title, specialisation_about
-from sp_lens.plots._text import plain
+from sp_lens.plots._labels import SITE_NAMES
+from sp_lens.plots._layout import set_title
 from sp_lens.plots.neurons._heatmap import heatmap
+from sp_lens.plots.neurons._inputs import require_specialisation, specialisation_about
 
 if TYPE_CHECKING:
     from sp_lens.scoring.specialisation import Specialisation
@@ -14,30 +15,33 @@ if TYPE_CHECKING:
 
 
 def cross_importance(special: "Specialisation", *, site: "Site" = "mlp", fraction: float = 0.02) -> go.Figure:
-    """How much the neurons most specific to one corpus matter on each of the corpora (a figure of ours).
+    """Plot how important the neurons most specific to one corpus are on each corpus (not a figure of the paper).
 
-    A cell is the share of the summed importance of all neurons of the site, on the corpus of its column,
-    that the top `fraction` of the scores for the corpus of its row has. Dark on the diagonal and light
-    beside it, the corpora use neurons of their own; dark beside it, pruning for the one hurts the other.
+    For each row, take the top `fraction` of neurons by their score for the corpus of the row. A cell is the share of
+    these neurons in the summed importance of all neurons of the site on the corpus of the column. A dark diagonal
+    between light cells means that the corpora use different neurons. Dark cells beside the diagonal mean that pruning
+    for one corpus harms the other.
 
     Args:
-        special: what `specialisation` returns.
-        site: "mlp" or "attn".
-        fraction: share of all neurons of the site, as one step of `prune` takes it.
+        special: Result of `specialisation`.
+        site: Site of the neurons, "mlp" or "attn".
+        fraction: Share of all neurons of the site that is taken for each corpus, as in one step of `prune`.
 
     Returns:
-        y is the corpus that neurons are specific to, x the corpus they are measured on; cells are per cent.
+        Heatmap in per cent, with the corpus that neurons are specific to on the y axis and the corpus on which their
+        importance is measured on the x axis.
 
     Raises:
-        SpLensError: for anything that is no `Specialisation`, a site that it does not have, a fraction that is no
-            share, or a corpus on which no neuron is of any importance.
+        SpLensError: If the argument is not a `Specialisation`, it lacks the site, the fraction is not between 0 and
+            1, or no neuron has any importance on one of the corpora.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.cross_importance(3)
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: cross_importance draws what sp.specialisation() returns, got int.
+        sp_lens.errors.SpLensError: cross_importance expects the result of sp.specialisation(), got an object of type \
+int.
     """
     require_specialisation(special, "cross_importance")
     shares = 100 * special.overlap(fraction, site=site)
@@ -45,16 +49,17 @@ def cross_importance(special: "Specialisation", *, site: "Site" = "mlp", fractio
     figure = heatmap(
         shares.to_numpy(),
         rows=labels,
-        unit="share of the importance (%)",
-        hover="neurons specific to %{y}, on %{x}<br>%{customdata[0]:.2f} % of the importance",
+        columns=labels,
+        unit="share of total importance (%)",
+        hover="neurons specific to %{y}, measured on %{x}<br>%{customdata[0]:.2f} % of total importance",
+        x_title="importance measured on",
+        y_title="neurons specific to",
     )
-    figure.update_traces(x=[plain(label) for label in labels])
-    figure.update_xaxes(title_text="measured on", type="category")
-    figure.update_yaxes(title_text="neurons specific to")
     figure.update_layout(width=680, height=330 + 50 * len(labels))
     set_title(
         figure,
         f"Importance of the {SITE_NAMES[site]} neurons specific to each corpus",
-        f"the top {100 * fraction:.3g} % of all, against the others on average; {specialisation_about(special)}",
+        f"top {100 * fraction:.3g} % of neurons by score against the mean of the other corpora; "
+        f"{specialisation_about(special)}",
     )
     return figure

@@ -1,4 +1,4 @@
-"""Every neuron by its importance on the forget and on the retain corpus."""
+"""Importance of every neuron on the forget corpus against the retain corpus (not in the paper; Definitions 1 and 2)."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import METRIC_NAMES, SITE_NAMES, corpus_names, log_ticks, of_model, scores_of, set_title
-from sp_lens.plots._text import plain
+from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, corpus_names, model_prefix
+from sp_lens.plots._layout import log_ticks, set_title
+from sp_lens.plots._text import escape_plotly
+from sp_lens.plots.neurons._inputs import site_scores
 from sp_lens.plots.themes import NEUTRAL, PALETTE, TEMPLATES
 
 if TYPE_CHECKING:
@@ -17,13 +19,11 @@ if TYPE_CHECKING:
     from sp_lens.statistics.activation_stats import ActivationStats
     from sp_lens.typing import Metric, Site
 
-Floats = npt.NDArray[np.floating]
-
-MOST_POINTS = 20_000
-ALWAYS = 1000  # the highest scores, drawn however dense their surroundings are
-NEAR = 10  # an eps further below all importances would leave most of the axis empty, so it is told instead
-BARS = 100  # the highest scores, whose intervals are drawn; more would hide the points
-GRID = 100  # cells on either axis, by which it is told where points are dense
+MAX_POINTS = 20_000
+TOP_ALWAYS_DRAWN = 1000  # neurons with the highest scores, which are drawn even in dense regions
+MAX_ERROR_BARS = 100  # neurons with the highest scores; more error bars would hide the points
+GRID = 100  # cells per axis in which the density of points is measured
+EPS_REACH = 10  # an eps further below all importances would leave most of the axis empty; the subtitle states it
 
 
 def importance_scatter(
@@ -34,141 +34,146 @@ def importance_scatter(
     site: "Site" = "mlp",
     fraction: float = 0.02,
 ) -> go.Figure:
-    """The importance of every neuron on the forget corpus against that on the retain corpus (a figure of ours).
+    """Plot the importance of every neuron on forget data against retain data (not a figure of the paper).
 
-    The solid line is the cut of the top `fraction`: on it are all neurons of the lowest score that pruning
-    would take, forget = cut * (retain + eps), so what is pruned lies above it. It is flat left of
-    the dotted line, where the retain importance is less than eps and eps rules the score. Where eps is far
-    below all importances, the subtitle says so and there is no dotted line.
+    The solid line is the pruning threshold of the top `fraction`, that is, all points with the lowest score that
+    would be pruned: forget = threshold * (retain + eps). Pruned neurons lie on or above it. Left of the dotted line
+    the retain importance is less than eps, so eps dominates the score and the threshold is flat. If eps is far below
+    all importances, there is no dotted line and the subtitle says so.
 
-    Beyond 20,000 neurons not all of them are drawn: the 1000 highest scores and the extremes of both axes
-    are, and everything where points are sparse; where they are dense, a random sample (seed 0).
+    If there are more than 20,000 neurons, only some are drawn: the 1000 highest scores, the extremes of both axes,
+    all neurons in sparse regions, and a random sample (seed 0) in dense regions.
 
-    Of statistics by folds (`collect(..., folds=20)`), the hover has the 95 % interval of the score, and the 100
-    highest scores have bars: the intervals of both importances.
+    If both statistics contain folds (`collect(..., folds=20)`), the hover text gives the 95 % confidence interval of
+    the score, and the 100 highest scores have error bars: the 95 % confidence intervals of both importances.
 
     Args:
-        forget: statistics on the forget corpus, as `collect` returns them.
-        retain: statistics of the same model on the retain corpus.
-        metric: "abs", "rms", "std" or "freq" (Definition 1).
-        site: "mlp" or "attn".
-        fraction: share of all neurons of the site that is taken, as one step of `prune` does.
+        forget: Statistics on the forget corpus, as returned by `collect`.
+        retain: Statistics of the same model on the retain corpus.
+        metric: Importance metric of Definition 1: "abs", "rms", "std" or "freq".
+        site: Site of the neurons, "mlp" or "attn".
+        fraction: Share of all neurons of the site above the threshold, as in one step of `prune`.
 
     Returns:
-        Both axes are logarithmic, in units of activation (of "freq": share of tokens). A neuron of
-        importance 0 has no place there: it is drawn at the lower edge, at half the smallest importance, and
-        the hover says 0. Two traces of neurons, not taken and taken, then the two lines.
+        Figure with logarithmic axes in units of activation (for "freq", share of tokens). A neuron with importance 0,
+        which has no position on a logarithmic axis, is drawn at half the smallest positive importance, and its hover
+        text says 0. The traces are the neurons below the threshold, the pruned neurons, and the two lines.
 
     Raises:
-        SpLensError: for anything that is no statistics, statistics of different models, an unknown metric or site,
-            a fraction that is no share, or when no neuron has an importance above 0 on one of the corpora.
+        SpLensError: If an argument is not ActivationStats, the statistics belong to different models, the metric or
+            site is unknown, the fraction is not between 0 and 1, or all importances on one corpus are 0.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.importance_scatter({}, {})
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: forget is a dict: expected ActivationStats, as collect() returns.
+        sp_lens.errors.SpLensError: forget has type dict: expected ActivationStats from collect().
     """
-    scores = scores_of(forget, retain, metric=metric, site=site)
-    frame, eps = _neurons(scores, forget, retain, metric, fraction), scores.about["eps"][site]
+    scores = site_scores(forget, retain, metric=metric, site=site)
+    frame, eps = _neuron_frame(scores, forget, retain, metric, fraction), scores.about["eps"][site]
     if forget.folds and retain.folds:
-        frame = _with_intervals(frame, forget, retain, metric, site)
-    drawn = frame if len(frame) <= MOST_POINTS else frame.loc[_kept(frame)]
+        frame = _add_intervals(frame, forget, retain, metric, site)
+    drawn = frame if len(frame) <= MAX_POINTS else frame.loc[_select_points(frame)]
     share, attention = f"top {100 * fraction:.3g} %", site == "attn"
-    others, top = drawn.loc[~drawn["taken"]], drawn.loc[drawn["taken"]]
+    others, pruned = drawn.loc[~drawn["pruned"]], drawn.loc[drawn["pruned"]]
     figure = go.Figure()
     figure.add_trace(_points(others, "other neurons", PALETTE[0], opacity=0.7, attention=attention))
-    figure.add_trace(_points(top, f"{share} by score", PALETTE[1], opacity=0.8, attention=attention))
-    cut = float(frame["score"][frame["taken"]].min())
-    _add_lines(figure, frame, cut=cut, eps=eps, share=share)
+    figure.add_trace(_points(pruned, f"{share} by score", PALETTE[1], opacity=0.8, attention=attention))
+    threshold = float(frame["score"][frame["pruned"]].min())
+    _add_lines(figure, frame, threshold=threshold, eps=eps, share=share)
     for axis, side, stats in (("xaxis", "retain", retain), ("yaxis", "forget", forget)):
-        source = corpus_names(stats.about.get("corpora"))
-        title = f"importance on {side} data{f', {plain(source)}' if source else ''}:<br>{METRIC_NAMES[metric]}, log"
+        corpus = corpus_names(stats.about.get("corpora"))
+        name = f"importance on {side} data{f' ({escape_plotly(corpus)})' if corpus else ''}"
+        title = f"{name}:<br>{METRIC_NAMES[metric]}, log scale"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
     figure.update_layout(template=TEMPLATES["notebook"], height=680, legend_itemsizing="constant")
-    subtitle = f"{of_model(forget)}{len(frame):,} neurons"
+    subtitle = f"{model_prefix(forget)}{len(frame):,} neurons"
     if len(drawn) < len(frame):
         subtitle += f", {len(drawn):,} drawn"
-    subtitle += f"; cut at score {cut:.3g}, eps {eps:g}"
-    if "low" in frame:
-        most = f" of the {BARS} highest scores" if frame["taken"].sum() > BARS else ""
-        subtitle += f"; bars: 95 % intervals over documents{most}"
-    if not _near(eps, frame):
+    subtitle += f"; score at the threshold {threshold:.3g}, eps {eps:g}"
+    if not _eps_is_near(eps, frame):
         subtitle += ", far below all retain importances"
+    if "low" in frame:
+        which = f" of the {MAX_ERROR_BARS} highest scores" if frame["pruned"].sum() > MAX_ERROR_BARS else ""
+        subtitle += f"; error bars: 95 % confidence intervals over documents{which}"
     zeros = {side: int((frame[side] == 0).sum()) for side in ("forget", "retain")}
     if any(zeros.values()):
-        subtitle += f"; at the edges, importance 0: {zeros['forget']:,} on forget, {zeros['retain']:,} on retain data"
-    set_title(figure, f"Importance of {SITE_NAMES[site]} neurons on forget against retain data", subtitle)
+        subtitle += (
+            f"; neurons with importance 0, drawn at the edges: {zeros['forget']:,} on forget data, "
+            f"{zeros['retain']:,} on retain data"
+        )
+    set_title(figure, f"Importance of {SITE_NAMES[site]} neurons on forget and retain data", subtitle)
     return figure
 
 
-def _neurons(
+def _neuron_frame(
     scores: "NeuronValues", forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", fraction: float
 ) -> pd.DataFrame:
-    """One row a neuron: its score, whether it is taken, both importances, and where on the axes these are drawn."""
+    """Return one row per neuron: score, whether it is pruned, both importances and their positions on the axes."""
     site: Site = scores.layout[0].site
-    taken = scores.top(fraction, site=site)
+    pruned = scores.top(fraction, site=site)
     frame = scores.frame().rename(columns={"value": "score"})
-    frame["taken"] = np.concatenate([taken[name].cpu().numpy() for name in taken])
+    frame["pruned"] = np.concatenate([pruned[name].cpu().numpy() for name in pruned])
     for side, stats in (("retain", retain), ("forget", forget)):
         importance = stats.importance(metric).select(site)
         frame[side] = values = np.concatenate([importance[name].numpy() for name in importance])
         if not values.any():
             raise SpLensError(
-                f"the {metric} of all {len(frame)} {site} neurons on the {side} corpus is 0: there is nothing to draw "
-                "on a logarithmic axis. Collect more text, or choose another metric."
+                f"the {metric} of all {len(frame)} {site} neurons on the {side} corpus is 0, so there is nothing to "
+                "draw on a logarithmic axis. Collect more text, or choose another metric."
             )
         frame[f"{side}_drawn"] = np.where(values > 0, values, values[values > 0].min() / 2)
     return frame
 
 
-def _with_intervals(
+def _add_intervals(
     frame: pd.DataFrame, forget: "ActivationStats", retain: "ActivationStats", metric: "Metric", site: "Site"
 ) -> pd.DataFrame:
-    """The ends of the interval of each score, and how far those of both importances reach below and above them."""
+    """Add the confidence interval of each score, and the distances from both importances to their interval ends."""
     from sp_lens.scoring.uncertainty import uncertainty
 
-    of_score = uncertainty(forget, retain, metric=metric).select(site).frame()
-    columns = {"low": of_score["low"], "high": of_score["high"]}
+    scores = uncertainty(forget, retain, metric=metric).select(site).frame()
+    columns = {"low": scores["low"], "high": scores["high"]}
     for side, stats in (("retain", retain), ("forget", forget)):
-        own = uncertainty(stats, metric=metric).select(site).frame()
-        columns |= {f"{side}_below": own["value"] - own["low"], f"{side}_above": own["high"] - own["value"]}
+        importance = uncertainty(stats, metric=metric).select(site).frame()
+        columns[f"{side}_below"] = importance["value"] - importance["low"]
+        columns[f"{side}_above"] = importance["high"] - importance["value"]
     return frame.assign(**columns)
 
 
-def _near(eps: float, frame: pd.DataFrame) -> bool:
-    """Whether the axis can hold eps without being mostly empty."""
-    return eps > frame["retain_drawn"].min() / NEAR
+def _eps_is_near(eps: float, frame: pd.DataFrame) -> bool:
+    """Return whether eps is close enough to the retain importances to be drawn."""
+    return eps > frame["retain_drawn"].min() / EPS_REACH
 
 
-def _kept(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which neurons are drawn when not all are: extremes, sparse places, and a sample of dense ones."""
-    drawn = np.log10(frame[["retain_drawn", "forget_drawn"]].to_numpy())
-    low, high = drawn.min(axis=0), drawn.max(axis=0)
-    cells = ((drawn - low) / np.maximum(high - low, 1e-12) * (GRID - 1)).round().astype(int)
+def _select_points(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Select at most MAX_POINTS neurons: highest scores, extremes, sparse regions, and a sample of dense regions."""
+    positions = np.log10(frame[["retain_drawn", "forget_drawn"]].to_numpy())
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    cells = ((positions - low) / np.maximum(high - low, 1e-12) * (GRID - 1)).round().astype(int)
     cell = pd.Series(cells[:, 0] * GRID + cells[:, 1]).sample(frac=1, random_state=0)
-    turn = cell.groupby(cell).cumcount().sort_index().to_numpy()  # its number within its cell, in random order
-    keep = np.zeros(len(frame), dtype=bool)
-    keep[np.argsort(-frame["score"].to_numpy(), kind="stable")[:ALWAYS]] = True
-    keep[[*drawn.argmin(axis=0), *drawn.argmax(axis=0)]] = True
-    # As many turns as there is room for: first one of each cell, then a second of those that have two, ...
-    room = MOST_POINTS - int(keep.sum())
-    sizes = np.bincount(turn[~keep]).cumsum()
-    return keep | (turn < np.searchsorted(sizes, room, side="right"))
+    rank_in_cell = cell.groupby(cell).cumcount().sort_index().to_numpy()  # in random order
+    selected = np.zeros(len(frame), dtype=bool)
+    selected[np.argsort(-frame["score"].to_numpy(), kind="stable")[:TOP_ALWAYS_DRAWN]] = True
+    selected[[*positions.argmin(axis=0), *positions.argmax(axis=0)]] = True
+    # Fill up with the first point of every cell, then the second points, and so on.
+    room = MAX_POINTS - int(selected.sum())
+    sizes = np.bincount(rank_in_cell[~selected]).cumsum()
+    return selected | (rank_in_cell < np.searchsorted(sizes, room, side="right"))
 
 
 def _points(frame: pd.DataFrame, name: str, colour: str, *, opacity: float, attention: bool) -> go.Scattergl:
     columns = ["layer", "neuron", "score", "forget", "retain", *(["head"] if attention else [])]
     head = " (head %{customdata[5]})" if attention else ""
-    bars: dict[str, Any] = {}
+    error_bars: dict[str, Any] = {}
     interval = ""
     if "low" in frame:
         interval = f" [%{{customdata[{len(columns)}]:.3g}}, %{{customdata[{len(columns) + 1}]:.3g}}]"
         columns += ["low", "high"]
-        if frame["taken"].any():
-            bars = {axis: _bars(frame, side) for axis, side in (("error_x", "retain"), ("error_y", "forget"))}
+        if frame["pruned"].any():
+            error_bars = {"error_x": _error_bars(frame, "retain"), "error_y": _error_bars(frame, "forget")}
     return go.Scattergl(
         x=frame["retain_drawn"].to_numpy(np.float32),
         y=frame["forget_drawn"].to_numpy(np.float32),
@@ -179,31 +184,31 @@ def _points(frame: pd.DataFrame, name: str, colour: str, *, opacity: float, atte
         hovertemplate=(
             f"<b>layer %{{customdata[0]}}, neuron %{{customdata[1]}}{head}</b><br>"
             f"score %{{customdata[2]:.3g}}{interval}<br>"
-            "forget %{customdata[3]:.3g}, retain %{customdata[4]:.3g}<extra></extra>"
+            "importance: forget %{customdata[3]:.3g}, retain %{customdata[4]:.3g}<extra></extra>"
         ),
-        **bars,
+        **error_bars,
     )
 
 
-def _bars(frame: pd.DataFrame, side: str) -> dict[str, Any]:
-    """The intervals of an importance, of the highest scores."""
-    chosen = frame["score"].rank(ascending=False, method="first") <= BARS
+def _error_bars(frame: pd.DataFrame, side: str) -> dict[str, Any]:
+    """Return the confidence intervals of the importances of the neurons with the highest scores."""
+    chosen = frame["score"].rank(ascending=False, method="first") <= MAX_ERROR_BARS
     below, above = (frame[f"{side}_{end}"].where(chosen).to_numpy(np.float32) for end in ("below", "above"))
     return {"array": above, "arrayminus": below, "symmetric": False, "thickness": 0.7, "width": 0}
 
 
-def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, cut: float, eps: float, share: str) -> None:
-    """The axes' ranges; the cut, as far as it goes within them, and eps where it is near."""
+def _add_lines(figure: go.Figure, frame: pd.DataFrame, *, threshold: float, eps: float, share: str) -> None:
+    """Set the ranges of the axes, and draw the threshold within them, and eps if it is near."""
     low = frame[["retain_drawn", "forget_drawn"]].min().to_numpy() / 1.3
     high = frame[["retain", "forget"]].max().to_numpy() * 1.3
-    if _near(eps, frame):
+    if _eps_is_near(eps, frame):
         low[0] = min(low[0], eps / 1.5)
     x = np.geomspace(low[0], high[0], 200)
-    y = cut * (x + eps)
+    y = threshold * (x + eps)
     inside = (y >= low[1]) & (y <= high[1])
     if inside.any():
         line = {"color": NEUTRAL, "width": 3}
-        name = f"cut of the {share}"
+        name = f"pruning threshold ({share})"
         figure.add_scatter(x=x[inside], y=y[inside], mode="lines", name=name, line=line, hoverinfo="skip")
     if low[0] < eps < high[0]:
         figure.add_scatter(

@@ -1,4 +1,4 @@
-"""How far the importance metrics rank the neurons alike."""
+"""Rank correlation of the neuron scores between importance metrics (not in the paper; the metrics of Figure 4)."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import SITE_NAMES, scores_of, set_title, values_about
+from sp_lens.plots._labels import SITE_NAMES, values_about
+from sp_lens.plots._layout import set_title
 from sp_lens.plots.neurons._heatmap import heatmap
+from sp_lens.plots.neurons._inputs import site_scores
 
 if TYPE_CHECKING:
     from sp_lens.statistics.activation_stats import ActivationStats
@@ -18,53 +20,54 @@ METRICS: tuple["Metric", ...] = ("freq", "abs", "rms", "std")  # in the order of
 
 
 def metric_agreement(forget: "ActivationStats", retain: "ActivationStats", *, site: "Site" = "mlp") -> go.Figure:
-    """The rank correlation (Spearman) of the scores by each metric with those by each other (a figure of ours).
+    """Plot Spearman's rank correlation of the scores between all pairs of metrics (not a figure of the paper).
 
-    Pruning takes neurons in the order of their scores, so metrics whose correlation is 1 prune alike. The
-    ranking is over all layers; neurons of equal scores share the mean of their ranks.
+    Pruning takes neurons in the order of their scores, so two metrics with correlation 1 prune the same neurons. All
+    layers are ranked together, and neurons with equal scores share the mean of their ranks.
 
     Args:
-        forget: statistics on the forget corpus, as `collect` returns them.
-        retain: statistics of the same model on the retain corpus.
-        site: "mlp" or "attn".
+        forget: Statistics on the forget corpus, as returned by `collect`.
+        retain: Statistics of the same model on the retain corpus.
+        site: Site of the neurons, "mlp" or "attn".
 
     Returns:
-        A matrix of metrics by metrics, from -1 (or 0, where none is negative) to 1, written into its cells.
+        Annotated heatmap, metrics by metrics. Its colours range from -1 to 1, or from 0 if no correlation is negative.
 
     Raises:
-        SpLensError: for anything that is no statistics, statistics of different models, an unknown site, or when a
-            metric gives all neurons the same score, so that there is no ranking.
+        SpLensError: If an argument is not ActivationStats, the statistics belong to different models, the site is
+            unknown, or a metric gives all neurons the same score, so that there is no ranking.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.metric_agreement({}, {})
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: forget is a dict: expected ActivationStats, as collect() returns.
+        sp_lens.errors.SpLensError: forget has type dict: expected ActivationStats from collect().
     """
-    scores = {metric: scores_of(forget, retain, metric=metric, site=site) for metric in METRICS}
+    scores = {metric: site_scores(forget, retain, metric=metric, site=site) for metric in METRICS}
     columns = {metric: np.concatenate([values[name].numpy() for name in values]) for metric, values in scores.items()}
     ranks = pd.DataFrame(columns).rank()
-    if flat := [metric for metric in METRICS if ranks[metric].nunique() == 1]:
+    if constant := [metric for metric in METRICS if ranks[metric].nunique() == 1]:
         raise SpLensError(
-            f"all {len(ranks)} {site} neurons have the same score by {flat[0]!r}, so there is no ranking to compare: "
-            "collect forget and retain from different text, and more of it."
+            f"all {len(ranks)} {site} neurons have the same score by {constant[0]!r}, so there is no ranking to "
+            "compare: collect forget and retain statistics from different text, and from more of it."
         )
     correlation = ranks.corr().to_numpy()
     figure = heatmap(
         correlation,
         rows=METRICS,
+        columns=METRICS,
         unit="rank correlation",
-        hover="%{y} with %{x}<br>rank correlation %{customdata[0]:.3f}",
+        hover="%{y} and %{x}<br>rank correlation %{customdata[0]:.3f}",
+        x_title="score by",
+        y_title="score by",
     )
-    figure.update_traces(x=METRICS, zmax=1, zmin=-1 if correlation.min() < 0 else 0)
-    figure.update_xaxes(title_text="score by", type="category")
-    figure.update_yaxes(title_text="score by")
+    figure.update_traces(zmax=1, zmin=-1 if correlation.min() < 0 else 0)
     figure.update_layout(width=560, height=480)
     about = values_about({key: value for key, value in scores["abs"].about.items() if key != "metric"})
     set_title(
         figure,
-        f"Rank correlation of {SITE_NAMES[site]} neurons' scores",
-        f"Spearman, {len(ranks):,} neurons<br>{about}",
+        f"Rank correlation of {SITE_NAMES[site]} neuron scores",
+        f"Spearman's correlation between importance metrics, {len(ranks):,} neurons<br>{about}",
     )
     return figure

@@ -1,4 +1,4 @@
-"""How many tokens are enough: how far the top of the ranking is the same, against the tokens collected from."""
+"""Overlap of the top-scoring neurons by number of collected tokens (not in the paper)."""
 
 from typing import Any
 
@@ -6,44 +6,46 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import set_title
+from sp_lens.plots._layout import set_title
 from sp_lens.plots.themes import PALETTE, TEMPLATES
 
-SERIES = {"with_all": "with the top of all tokens", "with_others": "between samples of other documents"}
+SERIES = {"with_all": "overlap with the top neurons from all tokens", "with_others": "overlap between disjoint samples"}
 BAND = (0.1, 0.9)
 
 
 def rank_stability(stability: pd.DataFrame) -> go.Figure:
-    """How much of the top by score stays the same as documents come in (a figure of ours).
+    """Plot how many of the top-scoring neurons stay the same as documents are added (not a figure of the paper).
 
     Args:
-        stability: what `sp_lens.rank_stability(forget, retain)` returns.
+        stability: Table returned by `sp_lens.rank_stability(forget, retain)`.
 
     Returns:
-        x is the number of tokens of each corpus, y the share of the top that is the same; the line is the median over
-        random orders of the documents, the band from the 10th to the 90th percentile. The first series ends at 1
-        whatever there is, as all documents are then compared with themselves; the second compares disjoint samples of
-        so many tokens, and ends at half of them. Four traces, band and line of each.
+        Figure with the number of tokens per corpus on the x axis and the overlap of the top neurons on the y axis.
+        Lines are medians over random orders of the documents, bands reach from the 10th to the 90th percentile. The
+        first series always ends at 100 %, where all documents are compared with themselves. The second compares two
+        disjoint samples of that many tokens, and therefore ends at half of all tokens. There are four traces: a band
+        and a line for each series.
 
     Raises:
-        SpLensError: for a table of other columns, or without a row.
+        SpLensError: If columns are missing or the table is empty.
 
     Example:
         >>> rank_stability(pd.DataFrame())
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: expected the table of sp.rank_stability(), got 0 rows of [].
+        sp_lens.errors.SpLensError: expected the table of sp.rank_stability(), got 0 rows with the columns [].
     """
     if stability.empty or not {"folds", "tokens", *SERIES} <= set(stability.columns):
         raise SpLensError(
-            f"expected the table of sp.rank_stability(), got {len(stability)} rows of {list(stability.columns)}."
+            f"expected the table of sp.rank_stability(), got {len(stability)} rows with the columns "
+            f"{list(stability.columns)}."
         )
     figure = go.Figure()
     tokens: Any = stability.groupby("folds")["tokens"].mean()
     for (column, name), colour in zip(SERIES.items(), PALETTE, strict=False):
         by_folds = stability.dropna(subset=column).groupby("folds")[column]
-        low, middle, high = (100 * by_folds.quantile(place) for place in (BAND[0], 0.5, BAND[1]))
-        x = [tokens[number] for number in middle.index]
+        low, median, high = (100 * by_folds.quantile(quantile) for quantile in (BAND[0], 0.5, BAND[1]))
+        x = [tokens[folds] for folds in median.index]
         figure.add_scatter(
             x=[*x, *reversed(x)],
             y=[*low, *reversed(high.tolist())],
@@ -57,20 +59,20 @@ def rank_stability(stability: pd.DataFrame) -> go.Figure:
         )
         figure.add_scatter(
             x=x,
-            y=middle,
+            y=median,
             mode="lines+markers",
             line={"color": colour},
             name=name,
             legendgroup=column,
-            hovertemplate="%{x:,.0f} tokens: %{y:.0f} % the same<extra></extra>",
+            hovertemplate="%{x:,.0f} tokens: overlap %{y:.0f} %<extra></extra>",
         )
     figure.update_layout(template=TEMPLATES["notebook"])
-    figure.update_xaxes(title_text="tokens of each corpus", rangemode="tozero")
-    figure.update_yaxes(title_text="the same neurons in the top (%)", range=[0, 103])
+    figure.update_xaxes(title_text="tokens per corpus", rangemode="tozero")
+    figure.update_yaxes(title_text="overlap of the top-scoring neurons (%)", range=[0, 103])
     orders = stability["order"].nunique()
     set_title(
         figure,
-        "How many tokens the top of the ranking takes",
-        f"line: median over {orders} orders of the documents; band: 10th to 90th percentile",
+        "Stability of the top-scoring neurons by number of tokens",
+        f"line: median over {orders} random orders of the documents; band: 10th to 90th percentile",
     )
     return figure

@@ -1,46 +1,45 @@
-"""How many neurons of each layer are specific to each corpus."""
+"""Share of each layer's neurons that are specific to each corpus (not in the paper)."""
 
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import (
-    SITE_NAMES,
-    corpus_colours,
-    panels,
-    require_specialisation,
-    set_title,
-    specialisation_about,
-)
-from sp_lens.plots._text import plain
+from sp_lens.plots._labels import SITE_NAMES
+from sp_lens.plots._layout import corpus_colours, make_panels, set_title
+from sp_lens.plots._text import escape_plotly
+from sp_lens.plots.neurons._inputs import require_specialisation, specialisation_about
 
 if TYPE_CHECKING:
     from sp_lens.scoring.specialisation import Specialisation
 
 
 def specialisation_by_layer(special: "Specialisation", *, above: float = 2.0) -> go.Figure:
-    """The share of each layer's neurons that are most specific to each corpus (a figure of ours).
+    """Plot the share of each layer's neurons that are most specific to each corpus (not a figure of the paper).
 
-    A neuron counts for the corpus with its highest score, if that is above `above`: if it is more than so
-    many times as important on this corpus as on the others on average. One panel a site.
+    A neuron counts for the corpus with its highest score if this score (its specificity) is greater than `above`,
+    that is, if it is more than `above` times as important on this corpus as on the mean of the others. There is one
+    panel per site.
 
     Args:
-        special: what `specialisation` returns, of at most 7 corpora.
-        above: the least specificity that counts, 1 or more.
+        special: Result of `specialisation` for at most 7 corpora.
+        above: Specificity that a neuron must exceed to count, 1 or more.
 
     Returns:
-        x is the layer, y the share of its neurons in per cent; bars are stacked, one trace a site and corpus.
+        Stacked bars with the layer on the x axis and the share of its neurons in per cent on the y axis. There is one
+        trace per site and corpus.
 
     Raises:
-        SpLensError: for anything that is no `Specialisation`, too many corpora, or when no neuron is that specific.
+        SpLensError: If the argument is not a `Specialisation`, there are more than 7 corpora, or no neuron exceeds
+            `above`.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.specialisation_by_layer({})
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: specialisation_by_layer draws what sp.specialisation() returns, got dict.
+        sp_lens.errors.SpLensError: specialisation_by_layer expects the result of sp.specialisation(), got an object \
+of type dict.
     """
     require_specialisation(special, "specialisation_by_layer")
     colours = corpus_colours(special, function="specialisation_by_layer")
@@ -48,23 +47,23 @@ def specialisation_by_layer(special: "Specialisation", *, above: float = 2.0) ->
     if not counts["neurons"].any():
         raise SpLensError(
             f"no neuron has a specificity above {above:g}: the highest is "
-            f"{special.frame()['specificity'].max():.3g}. Give a lower `above`."
+            f"{special.frame()['specificity'].max():.3g}. Pass a lower `above`."
         )
     sites = sorted(counts["site"].unique())
-    figure, places = panels([f"{SITE_NAMES[site]} neurons" for site in sites], columns=2, gap=0)
-    for site, (row, column) in zip(sites, places, strict=True):
+    figure, cells = make_panels([f"{SITE_NAMES[site]} neurons" for site in sites], columns=2, gap=0)
+    for site, (row, column) in zip(sites, cells, strict=True):
         for corpus, colour in colours.items():
             bars = counts.loc[(counts["site"] == site) & (counts["corpus"] == corpus)]
             figure.add_bar(
                 x=bars["layer"],
                 y=100 * bars["share"],
                 customdata=bars["neurons"],
-                name=plain(corpus),
+                name=escape_plotly(corpus),
                 legendgroup=corpus,
                 showlegend=column == 1,
                 marker_color=colour,
                 hovertemplate=(
-                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{plain(corpus)}: %{{y:.1f}} %, "
+                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{escape_plotly(corpus)}: %{{y:.1f}} %, "
                     "%{customdata:,} neurons<extra></extra>"
                 ),
                 row=row,
@@ -77,7 +76,8 @@ def specialisation_by_layer(special: "Specialisation", *, above: float = 2.0) ->
     figure.update_layout(barmode="stack", height=560, showlegend=True)
     set_title(
         figure,
-        "Neurons most specific to each corpus, layer by layer",
-        f"more than {above:g} times as important on it as on the others on average; {specialisation_about(special)}",
+        "Neurons most specific to each corpus by layer",
+        f"specific: more than {above:g} times as important on this corpus as on the mean of the others; "
+        f"{specialisation_about(special)}",
     )
     return figure

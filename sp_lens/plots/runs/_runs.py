@@ -1,4 +1,4 @@
-"""How pruning runs are drawn, whatever the axes: a dot for each step, a smoothed curve through them."""
+"""Draw pruning runs as points and smoothed curves, as the trade-off and perplexity figures (Figures 2 and 3) do."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import common_settings
-from sp_lens.plots._text import plain
+from sp_lens.plots._text import escape_plotly
+from sp_lens.plots.runs._run_labels import common_settings
 from sp_lens.plots.themes import PALETTE, TEMPLATES, legend_lines
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 SIDES: "tuple[Side, ...]" = ("forget", "retain")
 Floats = npt.NDArray[np.floating]
 
-# Runs past the last colour take the next symbol and dash; more runs than this can't be told apart by a legend.
+# Once all colours are used, further runs take the next symbol and dash. A legend of more runs than this is illegible.
 SYMBOLS = ("circle", "square", "diamond")
 DASHES = ("solid", "dash", "dot")
-MOST_IN_LEGEND = len(PALETTE) * len(SYMBOLS)
+MAX_IN_LEGEND = len(PALETTE) * len(SYMBOLS)
 
 
-class Intervals(NamedTuple):
-    """The ends of the intervals at one row of a history: retain, which is x, and forget, which is y."""
+class ErrorBars(NamedTuple):
+    """Confidence intervals at one row of a history, as [low, high] on the y axis (forget) and x axis (retain)."""
 
     row: int
     forget: list[float]
@@ -41,24 +41,24 @@ def draw_runs(
     x: str,
     y: str,
     hover: str,
-    columns: list[str],
     log: bool = False,
-    intervals: "Mapping[str, Intervals] | None" = None,
+    error_bars: "Mapping[str, ErrorBars]",
 ) -> go.Figure:
-    """A figure with two traces a run, curve and dots, and a legend that hides both.
+    """Create a figure with two traces per run (curve and points) that a click in the legend hides together.
 
     Args:
-        histories: label -> history of a run, one row a step.
-        x, y: the columns that are the axes.
-        hover: what a dot says below the label of its run.
-        columns: of the history, the `customdata` that `hover` can name.
-        log: the axes are logarithmic, so the curve is smoothed in logarithms (a geometric mean).
-        intervals: label -> bars at one step of the run, `intervals_of`.
+        histories: History of each run by label, one row per step.
+        x: Column on the x axis.
+        y: Column on the y axis.
+        hover: Hover text of a point below the label of its run and its step. The top-1 accuracies on forget and retain
+            data are %{customdata[2]} and %{customdata[3]}.
+        log: Whether the axes are logarithmic. If so, the curve is a moving geometric mean.
+        error_bars: Error bars at one step of a run by label, as returned by `error_bars_of`.
     """
-    crowded = len(histories) > MOST_IN_LEGEND
+    crowded = len(histories) > MAX_IN_LEGEND
     figure = go.Figure()
-    for place, (label, history) in enumerate(histories.items()):
-        turn, colour = divmod(place, len(PALETTE))
+    for index, (label, history) in enumerate(histories.items()):
+        turn, colour = divmod(index, len(PALETTE))
         style = turn % len(SYMBOLS)
         points = history[[x, y]].to_numpy(dtype=float)
         curve = np.exp(_moving_mean(np.log(points))) if log else _moving_mean(points)
@@ -76,91 +76,95 @@ def draw_runs(
             y=points[:, 1],
             mode="markers",
             marker={"color": PALETTE[colour], "size": 3 if crowded else 8, "symbol": SYMBOLS[style]},
-            name=plain(label),
+            name=escape_plotly(label),
             legendgroup=label,
             showlegend=not crowded,
-            customdata=history[columns].to_numpy(),
-            hovertemplate=f"<b>{plain(label)}</b><br>{hover}<extra></extra>",
-            **_bars(points, (intervals or {}).get(label)),
+            customdata=history[["step", "share", "forget_top1", "retain_top1"]].to_numpy(),
+            hovertemplate=(
+                f"<b>{escape_plotly(label)}</b><br>"
+                f"step %{{customdata[0]}}, %{{customdata[1]:.1%}} pruned<br>{hover}<extra></extra>"
+            ),
+            **_plotly_error_bars(points, error_bars.get(label)),
         )
     lines = 0 if crowded else legend_lines(list(histories), 800 / 14)
     figure.update_layout(template=TEMPLATES["notebook"], height=540 + 24 * lines)
     return figure
 
 
-def intervals_of(
+def error_bars_of(
     histories: Mapping[str, pd.DataFrame],
     hits: "Mapping[str, DocumentHits] | None",
     measure: "Callable[[DocumentHits, Side], Interval]",
     *,
     scale: float = 1,
-) -> "dict[str, Intervals]":
-    """The bars of each run of which there are hits, at the step that the hits are of.
+) -> "dict[str, ErrorBars]":
+    """Return the error bars of each run that has hits, at the step whose accuracies agree best with the hits.
 
     Args:
-        histories: label -> history of a run, one row a step.
-        hits: label -> `document_hits` of the model as it is after one step of the run, the best for instance.
-        measure: what the axes are, of hits and a side.
-        scale: what an axis shows of a measure of 1.
+        histories: History of each run by label, one row per step.
+        hits: `document_hits` of the model after one step of a run, for instance the best step, by label.
+        measure: Function that returns the interval of the plotted quantity, given the hits and the side.
+        scale: Value on the axis that corresponds to a measure of 1.
 
     Raises:
-        SpLensError: for hits of no run.
+        SpLensError: If a label of the hits is not the label of a run.
     """
-    found: dict[str, Intervals] = {}
-    for label, one in (hits or {}).items():
+    error_bars: dict[str, ErrorBars] = {}
+    for label, run_hits in (hits or {}).items():
         if label not in histories:
-            raise SpLensError(f"hits of {label!r}, which is no run: there are {', '.join(map(repr, histories))}.")
+            raise SpLensError(f"there are hits for {label!r}, but the runs are {', '.join(map(repr, histories))}.")
         history = histories[label]
-        away = sum(
-            (history[f"{side}_top1"].iloc[0] - history[f"{side}_top1"] - one.drop(side).value).abs() for side in SIDES
+        difference = sum(
+            (history[f"{side}_top1"].iloc[0] - history[f"{side}_top1"] - run_hits.drop(side).value).abs()
+            for side in SIDES
         )
-        ends = [[scale * end for end in measure(one, side)[1:]] for side in SIDES]
-        found[label] = Intervals(int(np.argmin(away)), *ends)
-    return found
+        ends = [[scale * end for end in measure(run_hits, side)[1:]] for side in SIDES]
+        error_bars[label] = ErrorBars(int(np.argmin(difference)), *ends)
+    return error_bars
 
 
-def ends_of(intervals: "Mapping[str, Intervals]") -> list[Floats]:
-    """The ends of all bars as points [low or high, axis], for axes that hold them; of none where there are too few."""
-    ends = [np.array([one.retain, one.forget]).T for one in intervals.values()]
+def ends_of(error_bars: "Mapping[str, ErrorBars]") -> list[Floats]:
+    """Return the ends of the finite error bars as points [low or high, axis], which the axes have to include."""
+    ends = [np.array([bars.retain, bars.forget]).T for bars in error_bars.values()]
     return [points for points in ends if np.isfinite(points).all()]
 
 
-def _bars(points: Floats, bars: "Intervals | None") -> dict[str, Any]:
-    """Error bars of the dots, all but one of them of no length."""
+def _plotly_error_bars(points: Floats, bars: "ErrorBars | None") -> dict[str, Any]:
+    """Return plotly's error bars of all points, which are NaN except at one step."""
     if bars is None:
         return {}
-    found: dict[str, Any] = {}
-    for axis, place, (low, high) in (("error_x", 0, bars.retain), ("error_y", 1, bars.forget)):
+    result: dict[str, Any] = {}
+    for name, axis, (low, high) in (("error_x", 0, bars.retain), ("error_y", 1, bars.forget)):
         lengths = np.full((2, len(points)), np.nan)
-        value = points[bars.row, place]
+        value = points[bars.row, axis]
         lengths[:, bars.row] = max(0.0, high - value), max(0.0, value - low)
-        found[axis] = {"array": lengths[0], "arrayminus": lengths[1], "symmetric": False, "thickness": 1.5, "width": 4}
-    return found
+        result[name] = {"array": lengths[0], "arrayminus": lengths[1], "symmetric": False, "thickness": 1.5, "width": 4}
+    return result
 
 
-def runs_subtitle(runs: "Mapping[str, Run]", intervals: "Mapping[str, Intervals] | None" = None) -> str:
-    """What the dots, the curves and the bars are, and what all the runs have in common."""
-    drawn = any(np.isfinite([one.retain, one.forget]).any() for one in (intervals or {}).values())
-    bars = ", bars 95 % intervals over held-out documents" if drawn else ""
-    number = f"{len(runs)} runs, named on hover; " if len(runs) > MOST_IN_LEGEND else ""
-    return f"{number}dots are steps, curves their moving mean{bars}; {common_settings(runs.values())}"
+def runs_subtitle(runs: "Mapping[str, Run]", error_bars: "Mapping[str, ErrorBars]") -> str:
+    """Explain points, curves and error bars, and list the settings that all runs share."""
+    has_bars = any(np.isfinite([bars.retain, bars.forget]).any() for bars in error_bars.values())
+    bars = "; error bars: 95 % confidence intervals over held-out documents" if has_bars else ""
+    number = f"{len(runs)} runs, named on hover; " if len(runs) > MAX_IN_LEGEND else ""
+    return f"{number}points: pruning steps; curves: moving mean{bars}; {common_settings(runs.values())}"
 
 
 def set_axes(figure: go.Figure, title: str, low: Floats, high: Floats) -> None:
-    """Retain is x and forget is y: their names and where they end.
+    """Set titles and ranges, with retain data on the x axis and forget data on the y axis.
 
     Args:
-        figure: what `draw_runs` returns.
-        title: of either axis, with {side} in it.
-        low, high: [x y], logarithms where the axes are logarithmic.
+        figure: Result of `draw_runs`.
+        title: Title of either axis, in which {side} stands for "retain" or "forget".
+        low: Lower ends [x y]; logarithms if the axes are logarithmic.
+        high: Upper ends [x y].
     """
-    for place, (axis, side) in enumerate((("xaxis", "retain"), ("yaxis", "forget"))):
-        ends = [low[place], high[place]]
-        figure.update_layout({axis: {"title_text": title.format(side=side), "range": ends}})
+    for index, (axis, side) in enumerate((("xaxis", "retain"), ("yaxis", "forget"))):
+        figure.update_layout({axis: {"title_text": title.format(side=side), "range": [low[index], high[index]]}})
 
 
 def add_diagonal(figure: go.Figure, start: tuple[float, float], end: tuple[float, float], text: str) -> None:
-    """A dashed line of reference behind the runs, with its name written along it."""
+    """Draw a dashed reference line behind the runs with a text along it."""
     figure.add_shape(
         type="line",
         layer="below",
@@ -174,7 +178,7 @@ def add_diagonal(figure: go.Figure, start: tuple[float, float], end: tuple[float
 
 
 def _moving_mean(points: Floats) -> Floats:
-    """The mean of each step and of up to two steps on either side, as many before as after."""
+    """Return the mean over each step and up to two steps on either side, with as many before as after."""
     last = len(points) - 1
     reach = [min(2, step, last - step) for step in range(len(points))]
     return np.array([points[step - r : step + r + 1].mean(axis=0) for step, r in enumerate(reach)])

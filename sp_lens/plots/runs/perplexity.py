@@ -1,4 +1,4 @@
-"""How perplexity rises on the one corpus and on the other as neurons are pruned (Figure 3)."""
+"""Figure 3 of the paper: perplexity on the forget corpus against perplexity on the retain corpus."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -8,89 +8,88 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import as_runs, log_ticks, set_title
-from sp_lens.plots.runs._runs import add_diagonal, draw_runs, ends_of, intervals_of, runs_subtitle, set_axes
+from sp_lens.plots._layout import log_ticks, set_title
+from sp_lens.plots.runs._run_labels import as_runs
+from sp_lens.plots.runs._runs import add_diagonal, draw_runs, ends_of, error_bars_of, runs_subtitle, set_axes
 
 if TYPE_CHECKING:
     from sp_lens.evaluation.bootstrap import DocumentHits
     from sp_lens.pruning.run import Run
 
-SIDES = ["retain_perplexity", "forget_perplexity"]  # x and y
+PERPLEXITIES = ["retain_perplexity", "forget_perplexity"]  # x and y
 
 
 def perplexity(
     runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
 ) -> go.Figure:
-    """Figure 3 of arXiv 2403.01267: perplexity on the forget corpus against perplexity on the retain corpus.
+    """Plot Figure 3 of arXiv 2403.01267: perplexity on forget data against perplexity on retain data.
 
-    Drawn as `tradeoff` draws runs, on logarithmic axes: a dot for each step, and a smoothed curve, the
-    geometric mean over a step and up to two steps on either side (our choice). Where all runs begin at one
-    point, a dashed line (ours) leads from it on which both perplexities rise by the same factor; selective
-    pruning is above it.
+    Runs are drawn as in `tradeoff`, but on logarithmic axes: a point for every step and a smoothed curve, the
+    geometric mean over a step and up to two steps on either side (our choice). If all runs start at the same point, a
+    dashed line (our addition) starts there, along which both perplexities rise by the same factor; selective pruning
+    lies above it.
 
     Args:
-        runs: what `prune` or one of `unlearning` returns, a list of it, or a mapping from a label to it. Runs
-            without a label are called after the settings in which they differ.
-        hits: label of a run -> `document_hits` of it, for bars, the 95 % intervals over held-out documents at the step
-            that the hits are of:
+        runs: Result of `prune` or of a method in `unlearning`, a list of runs, or a mapping from label to run. Runs
+            without a label are labelled by the settings in which they differ.
+        hits: `document_hits` of a run by its label, for error bars: 95 % confidence intervals over held-out documents
+            at the step that the hits belong to. Compute them with
             `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
-        x and y are perplexities, exp(mean loss in nats per token); each run is two traces, curve and dots.
-        Steps of infinite perplexity (a loss above 700 nats) are left out, and the subtitle counts them.
+        Figure with perplexities, exp(mean loss in nats per token), on both axes. Each run has two traces (curve and
+        points). Steps with infinite perplexity (a loss above 700 nats) are omitted, and the subtitle counts them.
 
     Raises:
-        SpLensError: when there is no run, something that is no `PruneRun`, a run without a step of finite
-            perplexity, or hits of no run.
+        SpLensError: If there is no run, an item is not a run, a run has no step with finite perplexity, or a label of
+            the hits is not the label of a run.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.perplexity([])
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: no runs to draw: expected a PruneRun, a list of them, or {label: PruneRun}.
+        sp_lens.errors.SpLensError: there are no runs to draw: expected a PruneRun, a list of runs, or {label: run}.
     """
-    named = as_runs(runs)
-    histories = {label: _finite(label, run) for label, run in named.items()}
-    bars = intervals_of(histories, hits, lambda one, side: one.perplexity(side))
+    labelled = as_runs(runs)
+    histories = {label: _finite_steps(label, run) for label, run in labelled.items()}
+    error_bars = error_bars_of(histories, hits, lambda run_hits, side: run_hits.perplexity(side))
     figure = draw_runs(
         histories,
-        x=SIDES[0],
-        y=SIDES[1],
-        intervals=bars,
-        columns=["step", "share", "forget_top1", "retain_top1"],
+        x="retain_perplexity",
+        y="forget_perplexity",
+        error_bars=error_bars,
         hover=(
-            "step %{customdata[0]}, %{customdata[1]:.1%} pruned<br>"
-            "forget: perplexity %{y:,.1f}, top-1 %{customdata[2]:.1%}<br>"
-            "retain: perplexity %{x:,.1f}, top-1 %{customdata[3]:.1%}"
+            "forget: perplexity %{y:,.1f}, top-1 accuracy %{customdata[2]:.1%}<br>"
+            "retain: perplexity %{x:,.1f}, top-1 accuracy %{customdata[3]:.1%}"
         ),
         log=True,
     )
-    everything = pd.concat(list(histories.values()))
-    drawn = np.concatenate([everything[SIDES].to_numpy(), *ends_of(bars)])
-    low, high = drawn.min(axis=0), drawn.max(axis=0)
-    margin = 0.06 * np.log10(high / low) + 0.02  # where nothing was lost, there is no span
-    set_axes(figure, "perplexity on {side} data (log)", np.log10(low) - margin, np.log10(high) + margin)
+    steps = pd.concat(list(histories.values()))[PERPLEXITIES]
+    points = np.concatenate([steps.to_numpy(), *ends_of(error_bars)])
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = 0.06 * np.log10(high / low) + 0.02  # the constant is for runs whose perplexity never changes
+    set_axes(figure, "perplexity on {side} data (log scale)", np.log10(low) - margin, np.log10(high) + margin)
     figure.update_xaxes(type="log", **log_ticks(low[0], high[0]))
     figure.update_yaxes(type="log", **log_ticks(low[1], high[1]))
-    starts = np.array([history[SIDES].iloc[0] for history in histories.values()])
-    factor = float((everything[SIDES].max() / starts[0]).min())
+    starts = np.array([history[PERPLEXITIES].iloc[0] for history in histories.values()])
+    factor = float((steps.max() / starts[0]).min())
     if np.allclose(starts, starts[0]) and factor > 1:
         x, y = starts[0]
-        add_diagonal(figure, (x, y), (x * factor, y * factor), "both rise alike")
-    subtitle = runs_subtitle(named, bars)
-    if left_out := sum(len(run.records) for run in named.values()) - sum(map(len, histories.values())):
-        subtitle += f"; left out, steps of infinite perplexity: {left_out}"
-    set_title(figure, "Selective pruning: perplexity on forget against retain data", subtitle)
+        add_diagonal(figure, (x, y), (x * factor, y * factor), "same relative increase")
+    subtitle = runs_subtitle(labelled, error_bars)
+    if omitted := sum(len(run.records) for run in labelled.values()) - len(steps):
+        subtitle += f"; steps with infinite perplexity, not drawn: {omitted}"
+    set_title(figure, "Selective pruning: perplexity on forget and retain data", subtitle)
     return figure
 
 
-def _finite(label: str, run: "Run") -> pd.DataFrame:
-    """The steps that have a place on logarithmic axes."""
+def _finite_steps(label: str, run: "Run") -> pd.DataFrame:
+    """Return the steps of a run with finite perplexities, which logarithmic axes can show."""
     history = run.history
-    if missing := [column for column in SIDES if column not in history]:
-        raise SpLensError(f"run {label!r} has no {missing[0]} in its records: expected a run that prune() evaluated.")
-    finite = history.loc[np.isfinite(history[SIDES]).all(axis=1)]
+    if missing := [column for column in PERPLEXITIES if column not in history]:
+        raise SpLensError(f"run {label!r} has no {missing[0]} in its records: expected a run evaluated by prune().")
+    finite = history.loc[np.isfinite(history[PERPLEXITIES]).all(axis=1)]
     if finite.empty:
-        raise SpLensError(f"run {label!r} has no step of finite perplexity: draw its accuracy with tradeoff() instead.")
+        raise SpLensError(f"run {label!r} has no step with finite perplexity: plot its accuracy with tradeoff().")
     return finite

@@ -1,4 +1,4 @@
-"""How selectively each metric prunes each site, the runs of several seeds as one bar (Figure 4)."""
+"""Figure 4 of the paper: selectivity by importance metric and site, with the runs of several seeds as one bar."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,153 +8,169 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import SITE_NAMES, as_runs, common_settings, panels, run_facts, set_title
-from sp_lens.plots._text import plain
+from sp_lens.plots._labels import SITE_NAMES
+from sp_lens.plots._layout import make_panels, set_title
+from sp_lens.plots._text import escape_plotly
+from sp_lens.plots.runs._run_labels import as_runs, common_settings, differing_settings, run_facts
 from sp_lens.plots.themes import PALETTE
 
 if TYPE_CHECKING:
     from sp_lens.evaluation.bootstrap import DocumentHits
     from sp_lens.pruning.run import Run
 
-METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as the paper's caption lists them, the control last
+METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as in the paper's caption, with the control last
 SITE_COLOURS = {"mlp": PALETTE[0], "attn": PALETTE[1], "both": PALETTE[2]}
 COLUMNS = 2
-MOST_PANELS = 12
+MAX_PANELS = 12
 
 
 def selectivity(
     runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
 ) -> go.Figure:
-    """Figure 4 of arXiv 2403.01267: how selectively each importance metric prunes, at each site.
+    """Plot Figure 4 of arXiv 2403.01267: the selectivity of each importance metric at each site.
 
-    A bar is the largest difference, over the steps, between the drop in forget accuracy and the drop in
-    retain accuracy. Runs that agree in everything but their seed are one bar: its height is their mean, and
-    its error bar their standard deviation (of a sample, n - 1; our choice, the paper shows one run each).
-    With `hits` of the runs, error bars are 95 % intervals of that mean over held-out documents instead.
-    Where runs differ in more than metric, site and seed (in the model, as in the paper, or in the corpora),
-    there is one panel for each.
+    A bar is the largest difference over all steps between the drop in forget accuracy and the drop in retain
+    accuracy. Runs that differ only in their seed are combined into one bar, whose height is their mean and whose error
+    bar is their sample standard deviation (n - 1; our choice, the paper shows one run each). If `hits` are given,
+    error bars are instead 95 % confidence intervals of that mean over held-out documents. If the runs differ in more
+    than metric, site and seed (in the model, as in the paper, or in the corpora), there is one panel per combination.
 
     Args:
-        runs: what `prune` returns, a list of it, or a mapping from a label to it. Bars are named after the
-            settings of the runs, never after labels: labels could not be told apart from seeds.
-        hits: label of each run -> `document_hits` at its best step,
-            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`; all runs or none.
+        runs: Result of `prune`, a list of runs, or a mapping from label to run. Bars are named after the settings of
+            the runs and not after labels, which would not show which runs differ only in their seed.
+        hits: `document_hits` of every run at its best step by its label, computed with
+            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
-        y is `run.selectivity` in percentage points of next-token top-1 accuracy, never below 0, as the
-        largest is taken over step 0 too; x the metric; one trace a panel and site.
+        Figure with the metric on the x axis and `run.selectivity` in percentage points of next-token top-1 accuracy
+        on the y axis. It is never below 0, because step 0 is included. There is one trace per panel and site.
 
     Raises:
-        SpLensError: when there is no run, something that is no `PruneRun`, a run that pruned nothing or does
-            not say its metric and site, runs that need more than 12 panels, or hits that are not of these runs.
+        SpLensError: If there is no run, an item is not a run, a run pruned nothing or does not record its metric and
+            site, the runs need more than 12 panels, or the hits do not belong to exactly these runs.
 
     Example:
         >>> import sp_lens as sp
         >>> sp.plots.selectivity([])
         Traceback (most recent call last):
             ...
-        sp_lens.errors.SpLensError: no runs to draw: expected a PruneRun, a list of them, or {label: PruneRun}.
+        sp_lens.errors.SpLensError: there are no runs to draw: expected a PruneRun, a list of runs, or {label: run}.
     """
-    named = as_runs(runs)
-    if hits is not None and set(hits) != set(named):
-        raise SpLensError(f"hits are of {sorted(hits)}, and the runs are {sorted(named)}: give hits of each run.")
-    bars = _bars(named, hits)
+    labelled = as_runs(runs)
+    if hits is not None and set(hits) != set(labelled):
+        raise SpLensError(f"there are hits for {sorted(hits)}, but the runs are {sorted(labelled)}: pass hits of each.")
+    bars = _bar_table(labelled, hits)
     titles = list(bars["panel"].unique())
-    if len(titles) > MOST_PANELS:
+    if len(titles) > MAX_PANELS:
         raise SpLensError(
-            f"these {len(named)} runs differ in more than metric, site and seed and need {len(titles)} panels "
-            f"({titles[0]!r}, {titles[1]!r}, ...), at most {MOST_PANELS} are drawn: give fewer runs at once."
+            f"these {len(labelled)} runs differ in more than metric, site and seed and need {len(titles)} panels "
+            f"({titles[0]!r}, {titles[1]!r}, ...), but at most {MAX_PANELS} can be drawn: pass fewer runs."
         )
-    figure, places = panels([plain(title) for title in titles], columns=COLUMNS, gap=0.33)
-    sites = [site for site in SITE_COLOURS if site in set(bars["site"])]
-    for site in sites:
+    figure, cells = make_panels([escape_plotly(title) for title in titles], columns=COLUMNS, gap=0.33)
+    for site in (site for site in SITE_COLOURS if site in set(bars["site"])):
         of_site = bars.loc[bars["site"] == site]
-        for title, (row, column) in zip(titles, places, strict=True):
-            chosen = of_site.loc[of_site["panel"] == title]
-            if len(chosen):
-                figure.add_trace(_bar(chosen, site, first=title == of_site["panel"].iloc[0]), row, column)
-    metrics = [plain(metric) for metric in sorted(bars["metric"].unique(), key=_place_of_metric)]
-    half = max(len(metrics), 4) / 2  # so that few bars don't grow as wide as the figure
+        for title, (row, column) in zip(titles, cells, strict=True):
+            in_panel = of_site.loc[of_site["panel"] == title]
+            if len(in_panel):
+                figure.add_trace(_bar(in_panel, site, showlegend=title == of_site["panel"].iloc[0]), row, column)
+    metrics = [escape_plotly(metric) for metric in sorted(bars["metric"].unique(), key=_metric_order)]
+    half = max(len(metrics), 4) / 2  # keeps a small number of bars from becoming as wide as the figure
     ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
     figure.update_xaxes(title_text="importance metric", categoryorder="array", categoryarray=metrics, range=ends)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="selectivity (percentage points)", col=1)
-    figure.update_layout(height=200 + 330 * places[-1][0], showlegend=True, bargroupgap=0.08)
-    steps = sorted({run.steps for run in named.values()})
-    over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
-    errors = "; error bars: standard deviation over seeds" if (bars["runs"] > 1).any() else ""
-    if hits is not None:
-        errors = "; error bars: 95 % intervals over held-out documents" if bars["above"].notna().any() else ""
-    nothing = "" if bars["mean"].any() else "; no run lost more on forget than on retain data"
-    protected = "".join(f", {one} ({site})" for site, one in _protected(named).items())
-    set_title(
-        figure,
-        "Selectivity: forget drop less retain drop in top-1 accuracy, by metric and site",
-        f"the largest over {over}{errors}{nothing}; {common_settings(named.values())}{protected}",
-    )
+    figure.update_layout(height=200 + 330 * cells[-1][0], showlegend=True, bargroupgap=0.08)
+    set_title(figure, "Selectivity by importance metric and site", _subtitle(labelled, bars, has_hits=hits is not None))
     return figure
 
 
-def _bars(named: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None") -> pd.DataFrame:
-    """One row a bar: panel, metric, site, mean, std, min, max (points) and number of its runs, below and above it."""
-    facts = {label: run_facts(run) for label, run in named.items()}
-    no_panel = {"metric", "site", "seed", *(["protected"] if _protected(named) else [])}
-    keys = dict.fromkeys(key for one in facts.values() for key in one if key not in no_panel)
-    differing = [key for key in keys if len({one.get(key) for one in facts.values()}) > 1]
+def _subtitle(labelled: "Mapping[str, Run]", bars: pd.DataFrame, *, has_hits: bool) -> str:
+    steps = sorted({run.steps for run in labelled.values()})
+    over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    errors = ""
+    if has_hits and bars["above"].notna().any():
+        errors = "; error bars: 95 % confidence intervals over held-out documents"
+    elif not has_hits and (bars["runs"] > 1).any():
+        errors = "; error bars: standard deviation over seeds"
+    nothing = "" if bars["mean"].any() else "; no run has a larger drop on forget than on retain data"
+    protected = "".join(f", {number} ({site})" for site, number in _protected_by_site(labelled).items())
+    return (
+        f"largest difference between the drops in forget and retain top-1 accuracy over {over}{errors}{nothing}; "
+        f"{common_settings(labelled.values())}{protected}"
+    )
+
+
+def _bar_table(labelled: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None") -> pd.DataFrame:
+    """Return one row per bar.
+
+    Columns are panel, metric, site, mean, std, min and max of the selectivity in percentage points, the number of
+    runs, and the lengths of the error bar below and above the mean.
+    """
+    facts = {label: run_facts(run) for label, run in labelled.items()}
+    not_in_panel = {"metric", "site", "seed", *(["protected"] if _protected_by_site(labelled) else [])}
+    panel_keys = [key for key in differing_settings(facts.values()) if key not in not_in_panel]
     rows: list[dict[str, Any]] = []
-    for label, run in named.items():
-        own = facts[label]
+    for label, run in labelled.items():
+        settings = facts[label]
         if not run.steps:
-            raise SpLensError(f"run {label!r} has step 0 alone: nothing was pruned, so it has no selectivity.")
-        if own.get("site") not in SITE_COLOURS or "metric" not in own:
+            raise SpLensError(f"run {label!r} only has step 0: it pruned nothing and therefore has no selectivity.")
+        if settings.get("site") not in SITE_COLOURS or "metric" not in settings:
             raise SpLensError(
-                f"run {label!r} has metric {own.get('metric')!r} and site {own.get('site')!r} in its settings: "
-                f"expected a metric and one of {tuple(SITE_COLOURS)}, as prune() records them."
+                f"run {label!r} has metric {settings.get('metric')!r} and site {settings.get('site')!r} in its "
+                f"settings: expected a metric and one of {tuple(SITE_COLOURS)}, as recorded by prune()."
             )
-        panel = ", ".join(own[key] for key in differing if key in own) or ("not recorded" if differing else "")
-        rows.append({"panel": panel, "metric": own["metric"], "site": own["site"], "points": 100 * run.selectivity})
-    grouped = pd.DataFrame(rows, index=list(named)).groupby(["panel", "metric", "site"], sort=False)["points"]
+        panel = ", ".join(settings[key] for key in panel_keys if key in settings)
+        rows.append(
+            {
+                "panel": panel or ("not recorded" if panel_keys else ""),
+                "metric": settings["metric"],
+                "site": settings["site"],
+                "points": 100 * run.selectivity,
+            }
+        )
+    grouped = pd.DataFrame(rows, index=list(labelled)).groupby(["panel", "metric", "site"], sort=False)["points"]
     bars = grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
     bars = bars.rename(columns={"count": "runs"})
     if hits is None:
         return bars.assign(below=bars["std"], above=bars["std"])
-    # The runs of a bar are of the same documents, which are drawn alike for each: the mean is taken draw by draw.
+    # The runs of a bar are evaluated on the same documents, and the bootstrap draws the same documents for each run, so
+    # the mean over runs can be taken draw by draw.
     draws = [np.mean([100 * hits[str(label)].draws() for label in points.index], axis=0) for _, points in grouped]
     low, high = np.percentile(draws, [2.5, 97.5], axis=1)
     return bars.assign(below=bars["mean"] - low, above=high - bars["mean"])
 
 
-def _protected(named: "Mapping[str, Run]") -> dict[str, str]:
-    """Site -> how many neurons are protected there, where it is another number, or none, at another site.
+def _protected_by_site(labelled: "Mapping[str, Run]") -> dict[str, str]:
+    """Return the number of protected neurons at each site if it differs between sites, as text.
 
-    Attention sinks for instance are neurons of one site. Nothing where runs of the same site differ.
+    Attention sinks, for example, are neurons of one site only. Return an empty mapping if all runs protect equally
+    many neurons, or if runs at the same site differ.
     """
-    facts = [run_facts(run) for run in named.values()]
-    found = {(one.get("site", ""), one.get("protected")) for one in facts}
-    if len(found) > len({site for site, _ in found}) or len({number for _, number in found}) == 1:
+    facts = [run_facts(run) for run in labelled.values()]
+    pairs = {(settings.get("site", ""), settings.get("protected")) for settings in facts}
+    if len(pairs) > len({site for site, _ in pairs}) or len({number for _, number in pairs}) == 1:
         return {}
-    return {site: number for site, number in sorted(found) if number}
+    return {site: number for site, number in sorted(pairs) if number}
 
 
-def _bar(bars: pd.DataFrame, site: str, *, first: bool) -> go.Bar:
-    """The bars of one site in one panel; `first`: this one stands in the legend."""
+def _bar(bars: pd.DataFrame, site: str, *, showlegend: bool) -> go.Bar:
+    """Return the bars of one site in one panel."""
     ends = {"array": bars["above"], "arrayminus": bars["below"], "symmetric": False, "thickness": 1.5, "width": 5}
     return go.Bar(
-        x=[plain(metric) for metric in bars["metric"]],
+        x=[escape_plotly(metric) for metric in bars["metric"]],
         y=bars["mean"],
         error_y=ends if bars["above"].notna().any() else None,
         name=f"{SITE_NAMES[site]} neurons",
         legendgroup=site,
-        showlegend=first,
+        showlegend=showlegend,
         marker_color=SITE_COLOURS[site],
         customdata=bars[["runs", "min", "max"]].to_numpy(),
         hovertemplate=(
-            f"<b>%{{x}}, {SITE_NAMES[site]}</b><br>%{{y:.1f}} points, mean of %{{customdata[0]}} runs<br>"
+            f"<b>%{{x}}, {SITE_NAMES[site]}</b><br>%{{y:.1f}} percentage points, mean of %{{customdata[0]}} runs<br>"
             "%{customdata[1]:.1f} to %{customdata[2]:.1f}<extra></extra>"
         ),
     )
 
 
-def _place_of_metric(metric: str) -> tuple[int, str]:
-    known = metric in METRIC_ORDER
-    return (METRIC_ORDER.index(metric) if known else len(METRIC_ORDER), metric)
+def _metric_order(metric: str) -> tuple[int, str]:
+    return (METRIC_ORDER.index(metric) if metric in METRIC_ORDER else len(METRIC_ORDER), metric)

@@ -1,39 +1,44 @@
-"""How selectivity grows with something: the size of a model, the number of tokens collected."""
+"""Selectivity against the size of the model or the number of collected tokens (not in the paper; cf. Figure 4)."""
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._shared import log_ticks, set_title
-from sp_lens.plots._text import plain
+from sp_lens.plots._layout import log_ticks, set_title
+from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.themes import PALETTE, TEMPLATES
 
-# What is on the axis, and its unit.
-NAMES = {"parameters": ("parameters of the model (millions)", 1e6), "tokens": ("tokens collected of each corpus", 1)}
+# Name of the quantity on the x axis, its unit in words, and the value of that unit.
+QUANTITIES = {
+    "parameters": ("parameters of the model", " (millions)", 1e6),
+    "tokens": ("tokens collected per corpus", "", 1),
+}
 
 
 def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
-    """Selectivity, with its 95 % confidence interval, against a number on a logarithmic axis.
+    """Plot selectivity, with its 95 % confidence interval, against model size or tokens on a logarithmic axis.
 
     Args:
-        data: columns `selectivity`, `low` and `high` (percentage points), that of `x`, and that of `series`.
-        x: "parameters" or "tokens".
-        series: what tells the curves apart.
+        data: Table with the columns `selectivity`, `low` and `high` (in percentage points), the column named by `x`,
+            and the column named by `series`.
+        x: Quantity on the x axis: "parameters" or "tokens".
+        series: Name of the column that distinguishes the curves.
 
     Returns:
-        One trace a series, in the order of `x`.
+        Figure with one trace per series, ordered along the x axis.
 
     Raises:
-        SpLensError: for a column that is missing, no rows, and an `x` that has no logarithm.
+        SpLensError: If a column is missing, there are no rows, or a value of `x` is not positive.
     """
     if missing := [column for column in ("selectivity", "low", "high", x, series) if column not in data]:
-        raise SpLensError(f"the data has the columns {list(data.columns)} and no {missing[0]!r}.")
+        raise SpLensError(f"the data has no column {missing[0]!r}: its columns are {list(data.columns)}.")
     if data.empty or not (data[x] > 0).all():
-        raise SpLensError(f"{x!r} is {data[x].tolist()}: expected numbers above 0, the axis is logarithmic.")
-    name_of_x, unit = NAMES[x]
+        raise SpLensError(f"{x!r} is {data[x].tolist()}: expected positive numbers for the logarithmic axis.")
+    quantity, unit_name, unit = QUANTITIES[x]
     data = data.assign(**{x: data[x] / unit})
     figure = go.Figure()
-    for place, (name, rows) in enumerate(data.sort_values(x).groupby(series, sort=False)):
+    for index, (name, rows) in enumerate(data.sort_values(x).groupby(series, sort=False)):
+        label = escape_plotly(name)
         figure.add_scatter(
             x=rows[x],
             y=rows["selectivity"],
@@ -44,18 +49,22 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
                 "width": 5,
             },
             mode="lines+markers",
-            name=plain(name),
-            line_color=PALETTE[place % len(PALETTE)],
+            name=label,
+            line_color=PALETTE[index % len(PALETTE)],
             marker_size=8,
-            hovertemplate=f"<b>{plain(name)}</b><br>{name_of_x}: %{{x:,}}<br>%{{y:.1f}} points<extra></extra>",
+            hovertemplate=(
+                f"<b>{label}</b><br>{quantity}{unit_name}: %{{x:,}}<br>%{{y:.1f}} percentage points<extra></extra>"
+            ),
         )
     figure.update_layout(template=TEMPLATES["notebook"], height=560, showlegend=True)
-    figure.update_xaxes(type="log", title_text=f"{name_of_x}, log", **log_ticks(data[x].min(), data[x].max()))
+    ticks = log_ticks(data[x].min(), data[x].max())
+    figure.update_xaxes(type="log", title_text=f"{quantity}{unit_name}, log scale", **ticks)
     figure.update_yaxes(rangemode="tozero", title_text="selectivity (percentage points)")
-    bars = "; bars: 95 % intervals over held-out documents" if data[["low", "high"]].notna().to_numpy().any() else ""
+    has_intervals = data[["low", "high"]].notna().to_numpy().any()
+    bars = "; error bars: 95 % confidence intervals over held-out documents" if has_intervals else ""
     set_title(
         figure,
-        f"Selectivity by {name_of_x.partition(' (')[0]}",
-        f"forget drop less retain drop in top-1 accuracy at the best step{bars}",
+        f"Selectivity by {quantity}",
+        f"difference between the drops in forget and retain top-1 accuracy at the best step{bars}",
     )
     return figure
