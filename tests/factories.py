@@ -1,4 +1,4 @@
-"""Models and inputs that the tests build: tiny random models of several families, and random rows of tokens."""
+"""Inputs of the tests: tiny random models of several families, random rows of tokens, and random document hits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEMO_MASKED_FOLDER = Path(str(files("sp_lens.assets") / "demo-masked"))
 
 
 def tiny_hf(family: str, seed: int = 0) -> Any:
-    """A random transformers model of a family, with weights large enough that every neuron matters."""
+    """Return a random transformers model of a family, with weights large enough that every neuron has an effect."""
     kind, options = FAMILIES[family][1:3] if family in FAMILIES else REFUSED[family]
     torch.manual_seed(seed)
     model = kind(kind.config_class(**options, attn_implementation="eager")).eval()
@@ -37,7 +37,7 @@ def tiny_hf(family: str, seed: int = 0) -> Any:
 
 
 def bridge_of(hf_model: Any, name: str) -> Any:
-    """The bridge around a transformers model, with the bundled tokenizer, or an image processor."""
+    """Return a bridge around a transformers model, with the bundled tokenizer or an image processor."""
     from transformer_lens.model_bridge import TransformerBridge
 
     tokenizer = None
@@ -52,30 +52,30 @@ def bridge_of(hf_model: Any, name: str) -> Any:
 
 
 def tiny_bridge(family: str, seed: int = 0) -> Any:
-    """A random model of a family in a bridge."""
+    """Return a random model of a family as a bridge."""
     return bridge_of(tiny_hf(family, seed), f"tiny-{family}")
 
 
 def random_rows(count: int, *, seed: int = 0, longest: int = 24) -> list[torch.Tensor]:
-    """Rows of random ordinary tokens, of random lengths."""
+    """Return rows of random tokens, none of them special, with random lengths from 2 to `longest`."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(2, 4096, (length,), generator=generator) for length in lengths]
 
 
 def padded(rows: list[torch.Tensor], side: str, pad_id: int) -> dict[str, torch.Tensor]:
-    """The rows as a tokenizer returns them, padded on a side to the longest."""
+    """Return the rows in the format of a tokenizer, padded on one side to the length of the longest row."""
     longest = max(map(len, rows))
     ids, mask = torch.full((len(rows), longest), pad_id), torch.zeros((len(rows), longest), dtype=torch.long)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         real = slice(longest - len(row), None) if side == "left" else slice(len(row))
-        ids[place, real], mask[place, real] = row, 1
+        ids[index, real], mask[index, real] = row, 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def tiny_hooked(family: str, seed: int = 0) -> Any:
-    """The same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3.x)."""
-    # By name, as the type checker sees TransformerLens 4, where all three are gone.
+    """Return the same random model as a `HookedTransformer` with unprocessed weights (TransformerLens 3)."""
+    # Import by name, because the type checker sees TransformerLens 4, which has none of these.
     transformer_lens: Any = importlib.import_module("transformer_lens")
     weight_conversions = importlib.import_module("transformer_lens.pretrained.weight_conversions")
     hf = tiny_hf(family, seed)
@@ -115,18 +115,18 @@ def tiny_hooked(family: str, seed: int = 0) -> Any:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A hooked model and, as an oracle that is not TransformerLens, the plain transformers model it is made from."""
+    """A hooked model, and as a reference the plain transformers model that it was made from."""
 
     family: str
     model: Any
     hf: Any
 
 
-# The families that every test of a model runs on; tests/families holds all of them to the same.
+# The families on which tests of models run; tests/families covers all supported families.
 TINY = ("gpt2", "opt", "neox", "llama")
 
 
-# HookedTransformer was removed in TransformerLens 4: there the bridge is all there is.
+# TransformerLens 4 removed HookedTransformer and only has the bridge.
 HERE = tuple(map(int, version("transformer_lens").split(".")[:2]))
 
 
@@ -134,7 +134,7 @@ KINDS = ("bridge",) if HERE >= (4,) else ("bridge", "hooked")
 
 
 def output_modules(family: str, hf: Any) -> dict[str, Any]:
-    """By hook name, the plain transformers module whose input the hook sees. Spelled out, not taken from sp_lens."""
+    """Return, by hook name, the transformers module whose input the hook sees, without using sp_lens."""
     modules = {}
     for layer in range(hf.config.num_hidden_layers):
         mlp, attn = (hf.get_submodule(path.format(layer)) for path in FAMILIES[family][3:5])
@@ -144,7 +144,7 @@ def output_modules(family: str, hf: Any) -> dict[str, Any]:
 
 
 def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
-    """Prune the plain transformers model for good: zero what multiplies each masked neuron."""
+    """Prune the plain transformers model permanently, by setting the output weights of each masked neuron to zero."""
     with torch.no_grad():
         for name, module in output_modules(family, hf).items():
             if name in mask:
@@ -155,15 +155,15 @@ def zero_rows(family: str, hf: Any, mask: sp.NeuronMask) -> None:
 def plain_activations(
     family: str, hf: Any, rows: list[torch.Tensor], *, positions: slice = slice(1, None)
 ) -> dict[str, torch.Tensor]:
-    """The activations of plain transformers, row by row without padding: {hook name: float64 [token neuron]}.
+    """Return the activations of plain transformers, row by row without padding: {hook name: float64 [token neuron]}.
 
-    The first token of a row is left out, as `collect` does, unless other positions are asked for.
+    By default the first token of each row is left out, as in `collect`.
     """
-    found: dict[str, list[torch.Tensor]] = {}
+    activations: dict[str, list[torch.Tensor]] = {}
     modules = output_modules(family, hf)
     handles = [
         module.register_forward_pre_hook(
-            lambda _, inputs, name=name: found.setdefault(name, []).append(inputs[0].flatten(0, -2)[positions])
+            lambda _, inputs, name=name: activations.setdefault(name, []).append(inputs[0].flatten(0, -2)[positions])
         )
         for name, module in modules.items()
     ]
@@ -172,24 +172,27 @@ def plain_activations(
             hf(row[None])
     for handle in handles:
         handle.remove()
-    return {name: torch.cat(parts).double() for name, parts in found.items()}
+    return {name: torch.cat(parts).double() for name, parts in activations.items()}
 
 
 def random_mask(model: Any, share: float, seed: int = 0) -> sp.NeuronMask:
-    """A mask of a random share of all neurons."""
+    """Return a mask of a random share of all neurons."""
     generator = torch.Generator().manual_seed(seed)
     layout = sp.layout_of(model)
     return sp.NeuronMask(layout, {g.name: torch.rand(g.width, generator=generator) < share for g in layout})
 
 
 def count_hooks(model: Any) -> int:
-    """How many hooks there are on the model's hook points, by TransformerLens' count and by torch's."""
+    """Return the number of hooks on the model's hook points, counted by TransformerLens and by torch."""
     return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in model.hook_dict.values())
 
 
 @contextmanager
 def little_memory(model: Any, rows: int) -> Iterator[list[int]]:
-    """The model runs out of memory in the middle of a pass over more rows than that; gives the rows of each pass."""
+    """Context manager in which forward passes over more than `rows` rows run out of memory.
+
+    Yields a list that collects the number of rows of each pass.
+    """
     seen: list[int] = []
 
     def runs_out(module: Any, given: tuple[torch.Tensor, ...], _: Any = None) -> None:
@@ -205,6 +208,7 @@ def little_memory(model: Any, rows: int) -> Iterator[list[int]]:
 
 
 def same(one: sp.ActivationStats, other: sp.ActivationStats) -> None:
+    """Assert that two statistics are equal up to rounding."""
     for name in one:
         mine, theirs = one[name].tensors(), other[name].tensors()
         assert one[name].count == other[name].count
@@ -213,12 +217,12 @@ def same(one: sp.ActivationStats, other: sp.ActivationStats) -> None:
 
 
 def corpora(model: Any, forget: str, retain: str, tokens: int) -> Corpora:
-    """Collect and evaluate corpora of two names, offline."""
+    """Return the collect and evaluate corpora of two registered names, from offline text."""
     return sp.load_corpora(forget, retain, model, tokens=tokens, offline=True)
 
 
 def hits_of(seed: int, documents: int = 30) -> DocumentHits:
-    """Random documents of random lengths, of which fewer tokens are right afterwards."""
+    """Return hits on random documents of random lengths, with fewer correct predictions after pruning than before."""
     generator = np.random.default_rng(seed)
     tensors = {}
     for side, loss in (("forget", 0.5), ("retain", 0.1)):

@@ -36,27 +36,27 @@ def require_image_export() -> None:
 
 
 def traces(figure: go.Figure) -> list[Any]:
-    """All traces of a figure, without a type, because type checkers do not understand those of plotly."""
+    """Return all traces of a figure, typed as Any, because type checkers do not understand the types of plotly."""
     return list(figure.select_traces())
 
 
 def traces_with_mode(figure: go.Figure, mode: str) -> list[Any]:
-    """The traces that are drawn as "lines" or as "markers"."""
+    """Return the traces that are drawn as "lines" or as "markers"."""
     return [trace for trace in traces(figure) if trace.mode == mode]
 
 
 def megabytes(figure: go.Figure) -> float:
-    """Size of the figure as HTML, without plotly.js."""
+    """Return the size of the figure as HTML, without plotly.js."""
     return len(figure.to_html(include_plotlyjs=False)) / 1e6
 
 
 def normal(tokens: int = 500, neurons: int = 6, seed: int = 0) -> torch.Tensor:
-    """Normal activations [token neuron] with standard deviation 0.3."""
+    """Return normal activations [token neuron] with standard deviation 0.3."""
     return torch.randn(tokens, neurons, generator=torch.Generator().manual_seed(seed)) * 0.3
 
 
 def varied(neurons: int = 30, tokens: int = 50, seed: int = 0) -> torch.Tensor:
-    """Normal activations [token neuron] of neurons whose means and standard deviations differ."""
+    """Return normal activations [token neuron] of neurons whose means and standard deviations differ."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(tokens, neurons, generator=generator)
     return (z + torch.randn(neurons, generator=generator)) * torch.rand(neurons, generator=generator)
@@ -70,7 +70,7 @@ def stats_of(
     edges: torch.Tensor | None = None,
     **about: Any,
 ) -> sp.ActivationStats:
-    """Statistics of activations [token neuron], one tensor per layer.
+    """Return statistics of activations [token neuron], one tensor per layer.
 
     Args:
         layers: Activations of each layer.
@@ -89,12 +89,12 @@ def stats_of(
 def stats_with_histograms(
     *layers: torch.Tensor, site: Site = "attn", edges: torch.Tensor = EDGES, **options: Any
 ) -> sp.ActivationStats:
-    """The same as `stats_of`, of attention neurons by default and with histograms between -1 and 1."""
+    """Call `stats_of` with attention neurons by default, and with histograms between -1 and 1."""
     return stats_of(*layers, site=site, edges=edges, **options)
 
 
 def stats_with_folds(seed: int, neurons: int = 40, **options: Any) -> sp.ActivationStats:
-    """Statistics with histograms of 6 folds of 40 tokens each; takes the options of `stats_with_histograms`."""
+    """Return statistics with histograms and 6 folds of 40 tokens; takes the options of `stats_with_histograms`."""
     scale = 1 + torch.rand(neurons, generator=torch.Generator().manual_seed(seed))
     parts = [normal(40, neurons, seed=10 * seed + fold) * scale for fold in range(6)]
     whole = stats_with_histograms(torch.cat(parts), model="tiny", **options)
@@ -103,7 +103,7 @@ def stats_with_folds(seed: int, neurons: int = 40, **options: Any) -> sp.Activat
 
 
 def scaled_stats(scale: float, *, histograms: bool = True, layout: Layout = LAYOUT, **about: Any) -> sp.ActivationStats:
-    """Statistics of four tokens, on which neuron n has the activations scale * (n - 1) * (1, -1, 2, 0)."""
+    """Return statistics of four tokens, on which neuron n has the activations scale * (n - 1) * (1, -1, 2, 0)."""
     moments = {}
     for group in layout:
         z = torch.tensor([1.0, -1, 2, 0])[:, None] * (torch.arange(group.width) - 1.0) * scale
@@ -119,14 +119,14 @@ def _moments(z: torch.Tensor, edges: torch.Tensor | None) -> Moments:
 
 
 def neuron_values(*layers: Sequence[float], site: Site = "mlp", heads: int = 0, **about: Any) -> sp.NeuronValues:
-    """Neuron values, one sequence per layer."""
+    """Return neuron values, one sequence per layer."""
     layout = Layout(tuple(NeuronGroup(site, layer, len(values), heads) for layer, values in enumerate(layers)))
     tensors = [torch.tensor(values, dtype=torch.float64) for values in layers]
     return sp.NeuronValues(layout, dict(zip(layout.names, tensors, strict=True)), about)
 
 
 def head_values(*layers: Sequence[float], **about: Any) -> sp.HeadValues:
-    """Values of attention heads, one sequence per layer."""
+    """Return values of attention heads, one sequence per layer."""
     layout = Layout(
         tuple(NeuronGroup("attn", layer, 4 * len(values), len(values)) for layer, values in enumerate(layers))
     )
@@ -135,7 +135,7 @@ def head_values(*layers: Sequence[float], **about: Any) -> sp.HeadValues:
 
 
 def scores_of(values: dict[str, list[float]] | None = None, layout: Layout = LAYOUT) -> sp.NeuronValues:
-    """Scores that are 0, except that `values` replace those of the first neurons of a group."""
+    """Return scores that are 0, except that `values` replace those of the first neurons of a group."""
     tensors = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in layout}
     for name, some in (values or {}).items():
         tensors[name][: len(some)] = torch.tensor(some, dtype=torch.float64)
@@ -145,26 +145,26 @@ def scores_of(values: dict[str, list[float]] | None = None, layout: Layout = LAY
 def examples_of(
     tokens: tuple[str, ...] = ("</s>", "a", " b"), document: str | None = "book", count: int = 1
 ) -> sp.TopExamples:
-    """The same context `count` times, for MLP neuron 3 of layer 0."""
+    """Return the same context `count` times, for MLP neuron 3 of layer 0."""
     z = (float("nan"), *(0.5 for _ in tokens[2:]), -2.0)
     example = sp.Example(tokens, z, len(tokens) - 1, 4, 9, document)
     return sp.TopExamples(LAYOUT, {MLP.name: {3: (example,) * count}}, {"model": "tiny"})
 
 
 def bin_densities(z: torch.Tensor) -> np.ndarray:
-    """Density of activations [token] in each bin of EDGES: share of all tokens per unit of activation."""
+    """Return the density of activations [token] in each bin of EDGES: share of all tokens per unit of activation."""
     return np.histogram(z.double().numpy(), EDGES.double().numpy())[0] / len(z) / 0.2
 
 
 def drawn_densities(trace: Any) -> np.ndarray:
-    """Density in each bin of EDGES according to the hover texts of a density curve."""
+    """Return the density in each bin of EDGES according to the hover texts of a density curve."""
     heights = np.zeros(10)
     heights[np.round((trace.customdata[:, 0] + 0.9) / 0.2).astype(int)] = trace.customdata[:, 1]
     return heights
 
 
 def pruned_at_steps(*steps: int) -> torch.Tensor:
-    """The step at which each neuron of a group is pruned, or 0 for a neuron that is never pruned."""
+    """Return the step at which each neuron of a group is pruned, or 0 for a neuron that is never pruned."""
     return torch.tensor(steps, dtype=torch.int32)
 
 
@@ -177,7 +177,7 @@ def run_of(
     pruned_at: Mapping[str, torch.Tensor] | None = None,
     **settings: Any,
 ) -> sp.PruneRun:
-    """A pruning run with these accuracies.
+    """Return a pruning run with these accuracies.
 
     Args:
         forget: Top-1 accuracy on the forget corpus after each step, beginning with step 0.

@@ -203,7 +203,7 @@ def test_the_matrix_of_overlaps_is_in_per_cent() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda _: plots.specialisation_by_layer({}), "specialisation_by_layer expects the result of sp.specialisation"),
+        (lambda _: plots.specialisation_by_layer({}), "expects the result of sp.specialisation"),
         (lambda _: plots.cross_importance(STATS["python"]), "got an object of type ActivationStats"),
         (
             lambda s: plots.specialisation_by_layer(s, above=1e9),
