@@ -1,4 +1,4 @@
-"""Models for the tests: tiny random ones of several families, the bundled one, and SmolLM2 where it is installed."""
+"""Provide models for the tests: tiny random models of several families, the bundled model, and SmolLM2 if installed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-sys.path.append(str(Path(__file__).parents[1]))  # training/, behind the installed sp_lens
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no hub here: the libraries would retry for minutes
+sys.path.append(str(Path(__file__).parents[1]))  # for training/, after the installed sp_lens
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # without the Hub, the libraries would retry for minutes
 
 from factories import KINDS, TINY, Tiny, tiny_bridge, tiny_hf, tiny_hooked
 from families.table import MEASURED, Measured, page
 
 import sp_lens as sp
 
-# The same examples each time: a run that fails can be run again.
+# Use the same examples in every run, so that failures can be reproduced.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--families-table", type=Path, metavar="FILE", help="write what tests/families measures to FILE")
+    parser.addoption("--families-table", type=Path, metavar="FILE", help="write the results of tests/families to FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,32 +34,32 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: "smollm" not in item.keywords)  # the longest first: files go to processes in this order
+    items.sort(key=lambda item: "smollm" not in item.keywords)  # the longest first
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     file = session.config.getoption("--families-table")
-    if file and exitstatus == pytest.ExitCode.OK:  # a table of failures would be read as one of successes
+    if file and exitstatus == pytest.ExitCode.OK:  # do not write a table of failures
         measured = session.config.stash[MEASURED]
         file.write_text(page(measured, {name: tiny_hf(name) for name in measured.errors}), "utf-8")
 
 
 @pytest.fixture(scope="session", params=[f"{kind}-{family}" for kind in KINDS for family in TINY])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
-    """A tiny random model of each family, as each class that this TransformerLens has."""
+    """Return a tiny random model of each family, as each class that the installed TransformerLens has."""
     kind, family = request.param.split("-")
     return Tiny(family, tiny_bridge(family) if kind == "bridge" else tiny_hooked(family), tiny_hf(family))
 
 
 @pytest.fixture(scope="session")
 def opt() -> Any:
-    """A tiny random OPT in a bridge."""
+    """Return a tiny random OPT in a bridge."""
     return tiny_bridge("opt")
 
 
 @pytest.fixture(scope="session")
 def demo() -> Any:
-    """The bundled model."""
+    """Return the bundled model."""
     return sp.load_model("demo")
 
 

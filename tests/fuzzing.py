@@ -1,4 +1,4 @@
-"""Damage and malice for every kind of file that is loaded: a valid one of each, and mutations of it by a seed."""
+"""Provide one valid result of every kind that can be loaded, and seeded random mutations of its file."""
 
 import copy
 import json
@@ -26,9 +26,9 @@ from sp_lens.unlearning import UnlearningRun
 
 LAYOUT = sp.Layout((sp.NeuronGroup("attn", 0, 4, heads=2), sp.NeuronGroup("mlp", 0, 6)))
 MLP = LAYOUT.names[1]
-SECONDS = 20  # a load that takes longer hangs
+SECONDS = 20  # time limit for loading a file
 
-# What takes the place of a value of JSON.
+# Replacements for values in JSON.
 STRANGE: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 10**18, 2**63, 10**400, -0.5, 1.5, 1e308, float("inf"), float("nan"), "", "0",
     "mlp", "attn", "../../etc/passwd", "/dev/zero", "<script>alert(1)</script>", "\x00\u202e", "\ud800", "x" * 5000,
@@ -52,7 +52,7 @@ def _stats() -> sp.ActivationStats:
 
 
 def results() -> dict[str, Any]:
-    """One valid result of each kind that is saved, by the name of its class."""
+    """Return one valid result of each kind that can be saved, by the name of its class."""
     stats = _stats()
     values = sp.score(stats, stats)
     corpora = {side: {"source": side, "tokens": 9, "documents": 2, "fingerprint": "f"} for side in ("forget", "retain")}
@@ -68,7 +68,7 @@ def results() -> dict[str, Any]:
     hits |= {f"{side}_nats_{what}": torch.rand(6) for side in corpora for what in ("before", "after")}
     example = Example(("a", "<b>", "\n"), (0.5, 2.0, float("nan")), 1, 0, 7, "code/x.py")
     scale = {"offline": True, "spare_sinks": False, "name": "small", "tokens": 9, "images": 9, "steps": 2, "share": 0.5}
-    every = (
+    all_results = (
         stats,
         values,
         values.heads(),
@@ -91,34 +91,34 @@ def results() -> dict[str, Any]:
             ({"pair": "code", "points": 1.5},), ("figure-2.png", "figure-2.csv"), 1.5, {"sp_lens": "0", "torch": "2"},
         ),
     )  # fmt: skip
-    return {type(result).__name__: result for result in every}
+    return {type(result).__name__: result for result in all_results}
 
 
-def used(result: Any) -> None:
-    """What a reader does with a result that could be loaded: look at it, tabulate it, ask it, draw it."""
-    asked: list[Callable[[], Any]] = [lambda: repr(result)]
+def use(result: Any) -> None:
+    """Call the methods and figures that a user would apply to a loaded result. They may raise SpLensError only."""
+    actions: list[Callable[[], Any]] = [lambda: repr(result)]
     if not isinstance(result, sp.NeuronMask):
         methods = ("frame", "counts", "overlap", "sinks", "importance", "standard_error", "draws", "interval", "heads")
-        asked += [getattr(result, name) for name in methods if hasattr(type(result), name)]
+        actions += [getattr(result, name) for name in methods if hasattr(type(result), name)]
     for name in ("history", "best_step", "selectivity", "mask", "mean_interval", "share_interval", "accuracy"):
         if isinstance(getattr(type(result), name, None), property):
-            asked.append(partial(getattr, result, name))
+            actions.append(partial(getattr, result, name))
     if isinstance(result, sp.PruneRun | UnlearningRun):
-        asked.append(partial(sp.plots.tradeoff, result))
+        actions.append(partial(sp.plots.tradeoff, result))
     if isinstance(result, sp.NeuronValues):
-        asked.append(partial(sp.plots.score_map, result))
-    for ask in asked:
+        actions.append(partial(sp.plots.score_map, result))
+    for action in actions:
         with suppress(sp.SpLensError):
-            ask()
+            action()
 
 
 def sealed(text: str, tensors: dict[str, torch.Tensor]) -> bytes:
-    """A safetensors file with whatever header, and a checksum that agrees, which anyone can compute."""
+    """Return a safetensors file with any header and a matching checksum, which anyone can compute."""
     return safetensors.torch.save(tensors, metadata={"sp_lens": text, "sha256": _digest(text, tensors)})
 
 
 def unsealed(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The header of a file that was saved, and its tensors; of one of JSON, what it says, and none."""
+    """Return the header and the tensors of a saved file, or the content of a JSON file and no tensors."""
     if path.read_bytes()[:1] == b"{":
         return json.loads(path.read_text()), {}
     with safe_open(path, framework="pt") as file:
@@ -126,62 +126,62 @@ def unsealed(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def mutations(path: Path, seed: int) -> Iterator[bytes]:
-    """Files made of a valid one, without end: bytes that are damaged, and parts that are changed and sealed anew."""
+    """Yield endless mutations of a file: damaged bytes, or changed content with a matching checksum."""
     random, whole = Random(seed), path.read_bytes()
     header, tensors = unsealed(path)
     while True:
         if random.random() < 0.3:
             yield _damaged(whole, random)
             continue
-        says, holds = copy.deepcopy(header), dict(tensors)
+        new_header, new_tensors = copy.deepcopy(header), dict(tensors)
         for _ in range(random.choice((1, 1, 2, 3))):
-            if holds and random.random() < 0.5:
-                _change_tensor(holds, random)
+            if new_tensors and random.random() < 0.5:
+                _change_tensor(new_tensors, random)
             else:
-                says = _changed(says, random)
-        text = json.dumps(says)
-        yield sealed(text, holds) if tensors else text.encode()
+                new_header = _changed(new_header, random)
+        text = json.dumps(new_header)
+        yield sealed(text, new_tensors) if tensors else text.encode()
 
 
 def _damaged(whole: bytes, random: Random) -> bytes:
-    at, length = random.randrange(len(whole)), random.choice((1, 2, 8, 300))
+    index, length = random.randrange(len(whole)), random.choice((1, 2, 8, 300))
     noise = random.randbytes(length)
     return random.choice(
         (
-            whole[:at],
-            whole[:at] + bytes([whole[at] ^ 1 << random.randrange(8)]) + whole[at + 1 :],
-            whole[:at] + noise + whole[at:],
-            whole[:at] + whole[at + length :],
-            whole[:at] + noise + whole[at + length :],
-            whole[:at] + whole[random.randrange(len(whole)) :],
+            whole[:index],
+            whole[:index] + bytes([whole[index] ^ 1 << random.randrange(8)]) + whole[index + 1 :],
+            whole[:index] + noise + whole[index:],
+            whole[:index] + whole[index + length :],
+            whole[:index] + noise + whole[index + length :],
+            whole[:index] + whole[random.randrange(len(whole)) :],
             random.choice((b"\xff" * 8, b"\x00" * 8, (2**40).to_bytes(8, "little"))) + whole[8:],
         )
     )
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a value of JSON: what it is in, and its key or index."""
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    """Return all nested items of a JSON value as pairs of a container and a key or index."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
+    return [(value, key) for key in keys] + [item for key in keys for item in _items(value[key])]
 
 
 def _changed(value: Any, random: Random) -> Any:
-    places = _places(value)
-    if not places or random.random() < 0.02:
+    items = _items(value)
+    if not items or random.random() < 0.02:
         return copy.deepcopy(random.choice(STRANGE))
-    inside, key = random.choice(places)
+    container, key = random.choice(items)
     match random.randrange(6):
         case 0:
-            del inside[key]
-        case 1 if isinstance(inside, dict):
-            inside[random.choice(("", "kind ", MLP, "blocks.9.mlp.hook_post", "label"))] = inside.pop(key)
-        case 2 if isinstance(inside, list):
-            inside.insert(key, copy.deepcopy(inside[key]))
+            del container[key]
+        case 1 if isinstance(container, dict):
+            container[random.choice(("", "kind ", MLP, "blocks.9.mlp.hook_post", "label"))] = container.pop(key)
+        case 2 if isinstance(container, list):
+            container.insert(key, copy.deepcopy(container[key]))
         case 3:
-            other, place = random.choice(places)
-            inside[key] = copy.deepcopy(other[place])
+            other, other_key = random.choice(items)
+            container[key] = copy.deepcopy(other[other_key])
         case _:
-            inside[key] = copy.deepcopy(random.choice(STRANGE))
+            container[key] = copy.deepcopy(random.choice(STRANGE))
     return value
 
 
@@ -213,7 +213,7 @@ def _change_tensor(tensors: dict[str, torch.Tensor], random: Random) -> None:
 
 @contextmanager
 def limited(seconds: float = SECONDS) -> Iterator[None]:
-    """Whatever takes longer is interrupted, and fails."""
+    """Context manager that raises TimeoutError after a number of seconds."""
 
     def late(_: int, __: FrameType | None) -> None:
         raise TimeoutError(f"it took more than {seconds} seconds")

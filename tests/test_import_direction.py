@@ -1,4 +1,4 @@
-"""A package imports only from the packages above it in this list, and no module is too long or too short."""
+"""Test that a package imports only from the packages before it in `ORDER`, and the sizes of modules and folders."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 import sp_lens as sp
 
 ROOT = Path(sp.__file__).parent
-# Data flows downwards. `evaluation` stands above `interventions`, which measure the effect of an ablation by the loss.
+# `evaluation` comes before `interventions`, because the effect of an ablation is measured by the loss.
 ORDER = (
     "errors", "typing", "distributed", "storage", "neurons", "models", "data", "statistics", "scoring", "evaluation",
     "interventions", "pruning", "unlearning", "plots", "pages", "experiments", "cli",
@@ -20,7 +20,7 @@ LONGEST, SHORTEST, MODULES_PER_FOLDER = 300, 30, 14
 
 
 def imported_packages(source: str) -> Iterator[str]:
-    """The packages of sp_lens that a module imports from, inside functions and for type checking too."""
+    """Yield the packages of sp_lens that a module imports from, also in functions and for type checking."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sp_lens":
             parts = node.module.split(".")
@@ -30,11 +30,11 @@ def imported_packages(source: str) -> Iterator[str]:
 
 
 def violations(package: str, source: str) -> list[str]:
-    """The packages that a module of `package` imports from although they are below it."""
+    """Return the packages that a module of `package` imports from although they come later."""
     return [other for other in imported_packages(source) if ORDER.index(other) > ORDER.index(package)]
 
 
-def test_every_package_has_its_place() -> None:
+def test_the_order_lists_all_packages() -> None:
     assert {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()} - {
         "__init__", "__pycache__", "assets",
     } == set(ORDER)  # fmt: skip
@@ -43,7 +43,7 @@ def test_every_package_has_its_place() -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("assets/")])
 def test_imports_point_one_way(module: str) -> None:
     package = Path(module).with_suffix("").parts[0]
-    if package != "__init__":  # the public names, which are imported when they are used
+    if package != "__init__":  # the public names are imported lazily
         assert violations(package, (ROOT / module).read_text("utf-8")) == []
 
 
@@ -56,13 +56,13 @@ def test_imports_point_one_way(module: str) -> None:
         "def draw():\n    from sp_lens.plots.themes import PALETTE",
     ],
 )
-def test_an_import_in_the_other_direction_is_found(source: str) -> None:
+def test_an_import_in_the_wrong_direction_is_detected(source: str) -> None:
     assert violations("statistics", source)
     assert not violations("cli", source)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_can_be_read_in_one_sitting(module: str) -> None:
+def test_modules_are_neither_too_long_nor_too_short(module: str) -> None:
     lines = len((ROOT / module).read_text("utf-8").splitlines())
     assert lines <= LONGEST
     assert lines >= SHORTEST or Path(module).name in ("__init__.py", "errors.py")

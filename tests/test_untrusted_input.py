@@ -1,4 +1,4 @@
-"""Models, text and images from anyone: no code of theirs is run, nothing is waited for, nothing is another error."""
+"""Test that untrusted models, text and images run no code, do not block, and raise only SpLensError."""
 
 import ast
 import inspect
@@ -29,7 +29,7 @@ VISION_FOLDER = DEMO_FOLDER.with_name("demo-vision")
 
 
 def test_no_pickle_anywhere() -> None:
-    """Neither the modules nor the functions and options that read one. transformers' own reader is told of below."""
+    """Neither the modules nor the functions and options that read a pickle are used. Weights are tested below."""
     modules = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -42,8 +42,12 @@ def test_no_pickle_anywhere() -> None:
                 assert called not in ("torch.load", "torch.save", "eval", "exec", "__import__", "pd.read_pickle"), file
                 assert not called.endswith(("read_pickle", "to_pickle")), file
                 assert "allow_pickle" not in options, file
-                asked = ("False", "trust_remote_code", "options['trust_remote_code']")  # never, or as the caller says
-                assert options.get("trust_remote_code", "False") in asked, file
+                allowed = (
+                    "False",
+                    "trust_remote_code",
+                    "options['trust_remote_code']",
+                )
+                assert options.get("trust_remote_code", "False") in allowed, file
                 assert options.get("weights_only") is None, file
 
     assert inspect.signature(sp.load_model).parameters["trust_remote_code"].default is False
@@ -53,7 +57,7 @@ def test_no_pickle_anywhere() -> None:
 
 
 class _Evil:
-    """A pickle that makes a file when it is read."""
+    """An object whose pickle creates a file when it is read."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -64,12 +68,12 @@ class _Evil:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """A file that whatever is run unasked would make."""
+    """Return the path of a file that untrusted code would create."""
     return tmp_path / "marker"
 
 
 def model_folder(folder: Path, source: Path = DEMO_FOLDER, **changes: dict[str, Any]) -> Path:
-    """A copy of a bundled model, with other values in its files of JSON, by the stems of their names."""
+    """Copy a bundled model and change values in its JSON files, which are named by their stems."""
     shutil.copytree(source, folder)
     for stem, values in changes.items():
         file = folder / f"{stem}.json"
@@ -77,7 +81,7 @@ def model_folder(folder: Path, source: Path = DEMO_FOLDER, **changes: dict[str, 
     return folder
 
 
-def code_that_marks(folder: Path, marker: Path) -> None:
+def add_code(folder: Path, marker: Path) -> None:
     (folder / "evil.py").write_text(
         f"open({str(marker)!r}, 'w').close()\nfrom transformers import OPTConfig, OPTForCausalLM\n"
         "class Config(OPTConfig):\n    model_type = 'evil'\nclass Model(OPTForCausalLM):\n    config_class = Config\n"
@@ -88,14 +92,14 @@ AUTO_MAP = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
 
 
 @pytest.mark.model
-def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(tmp_path: Path, marker: Path) -> None:
+def test_remote_code_runs_only_with_trust_remote_code(tmp_path: Path, marker: Path) -> None:
     folder = model_folder(tmp_path / "model", config={"model_type": "evil", "auto_map": AUTO_MAP})
-    code_that_marks(folder, marker)
+    add_code(folder, marker)
     with pytest.raises(sp.SpLensError, match=r"its own Python code, which was not run.*trust_remote_code=True"):
         sp.load_model(folder, device="cpu")
     assert not marker.exists()
     sp.load_model(folder, device="cpu", trust_remote_code=True)
-    assert marker.exists()  # so that it would have been seen
+    assert marker.exists()  # the test can detect that code runs
 
 
 @pytest.mark.model
@@ -107,34 +111,34 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(tmp_path: Path
         (VISION_FOLDER, {"preprocessor_config": {"auto_map": {"AutoImageProcessor": "evil.Model"}}}),
     ],
 )
-def test_where_transformers_knows_the_class_its_own_is_taken(
+def test_remote_code_does_not_replace_a_class_of_transformers(
     source: Path, changes: dict[str, Any], tmp_path: Path, marker: Path
 ) -> None:
     folder = model_folder(tmp_path / "model", source, **changes)
-    code_that_marks(folder, marker)
+    add_code(folder, marker)
     assert sp.load_model(folder, device="cpu").cfg.n_layers
     assert not marker.exists()
 
 
 @pytest.mark.model
-def test_of_a_pickle_of_weights_the_weights_alone_are_read(tmp_path: Path, marker: Path) -> None:
-    """OPT's and Galactica's weights come as nothing else on the Hub."""
+def test_only_weights_are_read_from_a_pickle(tmp_path: Path, marker: Path) -> None:
+    """On the Hub, the weights of OPT and Galactica exist only as pickles."""
     folder = model_folder(tmp_path / "model")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    there, expected = (sp.load_model(one, device="cpu") for one in (folder, "demo"))
+    loaded, expected = (sp.load_model(name, device="cpu") for name in (folder, "demo"))
     tokens = torch.tensor([[1, 5, 9, 300]])
-    assert torch.equal(there(tokens), expected(tokens))
+    assert torch.equal(loaded(tokens), expected(tokens))
     torch.save({**weights, "evil": _Evil(marker)}, folder / "pytorch_model.bin")
     with pytest.raises(sp.SpLensError, match=r"cannot load the model .*UnpicklingError"):
         sp.load_model(folder, device="cpu")
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Evil(marker), protocol=2))  # as torch writes
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Evil(marker), protocol=2))  # the protocol that torch uses
     with pytest.raises(sp.SpLensError, match="cannot load the model"):
         sp.load_model(folder, device="cpu")
     assert not marker.exists()
     pickle.loads(pickle.dumps(_Evil(marker)))
-    assert marker.exists()  # so that it would have been seen
+    assert marker.exists()  # the test can detect that code runs
 
 
 @pytest.mark.model
@@ -142,7 +146,7 @@ def test_of_a_pickle_of_weights_the_weights_alone_are_read(tmp_path: Path, marke
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"null", b"{", b"\xff" * 90, b"[" * 100_000], ids=lambda data: str(data[:4])
 )
-def test_a_model_with_a_damaged_file(file: str, data: bytes, tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_model_is_rejected(file: str, data: bytes, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / file).write_bytes(data)
     with limited(), pytest.raises(sp.SpLensError, match="cannot load the model"):
@@ -160,25 +164,25 @@ def test_a_model_with_a_damaged_file(file: str, data: bytes, tmp_path: Path) -> 
         {"ffn_dim": [1]},
     ],
 )
-def test_a_model_whose_configuration_can_not_be(values: dict[str, Any], tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_rejected(values: dict[str, Any], tmp_path: Path) -> None:
     with limited(), pytest.raises(sp.SpLensError, match="cannot load the model"):
         sp.load_model(model_folder(tmp_path / "model", config=values), device="cpu")
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF" + b"\xff" * 90, b"GGUF\3\0\0\0" + b"\xff" * 16 + bytes(64)])
-def test_a_gguf_file_that_is_damaged(data: bytes, tmp_path: Path) -> None:
+def test_a_damaged_gguf_file_is_rejected(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(data)
     with limited(), pytest.raises(sp.SpLensError, match="cannot load the model"):
         sp.load_model(tmp_path / "model.gguf")
 
 
-def test_a_model_or_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path: Path, vision: Any) -> None:
+def test_pipes_in_models_and_images_are_not_read(tmp_path: Path, vision: Any) -> None:
     folder = model_folder(tmp_path / "model")
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
     os.mkfifo(tmp_path / "model.gguf")
-    photos = picture_folder(tmp_path / "photos", png(32, 32))
+    photos = image_folder(tmp_path / "photos", png(32, 32))
     os.mkfifo(photos / "cat" / "c.png")
     with limited(5):
         with pytest.raises(sp.SpLensError, match=r"config\.json is not a regular file"):
@@ -189,13 +193,13 @@ def test_a_model_or_a_picture_that_is_a_pipe_is_not_waited_for(tmp_path: Path, v
             sp.load_images(photos, vision)
 
 
-@pytest.mark.parametrize("place", [".", "..", "../"])
-def test_a_model_is_called_after_its_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name is part of paths that are written."""
+@pytest.mark.parametrize("relative", [".", "..", "../"])
+def test_a_model_is_named_after_its_folder(relative: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name becomes part of the paths of results."""
     inside = model_folder(tmp_path / "mine") / "inside"
     inside.mkdir()
-    monkeypatch.chdir(tmp_path / "mine" if place == "." else inside)
-    assert model_name(sp.load_model(place, device="cpu")) == "mine"
+    monkeypatch.chdir(tmp_path / "mine" if relative == "." else inside)
+    assert model_name(sp.load_model(relative, device="cpu")) == "mine"
 
 
 # Text.
@@ -209,8 +213,8 @@ def test_a_model_is_called_after_its_folder(place: str, tmp_path: Path, monkeypa
 @example(b"caf\xe9 au lait")
 @example("two words".encode("utf-16"))
 @example(b"\xed\xa0\x80 half of a pair")
-def test_whatever_bytes_a_file_of_text_has(demo: Any, tmp_path: Path, data: bytes) -> None:
-    """Its text comes back, without the mark of its encoding, and with line breaks as Python has them."""
+def test_any_text_file_is_read_or_rejected(demo: Any, tmp_path: Path, data: bytes) -> None:
+    """The tokens decode to the text, without a byte order mark and with normalised line breaks."""
     (tmp_path / "a.txt").write_bytes(data)
     try:
         corpus = sp.load_corpus(tmp_path / "a.txt", demo, tokens=None)
@@ -238,14 +242,14 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize(("name", "data"), [(name, data) for name, each in BAD_FILES.items() for data in each], ids=str)
-def test_a_table_of_text_that_can_not_be_read(name: str, data: bytes, demo: Any, tmp_path: Path) -> None:
+def test_a_damaged_table_of_text_is_rejected(name: str, data: bytes, demo: Any, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with limited(), pytest.raises(sp.SpLensError):
         sp.load_corpus(tmp_path / name, demo, tokens=None)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.csv", "a.parquet"])
-def test_text_out_of_a_pipe_or_a_folder(name: str, demo: Any, tmp_path: Path) -> None:
+def test_text_from_a_pipe_or_a_folder_is_rejected(name: str, demo: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     (tmp_path / "folder" / name).mkdir(parents=True)
     for file in (tmp_path / name, tmp_path / "folder" / name):
@@ -253,34 +257,34 @@ def test_text_out_of_a_pipe_or_a_folder(name: str, demo: Any, tmp_path: Path) ->
             sp.load_corpus(file, demo)
 
 
-def test_a_dataset_that_is_described_like_ours(demo: Any) -> None:
+def test_a_damaged_description_of_a_dataset_is_ignored(demo: Any) -> None:
     corpus = sp.load_corpus(["one two three"], demo, tokens=None)
     corpus.info.description = '{"source": "code", '
     assert sp.collect(demo, corpus, progress=False).about["corpora"] == [{"source": "Dataset"}]
 
 
-def test_half_of_a_character_is_told(demo: Any) -> None:
+def test_a_lone_surrogate_is_rejected(demo: Any) -> None:
     for read in (lambda texts: sp.load_corpus(texts, demo, tokens=None), lambda texts: sp.collect(demo, texts)):
         with pytest.raises(sp.SpLensError, match=r"'\\ud800 and more' contains a lone surrogate"):
             read(["\ud800 and more"])
 
 
 @pytest.mark.parametrize("word", ["a", "ab c", "Ω"])
-def test_of_a_line_of_many_megabytes_what_is_asked_for_is_read(word: str, demo: Any, tmp_path: Path) -> None:
-    """50 million characters in one line. Of 4 million, a tokenizer took 6 s, and 200 bytes for each."""
+def test_only_the_requested_tokens_of_a_very_long_line_are_read(word: str, demo: Any, tmp_path: Path) -> None:
+    """The line has 50 million characters. A tokenizer took 6 s and 200 bytes per character for 4 million."""
     (tmp_path / "a.txt").write_text(word * (50_000_000 // len(word)), "utf-8")
     with limited(60):
         corpus = sp.load_corpus(tmp_path / "a.txt", demo, tokens=1000)
     assert sum(len(row) - 1 for row in corpus["input_ids"]) == 1000
 
 
-def test_a_long_text_in_parts_is_the_text(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_tokenized_in_parts(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"The number {number} is {'odd' if number % 2 else 'even'}.\n" for number in range(500)) + "x" * 5000
     whole = sp.load_corpus([text], demo, tokens=None)["input_ids"][:]
     monkeypatch.setattr("sp_lens.data.tokenization.PART_CHARACTERS", 1000)
     parts = sp.load_corpus([text], demo, tokens=None)["input_ids"][:]
     assert demo.tokenizer.decode([token for row in parts for token in row[1:]]) == text
-    assert parts[:20] == whole[:20]  # the sentences come to the same tokens: parts end before a space or a line break
+    assert parts[:20] == whole[:20]  # the same tokens, because parts end before a space or a line break
 
 
 # Images.
@@ -292,7 +296,7 @@ def vision() -> Any:
 
 
 def png(width: int, height: int, *, pixels: bool = True) -> bytes:
-    """A PNG of the standard alone, in black: it can say that it is larger than what it holds."""
+    """Return a minimal black PNG. Without pixels, its header states a size that it does not contain."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -302,8 +306,8 @@ def png(width: int, height: int, *, pixels: bool = True) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def picture_folder(folder: Path, data: bytes) -> Path:
-    """A good picture in each of two classes, and another one."""
+def image_folder(folder: Path, data: bytes) -> Path:
+    """Create a folder with one valid image in each of two classes, and one image with the given content."""
     for name in ("cat", "ship"):
         (folder / name).mkdir(parents=True)
         (folder / name / "a.png").write_bytes(png(32, 32))
@@ -312,14 +316,14 @@ def picture_folder(folder: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("data", [png(1, 1), png(1, 3000), png(3000, 1)], ids=["1x1", "1x3000", "3000x1"])
-def test_pictures_of_odd_sizes_are_read(data: bytes, vision: Any, tmp_path: Path) -> None:
-    corpus = sp.load_images(picture_folder(tmp_path / "photos", data), vision)
+def test_images_of_unusual_sizes_are_read(data: bytes, vision: Any, tmp_path: Path) -> None:
+    corpus = sp.load_images(image_folder(tmp_path / "photos", data), vision)
     assert sp.evaluate(vision, corpus, progress=False).tokens == 3
 
 
-BAD_PICTURES = {
+BAD_IMAGES = {
     "empty": b"",
-    "text": b"I am no picture, whatever I am called.",
+    "text": b"This is not an image.",
     "cut short": png(32, 32)[:60],
     "no pixels": png(32, 32, pixels=False),
     "0x0": png(0, 0, pixels=False),
@@ -328,33 +332,33 @@ BAD_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("data", BAD_PICTURES.values(), ids=BAD_PICTURES)
-def test_a_picture_that_is_none(data: bytes, vision: Any, tmp_path: Path) -> None:
-    corpus = sp.load_images(picture_folder(tmp_path / "photos", data), vision)
+@pytest.mark.parametrize("data", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_a_damaged_image_is_rejected(data: bytes, vision: Any, tmp_path: Path) -> None:
+    corpus = sp.load_images(image_folder(tmp_path / "photos", data), vision)
     with limited(), pytest.raises(sp.SpLensError, match=r"cannot read image \d of the corpus .*Remove it"):
         sp.evaluate(vision, corpus, progress=False)
 
 
 def test_postscript_is_not_run(vision: Any, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow looks for Ghostscript on the path, and hands it what begins as PostScript does, whatever its name."""
+    """Pillow runs Ghostscript, if it is on the path, on any file that begins like PostScript."""
     eps = pytest.importorskip("PIL.EpsImagePlugin")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch '{marker}'\n")
     (tmp_path / "bin" / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setattr(eps, "gs_binary", None)
-    corpus = sp.load_images(picture_folder(tmp_path / "photos", BAD_PICTURES["program"]), vision)
+    corpus = sp.load_images(image_folder(tmp_path / "photos", BAD_IMAGES["program"]), vision)
     with pytest.raises(sp.SpLensError, match="cannot read image"):
         sp.evaluate(vision, corpus, progress=False)
     assert not marker.exists()
     assert eps.gs_binary is None
     with pytest.raises(OSError, match=r".*"):
-        eps.EpsImageFile(io.BytesIO(BAD_PICTURES["program"])).load()
-    assert marker.exists()  # so that it would have been seen
+        eps.EpsImageFile(io.BytesIO(BAD_IMAGES["program"])).load()
+    assert marker.exists()  # the test can detect that code runs
 
 
-def test_nothing_outside_a_folder_of_pictures_is_read_or_written(vision: Any, tmp_path: Path) -> None:
-    photos = picture_folder(tmp_path / "photos", png(8, 8))
+def test_nothing_outside_an_image_folder_is_read_or_written(vision: Any, tmp_path: Path) -> None:
+    photos = image_folder(tmp_path / "photos", png(8, 8))
     (tmp_path / "secret.png").write_bytes(png(8, 8))
     with zipfile.ZipFile(photos / "more.zip", "w") as archive:
         archive.writestr("../../written.png", png(8, 8))

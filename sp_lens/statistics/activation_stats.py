@@ -237,7 +237,7 @@ class ActivationStats(Mapping[str, Moments]):
 
     @classmethod
     def from_cache(
-        cls, cache: Mapping[str, torch.Tensor], *, counted: Bool[torch.Tensor, "batch pos"] | None = None
+        cls, cache: Mapping[str, torch.Tensor], *, counted: Bool[torch.Tensor, "*batch pos"] | None = None
     ) -> "ActivationStats":
         """The statistics of activations that are already held: a TransformerLens `ActivationCache`.
 

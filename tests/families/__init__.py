@@ -1,1 +1,1 @@
-"""The conformance suite: what holds for one architecture holds for each."""
+"""The conformance suite: the same tests for every supported architecture."""

@@ -1,10 +1,10 @@
-"""The architectures that sp_lens is held to, and those that it refuses. Adding one is adding a line."""
+"""List the architectures that are tested, and those that are rejected. Add an entry to test another architecture."""
 
 from typing import Any, NamedTuple
 
 import transformers
 
-# Sizes that differ from one another where the architecture lets them, so that a mix-up shows.
+# The sizes differ from one another where the architecture allows it, so that confusing them is detected.
 _SMALL: dict[str, Any] = {
     "vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4
 }  # fmt: skip
@@ -16,17 +16,17 @@ _EXPERTS: dict[str, Any] = {**_GROUPED, "num_experts": 2, "num_experts_per_tok":
 
 
 class Family(NamedTuple):
-    """An architecture as plain transformers has it.
+    """An architecture in plain transformers.
 
     Attributes:
-        name: what the tests call it.
-        model: the transformers class, with the head that it has in use.
-        settings: of a tiny random one.
-        mlp: where transformers keeps the down-projection, whose input `mlp.hook_post` is.
-        attn: where it keeps the attention's output projection, whose input `attn.hook_z` is.
-        causal: whether a token sees only those before it.
-        since: the first TransformerLens that has a bridge for it.
-        leading: how many positions at the head do not count: the first token of a row, the class token of an image.
+        name: Name in the tests.
+        model: Class of transformers, with the usual head.
+        settings: Configuration of a tiny random model.
+        mlp: Path of the down-projection, whose input is `mlp.hook_post`.
+        attn: Path of the output projection of attention, whose input is `attn.hook_z`.
+        causal: Whether a token attends only to earlier tokens.
+        since: First version of TransformerLens that has a bridge for it.
+        leading: Number of first positions that are not counted, such as the first token of a row or the class token.
     """
 
     name: str
@@ -57,7 +57,7 @@ FAMILIES = {
         Family("opt", transformers.OPTForCausalLM, _OPT, *_FAIRSEQ),
         Family("opt-no-bias", transformers.OPTForCausalLM, {**_OPT, "enable_bias": False}, *_FAIRSEQ),
         Family(
-            "opt-post-norm", transformers.OPTForCausalLM,  # the 350M: norms after, a narrower embedding
+            "opt-post-norm", transformers.OPTForCausalLM,  # like the 350M: post-norm, and a narrower embedding
             {**_OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16}, *_FAIRSEQ,
         ),
         Family(
@@ -97,13 +97,13 @@ FAMILIES = {
             "deit", transformers.DeiTForImageClassification,
             {**_TEXT, "image_size": 16, "patch_size": 4, "num_labels": 5},
             "deit.layers.{}.mlp.fc2", "deit.layers.{}.attention.o_proj", causal=False,
-            leading=2,  # the token that it was distilled with
+            leading=2,  # the distillation token
         ),
     ]
 }  # fmt: skip
 
-# What has no neurons that sp_lens could score: a mixture of experts, two stacks of blocks, no MLP and no attention,
-# heads whose output is not of the size that the configuration gives them.
+# Architectures without neurons that sp_lens can score: mixtures of experts, two stacks of blocks, blocks without MLP
+# and attention, and heads whose output does not have the size in the configuration.
 REFUSED: dict[str, tuple[Any, dict[str, Any]]] = {
     "mixtral": (transformers.MixtralForCausalLM, {**_GROUPED, "num_local_experts": 2}),
     "qwen2-moe": (transformers.Qwen2MoeForCausalLM, {**_EXPERTS, "shared_expert_intermediate_size": 16}),

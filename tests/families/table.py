@@ -1,4 +1,4 @@
-"""What is measured on every family, how large an error may be, and the documentation's table of what it was."""
+"""Define the checks of the conformance suite, and write the documentation page with their results."""
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -10,57 +10,57 @@ from families.architectures import FAMILIES, Family
 
 
 class Check(NamedTuple):
-    """How large an error may be, and what is compared, in words."""
+    """The largest allowed error of a check, and a description of what is compared."""
 
     within: float
     what: str
 
 
 CHECKS = {
-    "bridge": Check(1e-5, "logits of the hooked model and of plain transformers"),
+    "bridge": Check(1e-5, "logits of the hooked model, and of plain transformers"),
     "stats": Check(
         1e-5,
-        "`freq`, `abs`, `rms`, `std` of `collect`, and the formulas in float64 on what forward pre-hooks see in plain "
-        "transformers, as a share of the largest in the layer",
+        "`freq`, `abs`, `rms`, `std` of `collect`, and the formulas in float64 on activations from forward pre-hooks "
+        "in plain transformers, relative to the largest value in the layer",
     ),
     "evaluate": Check(
         1e-5,
-        "loss of `evaluate` (next tokens, masked tokens, or classes of images), and of plain transformers row by row",
+        "loss of `evaluate` (next tokens, masked tokens, or image classes), and of plain transformers row by row",
     ),
-    "hooks": Check(1e-5, "logits with `ablate` or `ablation_hooks`, and with the weights of plain transformers zeroed"),
-    "folded": Check(1e-5, "the same with `fold_mask` in place of hooks"),
+    "hooks": Check(1e-5, "logits with `ablate` or `ablation_hooks`, and of plain transformers with zeroed weights"),
+    "folded": Check(1e-5, "the same with `fold_mask` instead of hooks"),
     "export": Check(
         1e-5,
-        "the same of the exported folder, loaded by plain transformers and by `load_model`",
+        "the same for the exported folder, loaded by plain transformers and by `load_model`",
     ),
     "compact": Check(
         1e-5,
-        "the same with neurons taken out of the weights: by `compact`, as `prune` does it, and in the folder of "
+        "the same with neurons removed from the weights: by `compact`, temporarily by `prune`, and in the folder of "
         "`export(..., compact=True)`",
     ),
     "heads": Check(
         1e-5,
-        "`hook_z` of each query head, and in plain transformers its attention pattern times the values of the "
+        "`hook_z` of each query head, and the attention pattern of plain transformers times the values of the "
         "key-value head that it shares",
     ),
     "padding": Check(
         1e-5,
         "`collect`, `evaluate` and logits of rows padded on the left or on the right, with an attention mask, and "
-        "plain transformers on each row alone",
+        "those of plain transformers on each row alone",
     ),
     "fused": Check(
         1e-5,
-        "`hook_z` and `hook_post` as a share of the largest, and logits, with some neurons ablated: attention in one "
-        "kernel, in which all runs that needs no gradients, and as TransformerLens takes it apart",
+        "`hook_z` and `hook_post`, relative to the largest value, and logits, with some neurons ablated: with fused "
+        "attention, which is used whenever no gradients are needed, and with the attention of TransformerLens",
     ),
-    "bfloat16": Check(0.03, "`abs`, `rms`, `std` and loss in bfloat16 and in float32, as a share of the largest"),
+    "bfloat16": Check(0.03, "`abs`, `rms`, `std` and loss in bfloat16 and in float32, relative to the largest value"),
     "float16": Check(0.005, "the same in float16"),
 }
 
 
 @dataclass
 class Measured:
-    """The largest error of each check on each family that a run has seen, and the tests that measured them."""
+    """The largest error of each check on each family in this run, and the tests that measured it."""
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     tests: dict[str, set[str]] = field(default_factory=dict)
@@ -71,12 +71,12 @@ class Measured:
         self.tests.setdefault(check, set()).add(test)
 
 
-# What the conformance suite has measured in this run, in the configuration of pytest.
+# The results of the conformance suite in the configuration of pytest.
 MEASURED = pytest.StashKey[Measured]()
 
 
 def page(measured: Measured, models: dict[str, Any]) -> str:
-    """The page of the documentation; the facts are read off the plain transformers models of the families."""
+    """Return the documentation page. The facts about a family are read from its plain transformers model."""
     names = [name for name in FAMILIES if name in measured.errors]
     facts = [_facts(FAMILIES[name], models[name]) for name in names]
     errors = [[f"`{name}`", *(_number(measured.errors[name].get(check)) for check in CHECKS)] for name in names]
@@ -89,13 +89,13 @@ def page(measured: Measured, models: dict[str, Any]) -> str:
     sections = [
         _HEAD,
         "## Where the neurons are",
-        "By hook, the module in a block of plain transformers whose input it sees. Heads are those of the tiny model.",
+        "For each hook, the module of plain transformers whose input it is. The heads are those of the tiny model.",
         _rows(["family", "transformers class", "`mlp.hook_post`", "`attn.hook_z`", "gated", "heads / kv"], facts),
-        "## The largest error",
-        f"On a CPU, with {versions}.",
+        "## Largest errors",
+        f"Measured on a CPU with {versions}.",
         _rows(["family", *CHECKS], errors),
         "## What is compared",
-        _rows(["column", "test", "compared", "at most"], checks),
+        _rows(["check", "test", "what is compared", "limit"], checks),
         _TAIL,
     ]
     return "\n\n".join(sections) + "\n"
@@ -103,25 +103,25 @@ def page(measured: Measured, models: dict[str, Any]) -> str:
 
 _HEAD = """# Architectures
 
-<!-- Written by `make families` out of tests/families; not to be edited by hand. -->
+<!-- Written by `make families` from tests/families. Do not edit it by hand. -->
 
-Each of these architectures is held to the same tests (`tests/families/test_families.py`), on a tiny random model made
-from its configuration. Other models whose blocks have `attn.hook_z` and `mlp.hook_post` are accepted too; to hold one
-to the tests, add a line to `tests/families/architectures.py` and run `make families`."""
+Each of these architectures passes the same tests (`tests/families/test_families.py`) on a tiny random model with its
+configuration. Other models whose blocks have `attn.hook_z` and `mlp.hook_post` are accepted too. To test one of them,
+add an entry to `tests/families/architectures.py` and run `make families`."""
 
-_TAIL = """Beside these numbers, for each architecture: hook names, widths and heads are those of the weights of plain
-transformers, and hooks that are removed leave no trace, after an exception too (the same logits and weights bit by bit,
-and not a hook more).
+_TAIL = """In addition, for each architecture: the names of hooks, the widths and the heads agree with the weights of
+plain transformers, and hooks are removed without a trace, also after an exception (logits and weights are bitwise
+equal, and no hook remains).
 
-## What is missing
+## Limitations
 
-- RoBERTa needs TransformerLens 4.3. A BERT without its masked-LM head, or a ViT without its classifier, can be
-  collected from and scored; `evaluate`, `prune` and `ablation_effect` refuse it, as it predicts nothing.
-- `top_examples` shows text, and refuses a model of images.
-- OPT with its norms after (the 350M): TransformerLens fails in `run_with_cache` without `names_filter`, as it drops a
-  dimension when `ln2` is cached. Name the hooks that you want.
-- Refused, with the reason: mixtures of experts (Mixtral, Qwen2-MoE, Qwen3-MoE), encoder-decoders (T5), latent attention
-  (DeepSeek), and blocks without attention and MLP (Mamba)."""
+- RoBERTa needs TransformerLens 4.3. A BERT without its masked-LM head or a ViT without its classifier supports
+  `collect` and `score`. `evaluate`, `prune` and `ablation_effect` raise an error, because it does not predict anything.
+- `top_examples` shows text, and raises an error for image models.
+- Post-norm OPT (the 350M): `run_with_cache` of TransformerLens fails without `names_filter`, because it drops a
+  dimension when it caches `ln2`. Pass the names of the hooks that you need.
+- The following architectures raise an error that explains the reason: mixtures of experts (Mixtral, Qwen2-MoE,
+  Qwen3-MoE), encoder-decoders (T5), latent attention (DeepSeek), and blocks without attention and MLP (Mamba)."""
 
 
 def _facts(family: Family, hf: Any) -> list[str]:

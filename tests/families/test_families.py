@@ -1,6 +1,6 @@
-"""What sp_lens says of a model, held against plain transformers, on each architecture alike.
+"""Compare sp_lens with plain transformers on every architecture.
 
-`--families-table FILE` writes the page of the documentation from what was measured here.
+`--families-table FILE` writes the documentation page from the results.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.model
 
 ROWS = random_rows(8)
 PAGE = Path(__file__).parents[2] / "docs" / "pages" / "how-to" / "families.md"
-# Padding that is also BOS and EOS, so that nothing but the attention mask can tell.
+# The padding token is also BOS and EOS, so that only the attention mask identifies padding.
 PAD = 1
 
 Measure = Callable[[str, float], None]
@@ -55,7 +55,7 @@ METRICS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A hooked model and the plain transformers model of the same weights."""
+    """A hooked model and the plain transformers model with the same weights."""
 
     family: Family
     model: Any
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def inputs(self) -> torch.Tensor:
-        """Tokens, more than a sliding window is long, or pixels."""
+        """Rows of tokens that are longer than a sliding window, or pixels."""
         generator = torch.Generator().manual_seed(1)
         if not self.family.reads_text:
             return torch.randn(3, 3, 16, 16, generator=generator)
@@ -78,7 +78,7 @@ class Case:
 
     @property
     def pruned(self) -> tuple[sp.NeuronMask, Any]:
-        """A mask, and plain transformers with what multiplies the masked neurons zeroed."""
+        """A mask, and plain transformers with zeroed output weights of the masked neurons."""
         mask, hf = random_mask(self.model, 0.3), tiny_hf(self.family.name)
         zero_rows(self.family.name, hf, mask)
         return mask, hf
@@ -95,7 +95,7 @@ def largest(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def cases(*, causal: bool = False, text: bool = False, kinds: tuple[str, ...] = KINDS) -> pytest.MarkDecorator:
-    """The families that a test is for, as each class that this TransformerLens has; a model serves many tests."""
+    """Parametrize a test by families, as each class that the installed TransformerLens has. Models are shared."""
     params = [
         pytest.param(f"{kind} {name}", marks=_skip_before(family.since))
         for name, family in FAMILIES.items()
@@ -118,7 +118,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def measure(case: Case, request: pytest.FixtureRequest) -> Measure:
-    """Hold an error to what its check allows, and keep the largest for the page of the documentation."""
+    """Return a function that compares an error with the limit of its check and records it for the documentation."""
     measured = request.config.stash[MEASURED]
 
     def measure(check: str, error: float) -> None:
@@ -129,7 +129,7 @@ def measure(case: Case, request: pytest.FixtureRequest) -> Measure:
 
 
 @cases()
-def test_sites_have_the_widths_of_the_weights(case: Case, measure: Measure) -> None:
+def test_layout_and_logits_equal_those_of_transformers(case: Case, measure: Measure) -> None:
     layout, heads = sp.layout_of(case.model), case.hf.config.num_attention_heads
     expected = {}
     for name, module in output_modules(case.family.name, case.hf).items():
@@ -141,7 +141,7 @@ def test_sites_have_the_widths_of_the_weights(case: Case, measure: Measure) -> N
 
 
 @cases()
-def test_statistics_are_those_of_pre_hooks_on_plain_transformers(case: Case, measure: Measure) -> None:
+def test_statistics_equal_those_of_transformers(case: Case, measure: Measure) -> None:
     stats = sp.collect(case.model, case.corpus, progress=False)
     inputs = ROWS if case.family.reads_text else list(case.inputs)
     plain = plain_activations(case.family.name, case.hf, inputs, positions=slice(case.family.leading, None))
@@ -153,18 +153,18 @@ def test_statistics_are_those_of_pre_hooks_on_plain_transformers(case: Case, mea
 
 
 @cases()
-def test_evaluation_is_of_plain_transformers(case: Case, measure: Measure) -> None:
-    """Of the next token, of the tokens that were masked, of the class: what plain transformers says of each."""
+def test_evaluation_equals_that_of_transformers(case: Case, measure: Measure) -> None:
+    """The loss refers to the next token, the masked tokens, or the class of an image."""
     nats: list[torch.Tensor] = []
     if case.family.causal:
         nats = [cross_entropy(logits(case.hf, row[None])[0, :-1], row[1:], reduction="none") for row in ROWS]
     elif case.family.reads_text:
         for batch in text_batches(case.model, ROWS, batch_tokens=4096):
-            hidden, asked = mask_tokens(case.model, batch, seed=3)
-            for row, seen, there in zip(batch.rows, hidden.tokens, asked, strict=True):
-                answers = logits(case.hf, seen[: len(row.tokens)][None])[0]
-                places = there.nonzero().flatten()
-                nats.append(cross_entropy(answers[places], row.tokens[places], reduction="none"))
+            masked, predicted = mask_tokens(case.model, batch, seed=3)
+            for row, tokens, is_predicted in zip(batch.rows, masked.tokens, predicted, strict=True):
+                row_logits = logits(case.hf, tokens[: len(row.tokens)][None])[0]
+                positions = is_predicted.nonzero().flatten()
+                nats.append(cross_entropy(row_logits[positions], row.tokens[positions], reduction="none"))
     else:
         nats = [cross_entropy(logits(case.hf, case.inputs), torch.arange(len(case.inputs)), reduction="none")]
     result = sp.evaluate(case.model, case.corpus, seed=3, progress=False)
@@ -173,10 +173,10 @@ def test_evaluation_is_of_plain_transformers(case: Case, measure: Measure) -> No
 
 
 @cases()
-def test_ablation_by_hooks_is_zeroed_weights(case: Case, measure: Measure) -> None:
+def test_ablation_equals_zeroed_weights(case: Case, measure: Measure) -> None:
     mask, hf = case.pruned
     expected = logits(hf, case.inputs)
-    assert largest(expected, logits(case.hf, case.inputs)) > 1e-2  # the mask does something
+    assert largest(expected, logits(case.hf, case.inputs)) > 1e-2  # the mask has an effect
     with sp.ablate(case.model, mask):
         measure("hooks", largest(logits(case.model, case.inputs), expected))
     with case.model.hooks(fwd_hooks=sp.ablation_hooks(mask)):
@@ -186,29 +186,30 @@ def test_ablation_by_hooks_is_zeroed_weights(case: Case, measure: Measure) -> No
 
 
 @cases(kinds=("bridge",))
-def test_fused_attention_is_that_of_transformerlens(case: Case, measure: Measure) -> None:
-    """With padding on both sides, longer than a sliding window, and with hooks on z that change it."""
+def test_fused_attention_equals_that_of_transformerlens(case: Case, measure: Measure) -> None:
+    """The rows are padded on either side and longer than a sliding window, and hooks change z."""
     inputs = [(case.inputs, {})]
     if case.family.reads_text:
         inputs += [(ids, {"attention_mask": mask}) for ids, mask in map(padded, ("left", "right"))]
     names = list(sp.layout_of(case.model).names)
-    for given, options in inputs:
-        seen = options.get("attention_mask", torch.ones(given.shape[:2])).bool()
+    for tokens, options in inputs:
+        is_real = options.get("attention_mask", torch.ones(tokens.shape[:2])).bool()
         with torch.no_grad(), sp.ablate(case.model, random_mask(case.model, 0.3)):
-            expected, apart = case.model.run_with_cache(given, names_filter=names, **options)
+            expected, unfused = case.model.run_with_cache(tokens, names_filter=names, **options)
             with fused_attention(case.model) as fused:
-                answers, cache = case.model.run_with_cache(given, names_filter=names, **options)
+                actual, cache = case.model.run_with_cache(tokens, names_filter=names, **options)
         assert fused == (case.family.name not in ("neox", "gemma2"))
         if not fused:
             return
-        whole = slice(None) if not options else seen  # what padding says is nobody's concern
-        measure("fused", largest(answers[whole], expected[whole]))
+        compared = slice(None) if not options else is_real  # activations at padding may differ
+        measure("fused", largest(actual[compared], expected[compared]))
         for name in names:
-            measure("fused", largest(cache[name][whole], apart[name][whole]) / float(apart[name][whole].abs().max()))
+            z = unfused[name][compared]
+            measure("fused", largest(cache[name][compared], z) / float(z.abs().max()))
 
 
 @cases()
-def test_ablation_is_the_exported_model(case: Case, measure: Measure, tmp_path: Path) -> None:
+def test_the_exported_model_equals_ablation(case: Case, measure: Measure, tmp_path: Path) -> None:
     mask, hf = case.pruned
     folder = sp.export(case.model, mask, tmp_path / "pruned", hf_model=case.hf)
     reloaded = case.family.model.from_pretrained(folder).eval()
@@ -221,10 +222,10 @@ def test_ablation_is_the_exported_model(case: Case, measure: Measure, tmp_path: 
 
 
 @cases()
-def test_compaction_is_zeroed_weights(
+def test_compaction_equals_zeroed_weights(
     case: Case, measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Narrower layers for the length of a `with`, in a folder, and for good."""
+    """Neurons are removed temporarily, in an exported folder, and permanently."""
     mask, hf = case.pruned
     expected, whole = logits(hf, case.inputs), sp.layout_of(case.model)
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
@@ -236,8 +237,8 @@ def test_compaction_is_zeroed_weights(
     assert all(torch.equal(value, weights[name]) for name, value in case.model.state_dict().items())
     reloaded = case.family.model.from_pretrained(folder).eval()
     measure("compact", largest(logits(reloaded, case.inputs), expected))
-    made = tiny_bridge if hasattr(case.model, "original_model") else tiny_hooked
-    model = made(case.family.name)
+    create = tiny_bridge if hasattr(case.model, "original_model") else tiny_hooked
+    model = create(case.family.name)
     sp.compact(model, mask)
     assert all(group.width < was.width for group, was in _mlps(model, whole))
     measure("compact", largest(logits(model, case.inputs), expected))
@@ -248,9 +249,9 @@ def _mlps(model: Any, whole: sp.Layout) -> Iterator[tuple[sp.NeuronGroup, sp.Neu
 
 
 @cases(causal=True)
-def test_heads_are_the_slices_that_attention_makes(case: Case, measure: Measure) -> None:
-    """A query head's neurons are its attention pattern times the values of the key-value head that it shares."""
-    tokens = case.inputs[:, :7]  # within a sliding window, whose cache forgets what is before it
+def test_heads_are_slices_of_attention(case: Case, measure: Measure) -> None:
+    """The neurons of a query head are its attention pattern times the values of the key-value head that it shares."""
+    tokens = case.inputs[:, :7]  # shorter than a sliding window, whose cache drops earlier tokens
     layout = sp.layout_of(case.model).select("attn")
     with torch.no_grad():
         plain = case.hf(tokens, output_attentions=True, use_cache=True)
@@ -264,7 +265,7 @@ def test_heads_are_the_slices_that_attention_makes(case: Case, measure: Measure)
 
 
 @cases(causal=True)
-def test_heads_are_scored_and_ablated_by_their_slices(case: Case, measure: Measure) -> None:
+def test_heads_are_scored_and_ablated_as_slices(case: Case, measure: Measure) -> None:
     heads = sp.collect(case.model, ROWS, progress=False).importance("abs").heads("mean")
     plain = plain_activations(case.family.name, case.hf, ROWS)
     sliced = {name: plain[name].abs().mean(0).unflatten(0, (4, -1)).mean(1) for name in heads}
@@ -272,7 +273,7 @@ def test_heads_are_scored_and_ablated_by_their_slices(case: Case, measure: Measu
     for name, values in sliced.items():
         measure("stats", largest(heads[name], values) / float(values.max()))
 
-    mask, hf = heads.top(1 / 8), tiny_hf(case.family.name)  # one of the eight
+    mask, hf = heads.top(1 / 8), tiny_hf(case.family.name)  # one of eight
     with torch.no_grad():
         weight = output_modules(case.family.name, hf)[strongest[0]].weight
         rows = weight if case.family.name == "gpt2" else weight.T
@@ -286,14 +287,14 @@ def padded(side: str) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.full((len(ROWS), longest), PAD)
     mask = torch.zeros_like(ids)
     for number, row in enumerate(ROWS):
-        place = slice(longest - len(row), None) if side == "left" else slice(len(row))
-        ids[number, place], mask[number, place] = row, 1
+        positions = slice(longest - len(row), None) if side == "left" else slice(len(row))
+        ids[number, positions], mask[number, positions] = row, 1
     return ids, mask
 
 
 @cases(text=True)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(case: Case, measure: Measure, side: str) -> None:
+def test_padding_has_no_effect(case: Case, measure: Measure, side: str) -> None:
     ids, mask = padded(side)
     batch = {"input_ids": ids, "attention_mask": mask}
     values = sp.collect(case.model, [batch], progress=False).importance("abs")
@@ -312,7 +313,7 @@ def test_padding_changes_nothing(case: Case, measure: Measure, side: str) -> Non
 
 @cases(kinds=("bridge",))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_dtypes_agree(case: Case, measure: Measure, dtype: torch.dtype) -> None:
+def test_half_precision_is_close_to_float32(case: Case, measure: Measure, dtype: torch.dtype) -> None:
     half = bridge_of(tiny_hf(case.family.name).to(dtype), f"tiny-{case.family.name}")
     assert {parameter.dtype for parameter in half.parameters()} == {dtype}
     whole, rounded = (sp.collect(model, case.corpus, progress=False) for model in (case.model, half))
@@ -327,24 +328,24 @@ def test_dtypes_agree(case: Case, measure: Measure, dtype: torch.dtype) -> None:
     with sp.ablate(half, mask):
         ablated = logits(half, inputs)
     with folded(half, mask):
-        assert torch.equal(logits(half, inputs), ablated)  # products with a zero are zero in any dtype
+        assert torch.equal(logits(half, inputs), ablated)  # a product with zero is exact in any dtype
 
 
 def hooks_of(model: Any) -> int:
-    """Every hook on every module of the model, by torch's count and by TransformerLens'."""
+    """Return the number of hooks on all modules, counted in torch and in TransformerLens."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "fwd_hooks", "bwd_hooks")
     return sum(len(getattr(module, kind, ())) for module in model.modules() for kind in kinds)
 
 
 @cases()
-def test_no_trace_is_left(case: Case) -> None:
-    """After ablation, folding, collecting and evaluating, and after an exception in the middle of each."""
+def test_the_model_is_restored(case: Case) -> None:
+    """This holds after ablation, folding, collection and evaluation, and after an exception in each of them."""
     mask = random_mask(case.model, 0.5)
     hooks, before = hooks_of(case.model), logits(case.model, case.inputs)
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
 
     def broken() -> Iterator[Any]:
-        yield from case.corpus * 90  # more than are batched together: the model has run before it ends
+        yield from case.corpus * 90  # more than one batch, so that the model has run before the exception
         raise RuntimeError("inside")
 
     for context in (sp.ablate, folded):
@@ -365,13 +366,13 @@ def test_no_trace_is_left(case: Case) -> None:
 @pytest.mark.xfail(
     strict=True, raises=ValueError, reason="TransformerLens drops a dimension when ln2 of a post-norm OPT is cached"
 )
-def test_everything_of_a_post_norm_opt_can_be_cached() -> None:
-    """What sp_lens needs can be, with `names_filter`; the tests above do."""
+def test_all_activations_of_a_post_norm_opt_can_be_cached() -> None:
+    """With `names_filter` the activations that sp_lens needs can be cached, as the tests above show."""
     tiny_bridge("opt-post-norm").run_with_cache(torch.arange(2, 9)[None])
 
 
-def test_the_page_of_the_documentation_is_of_these_families(request: pytest.FixtureRequest) -> None:
+def test_the_documentation_lists_these_families(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--families-table"):
-        pytest.skip("it is being written")
+        pytest.skip("the page is being written")
     lines = PAGE.read_text("utf-8").splitlines()
     assert [line.split("`")[1] for line in lines if line.startswith("| `")] == [*FAMILIES, *FAMILIES]

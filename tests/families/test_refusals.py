@@ -1,4 +1,4 @@
-"""What sp_lens can't do with a model is said before any work starts, with what to do instead."""
+"""Test that unsupported models and inputs raise an error before any work starts, and that it says what to do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +21,18 @@ NO_NEURONS = {
     "mamba": r"MambaForCausalLM has neither attn.hook_z nor mlp.hook_post .* consist of norm, mixer",
     "deepseek": r"the attn of block 0 has no W_O that can be divided into neurons",
 }
-# Each way into sp_lens that takes a model, on token rows.
-WAYS: dict[str, Callable[[Any], Any]] = {
+# The functions that take a model, applied to rows of tokens.
+FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "layout_of": sp.layout_of,
-    "collect": lambda model: sp.collect(model, _untouched(), progress=False),
-    "ablation_effect": lambda model: sp.ablation_effect(model, _untouched(), progress=False),
-    "prune": lambda model: _prune(model, _untouched()),
+    "collect": lambda model: sp.collect(model, _must_not_be_read(), progress=False),
+    "ablation_effect": lambda model: sp.ablation_effect(model, _must_not_be_read(), progress=False),
+    "prune": lambda model: _prune(model, _must_not_be_read()),
 }
 
 
-def _untouched() -> Any:
-    """A corpus that fails the test when anything is read from it."""
-    yield pytest.fail("work has started")
+def _must_not_be_read() -> Any:
+    """Return a corpus that fails the test when it is read."""
+    yield pytest.fail("the corpus was read")
 
 
 def _prune(model: Any, corpus: Any) -> Any:
@@ -40,16 +40,16 @@ def _prune(model: Any, corpus: Any) -> Any:
     return sp.prune(model, corpus, corpus, eval_forget=corpus, eval_retain=corpus, site="mlp", **options)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("name", NO_NEURONS)
-def test_a_model_without_neurons_is_refused(name: str, way: str) -> None:
+def test_a_model_without_neurons_is_rejected(name: str, function: str) -> None:
     with pytest.raises(sp.SpLensError, match=NO_NEURONS[name]):
-        WAYS[way](tiny_bridge(name))
+        FUNCTIONS[function](tiny_bridge(name))
 
 
-def test_a_missing_hook_is_named_with_those_that_are_there() -> None:
+def test_the_message_lists_the_hooks_that_exist() -> None:
     model = tiny_bridge("gpt2")
-    mlp = model.blocks[1].mlp  # as if this TransformerLens called the hook something else
+    mlp = model.blocks[1].mlp  # as if TransformerLens used another name for the hook
     mlp.hook_aliases, mlp._hook_alias_registry = {}, {}
     vars(mlp).pop("hook_post", None)
     with pytest.raises(sp.SpLensError, match=r"GPT2LMHeadModel has no hook blocks\.1\.mlp\.hook_post.*c_proj\.hook_in"):
@@ -66,33 +66,33 @@ def test_text_needs_a_tokenizer(read: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=str)
-def test_a_dtype_that_no_model_runs_in(dtype: torch.dtype) -> None:
+def test_unsupported_dtypes_are_rejected(dtype: torch.dtype) -> None:
     with pytest.raises(sp.SpLensError, match=rf"unknown dtype {dtype}: choose one of torch\.float32"):
         sp.load_model(DEMO_FOLDER, dtype=dtype)
 
 
-@pytest.mark.parametrize("way", ["evaluate", "ablation_effect", "prune"])
-def test_nothing_is_asked_of_a_model_without_a_head(way: str) -> None:
+@pytest.mark.parametrize("function", ["evaluate", "ablation_effect", "prune"])
+def test_a_model_without_a_head_is_not_evaluated(function: str) -> None:
     torch.manual_seed(0)
     kind, options = FAMILIES["vit"][1:3]
     config = kind.config_class(**options, architectures=["ViTModel"])
     model = bridge_of(transformers.ViTModel(config).eval(), "headless")
-    evaluate = {"evaluate": lambda model: sp.evaluate(model, _untouched(), progress=False)}
+    evaluate = {"evaluate": lambda model: sp.evaluate(model, _must_not_be_read(), progress=False)}
     with pytest.raises(sp.SpLensError, match=r"ViTModel has no trained head, so its predictions are meaningless"):
-        (WAYS | evaluate)[way](model)
+        (FUNCTIONS | evaluate)[function](model)
     image = {"pixel_values": torch.zeros(3, 16, 16), "labels": 0}
-    assert sp.collect(model, [image], progress=False).count  # what it computes is there all the same
+    assert sp.collect(model, [image], progress=False).count  # activations are available
 
 
 def test_a_masked_model_needs_a_mask_token() -> None:
     model = tiny_bridge("bert")
     model.tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
-    for way in (WAYS["prune"], lambda model: sp.evaluate(model, _untouched(), progress=False)):
+    for function in (FUNCTIONS["prune"], lambda model: sp.evaluate(model, _must_not_be_read(), progress=False)):
         with pytest.raises(sp.SpLensError, match="the tokenizer has no mask token"):
-            way(model)
+            function(model)
 
 
-def test_a_model_of_images_reads_no_text() -> None:
+def test_an_image_model_rejects_text() -> None:
     model = tiny_bridge("vit")
     text = ["def add(a, b): return a + b"]
     mask = random_mask(model, 0.1)
@@ -111,14 +111,14 @@ def test_a_model_of_images_reads_no_text() -> None:
             read()
 
 
-def test_a_model_of_text_reads_no_images() -> None:
+def test_a_language_model_rejects_images() -> None:
     with pytest.raises(sp.SpLensError, match="the model reads tokens, not images"):
         sp.load_images("digits", tiny_bridge("gpt2"))
 
 
-def test_images_of_another_size_or_class() -> None:
+def test_invalid_images_are_rejected() -> None:
     model = tiny_bridge("vit")
-    for item, what in (
+    for item, message in (
         ({"pixel_values": torch.zeros(3, 8, 8), "labels": 0}, r"shape \(3, 8, 8\), but .* expects \(3, 16, 16\)"),
         ({"pixel_values": torch.zeros(3, 16, 16), "labels": 5}, "has class 5, but the classes of the model are 0 to 4"),
         ({"image": None}, "is not an image with a class: got dict with"),
@@ -128,7 +128,7 @@ def test_images_of_another_size_or_class() -> None:
             "normalized floats, got torch.uint8",
         ),
     ):
-        with pytest.raises(sp.SpLensError, match=what):
+        with pytest.raises(sp.SpLensError, match=message):
             sp.evaluate(model, [item], progress=False)
     with pytest.raises(sp.SpLensError, match="the corpus is empty"):
         sp.evaluate(model, [], progress=False)
@@ -136,7 +136,7 @@ def test_images_of_another_size_or_class() -> None:
         sp.evaluate(model, 7, progress=False)
 
 
-def test_images_in_batches_are_the_images() -> None:
+def test_images_can_be_given_in_batches() -> None:
     model, pixels = tiny_bridge("vit"), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     one = sp.evaluate(model, [{"pixel_values": p, "labels": n} for n, p in enumerate(pixels)], progress=False)
     batch = {"pixel_values": pixels, "labels": torch.arange(3)}
@@ -144,8 +144,8 @@ def test_images_in_batches_are_the_images() -> None:
 
 
 @pytest.mark.parametrize("saved", ["BertModel", "BertForSequenceClassification"])
-def test_a_head_that_was_never_trained_is_none(saved: str) -> None:
+def test_an_untrained_head_is_not_evaluated(saved: str) -> None:
     model = tiny_bridge("bert")
-    model.original_model.config.architectures = [saved]  # as TransformerLens loads such a folder
+    model.original_model.config.architectures = [saved]  # as if TransformerLens had loaded such a folder
     with pytest.raises(sp.SpLensError, match="no trained head"):
-        sp.evaluate(model, _untouched(), progress=False)
+        sp.evaluate(model, _must_not_be_read(), progress=False)

@@ -1,4 +1,4 @@
-"""Fused attention: where it is, where it must not be, and that nothing is left of it. Its numbers are in families/."""
+"""Test where fused attention is used and that it is removed again. tests/families compares its results."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from sp_lens.models.forward import inference
 pytestmark = pytest.mark.model
 
 TOKENS = torch.arange(2, 42).view(2, 20)
-FUSED, APART = {"aten::scaled_dot_product_attention"}, {"aten::_softmax"}
+FUSED, UNFUSED = {"aten::scaled_dot_product_attention"}, {"aten::_softmax"}
 
 
 def kernels(model: Any) -> set[str]:
-    """What torch ran of attention in a pass: the fused one, or the softmax of one that is taken apart."""
+    """Return the attention kernels that torch runs in a forward pass: the fused one, or the softmax without it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model(TOKENS)
-    ran = {str(event.key) for event in profile.key_averages()}
-    return ran & (FUSED | APART)
+    events = {str(event.key) for event in profile.key_averages()}
+    return events & (FUSED | UNFUSED)
 
 
 @pytest.fixture(params=["llama", "gpt2", "opt"])
@@ -29,18 +29,18 @@ def model(request: pytest.FixtureRequest) -> Any:
     return tiny_bridge(request.param)
 
 
-def test_what_needs_no_gradients_runs_one_kernel(model: Any) -> None:
-    assert kernels(model) == APART
+def test_inference_uses_the_fused_kernel(model: Any) -> None:
+    assert kernels(model) == UNFUSED
     with inference(model):
         assert kernels(model) == FUSED
         with inference(model):
             assert kernels(model) == FUSED
         assert kernels(model) == FUSED
-    assert kernels(model) == APART
+    assert kernels(model) == UNFUSED
 
 
-def test_nothing_is_left_of_it(model: Any) -> None:
-    """After an exception in the middle of a pass neither."""
+def test_the_model_is_restored(model: Any) -> None:
+    """This includes an exception in the middle of a forward pass."""
 
     def state() -> list[tuple[list[tuple[str, Any]], set[str]]]:
         return [(list(module._modules.items()), set(vars(module))) for module in model.blocks.modules()]
@@ -49,18 +49,18 @@ def test_nothing_is_left_of_it(model: Any) -> None:
         raise KeyboardInterrupt
 
     with inference(model):
-        model(TOKENS)  # transformers puts hooks of its own on what it runs for the first time
+        model(TOKENS)  # transformers adds its own hooks in the first pass
     before = state()
     with model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", stop)]), pytest.raises(KeyboardInterrupt):
         sp.collect(model, list(TOKENS), progress=False)
     assert state() == before
     assert model.original_model.config._attn_implementation == "eager"
-    assert kernels(model) == APART
+    assert kernels(model) == UNFUSED
 
 
 @pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores"])
-def test_a_hook_inside_attention_is_heard(name: str) -> None:
-    """Attention to the first token alone changes the loss, through every function that computes one."""
+def test_hooks_inside_attention_have_an_effect(name: str) -> None:
+    """A hook that restricts attention to the first token changes the loss of `evaluate`."""
     model = tiny_bridge("llama")
     rows = list(TOKENS)
 
@@ -79,7 +79,7 @@ def test_a_hook_inside_attention_is_heard(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hook_q", "hook_k", "hook_v"])
-def test_a_hook_on_queries_keys_and_values_is_heard(model: Any, name: str) -> None:
+def test_hooks_on_queries_keys_and_values_have_an_effect(model: Any, name: str) -> None:
     rows = list(TOKENS)
     whole = sp.evaluate(model, rows, progress=False).loss
     with model.hooks(fwd_hooks=[(f"blocks.1.attn.{name}", lambda vectors, hook: -2 * vectors)]):
@@ -93,10 +93,10 @@ def test_a_hook_on_queries_keys_and_values_is_heard(model: Any, name: str) -> No
 @pytest.mark.parametrize(
     ("family", "dtype"), [("neox", torch.float32), ("gpt2", torch.float32), ("gpt2", torch.float64)], ids=str
 )
-def test_weights_that_were_trained_are_computed_with(family: str, dtype: torch.dtype) -> None:
-    """TransformerLens trains queries, keys and values that transformers has in one matrix.
+def test_trained_weights_are_used(family: str, dtype: torch.dtype) -> None:
+    """TransformerLens trains the projections of queries, keys and values, which transformers has in one matrix.
 
-    Of GPT-NeoX they are copies; of GPT-2 views of the matrix, which may not outlast a conversion of each by itself.
+    For GPT-NeoX they are copies. For GPT-2 they are views, which may become copies if the dtype is converted.
     """
     model = tiny_bridge(family).to(dtype)
     whole = sp.evaluate(model, list(TOKENS), progress=False).loss
@@ -108,30 +108,30 @@ def test_weights_that_were_trained_are_computed_with(family: str, dtype: torch.d
     assert abs(whole - expected) > 1e-4
 
 
-def test_a_model_of_ones_own_with_the_kernel_that_transformers_chose() -> None:
+def test_a_model_that_was_loaded_with_the_fused_kernel() -> None:
     hf = tiny_hf("llama")
     hf.set_attn_implementation("sdpa")
     model = bridge_of(hf, "tiny-llama")
-    before = hf.config._attn_implementation  # TransformerLens 3.9 leaves it, 4 has it eager
-    assert kernels(model) == APART
+    before = hf.config._attn_implementation  # TransformerLens 3.9 keeps it, TransformerLens 4 sets it to eager
+    assert kernels(model) == UNFUSED
     with inference(model):
         assert kernels(model) == FUSED
-    assert kernels(model) == APART
+    assert kernels(model) == UNFUSED
     assert hf.config._attn_implementation == before
     expected = sp.collect(tiny_bridge("llama"), list(TOKENS), progress=False).importance("abs")
     for name, values in sp.collect(model, list(TOKENS), progress=False).importance("abs").items():
         torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-7)
 
 
-def test_processed_weights_are_left_alone() -> None:
+def test_models_with_processed_weights_are_not_changed() -> None:
     model = tiny_bridge("llama")
     model.enable_compatibility_mode(disable_warnings=True)
     with inference(model):
-        assert kernels(model) == APART
+        assert kernels(model) == UNFUSED
 
 
-def test_memory_grows_with_the_length_of_rows_and_not_with_its_square() -> None:
-    """The largest tensor that a pass makes, of rows twice as long, in floats."""
+def test_memory_grows_linearly_with_the_length_of_rows() -> None:
+    """Compare the largest floating-point tensors in forward passes on rows of different length."""
 
     class Largest(TorchDispatchMode):
         def __init__(self) -> None:
@@ -139,10 +139,10 @@ def test_memory_grows_with_the_length_of_rows_and_not_with_its_square() -> None:
             self.numel = 0
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = function(*args, **(kwargs or {}))
-            if isinstance(made, torch.Tensor) and made.is_floating_point():
-                self.numel = max(self.numel, made.numel())
-            return made
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
+                self.numel = max(self.numel, result.numel())
+            return result
 
     def largest(length: int, *, fused: bool) -> int:
         model = tiny_bridge("llama")

@@ -1,4 +1,4 @@
-"""Loading and exporting: the bundled model, folders, and what is refused."""
+"""Test loading and exporting: the bundled model, folders, and inputs that are rejected."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sp_lens.models.hooks import model_name
 pytestmark = pytest.mark.model
 
 
-def test_the_bundled_model_is_small_and_is_what_transformers_loads(demo: Any) -> None:
+def test_the_bundled_model_is_small_and_equals_the_transformers_model(demo: Any) -> None:
     plain = transformers.AutoModelForCausalLM.from_pretrained(
         DEMO_FOLDER, dtype=torch.float32, attn_implementation="eager"
     )
@@ -28,7 +28,7 @@ def test_the_bundled_model_is_small_and_is_what_transformers_loads(demo: Any) ->
     assert not demo.training
 
 
-def test_a_local_folder(tmp_path: Path) -> None:
+def test_a_local_folder_is_loaded(tmp_path: Path) -> None:
     hf = tiny_hf("llama")
     hf.save_pretrained(tmp_path / "mine")
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path / "mine")
@@ -43,12 +43,12 @@ def test_a_local_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "no-such-folder/", "nothing.gguf"])
-def test_an_unknown_model_has_an_answer(name: str) -> None:
+def test_an_unknown_model_raises_a_helpful_error(name: str) -> None:
     with pytest.raises(sp.SpLensError, match=r"cannot load the model|there is no GGUF file"):
         sp.load_model(name)
 
 
-def test_an_unknown_architecture_is_named_and_not_all_that_are_known(tmp_path: Path) -> None:
+def test_the_message_names_an_unknown_architecture_without_listing_all_others(tmp_path: Path) -> None:
     transformers.CanineConfig(architectures=["CanineForMultipleChoice"]).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((DEMO_FOLDER / "model.safetensors").read_bytes())
@@ -58,8 +58,8 @@ def test_an_unknown_architecture_is_named_and_not_all_that_are_known(tmp_path: P
 
 
 @pytest.mark.parametrize("read", [sp.collect, sp.evaluate], ids=["collect", "evaluate"])
-def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
-    """More tokens than embeddings: said when the model is loaded, and of a bridge made elsewhere before it reads."""
+def test_the_tokenizer_of_another_model_is_rejected(tmp_path: Path, read: Any) -> None:
+    """This is detected by `load_model`, and for other bridges before they read text."""
     hf = tiny_hf("llama")
     hf.resize_token_embeddings(1000)
     hf.save_pretrained(tmp_path)
@@ -72,12 +72,12 @@ def test_the_tokenizer_of_another_model(tmp_path: Path, read: Any) -> None:
 
 
 @pytest.mark.parametrize("row", [torch.tensor([5, 4096]), torch.tensor([5, -1])], ids=str)
-def test_ids_that_the_model_does_not_know(opt: Any, row: torch.Tensor) -> None:
+def test_token_ids_outside_the_vocabulary_are_rejected(opt: Any, row: torch.Tensor) -> None:
     with pytest.raises(sp.SpLensError, match="the vocabulary of the model is 0 to 4095: use the tokenizer of"):
         sp.collect(opt, [row], progress=False)
 
 
-def test_weights_of_another_size(tmp_path: Path) -> None:
+def test_weights_of_another_size_are_rejected(tmp_path: Path) -> None:
     tiny_hf("llama").save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"intermediate_size": 48', '"intermediate_size": 40'))
@@ -85,13 +85,13 @@ def test_weights_of_another_size(tmp_path: Path) -> None:
         sp.load_model(tmp_path)
 
 
-def test_something_that_is_no_hooked_model() -> None:
+def test_a_model_without_hooks_is_rejected() -> None:
     with pytest.raises(sp.SpLensError, match="expected a TransformerBridge or a HookedTransformer"):
         sp.layout_of(tiny_hf("opt"))
 
 
-def test_widths_come_from_the_weights(tiny: Any) -> None:
-    """An OPT with an own ffn_dim has a wrong cfg.d_mlp; grouped-query attention has fewer key heads."""
+def test_widths_are_read_from_the_weights(tiny: Any) -> None:
+    """An OPT with its own ffn_dim has a wrong cfg.d_mlp, and grouped-query attention has fewer key heads."""
     layout = sp.layout_of(tiny.model)
     width = 128 if tiny.family == "gpt2" else 48
     assert [(g.site, g.layer, g.width, g.heads) for g in layout] == [
@@ -101,7 +101,7 @@ def test_widths_come_from_the_weights(tiny: Any) -> None:
     ]
 
 
-def test_export_refuses_what_it_would_spoil(opt: Any, tmp_path: Path) -> None:
+def test_export_does_not_overwrite_a_folder(opt: Any, tmp_path: Path) -> None:
     mask = random_mask(opt, 0.1)
     folder = sp.export(opt, mask, tmp_path / "pruned")
     with pytest.raises(sp.SpLensError, match="already exists"):
@@ -113,7 +113,7 @@ def test_export_refuses_what_it_would_spoil(opt: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pruned"]
 
 
-def test_an_exported_model_is_a_model_again(opt: Any, tmp_path: Path) -> None:
+def test_an_exported_model_can_be_loaded(opt: Any, tmp_path: Path) -> None:
     mask = random_mask(opt, 0.3)
     again = sp.load_model(sp.export(opt, mask, tmp_path / "pruned"), device="cpu")
     tokens = torch.arange(2, 30)[None]
@@ -121,8 +121,8 @@ def test_an_exported_model_is_a_model_again(opt: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(again(tokens), opt(tokens), rtol=0, atol=1e-5)
 
 
-def test_processed_weights_are_not_exported_as_if_they_were_not(tmp_path: Path) -> None:
-    """Folded value biases move hook_z: what is saved would differ from what was measured, so it is refused."""
+def test_processed_weights_are_not_exported(tmp_path: Path) -> None:
+    """Folded value biases change hook_z, so the saved model would differ from the measured one."""
     model = tiny_bridge("gpt2", seed=2)
     model.enable_compatibility_mode()
     with pytest.raises(sp.SpLensError, match=r"differs from the model ablated by hooks|cannot be exported"):

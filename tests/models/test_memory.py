@@ -1,4 +1,7 @@
-"""Batches that memory does not hold: a hook runs out of it, as a GPU does, whenever more than so many rows come."""
+"""Test batches that do not fit into memory, and the reuse of freed memory.
+
+A hook simulates a GPU that runs out of memory with more than a given number of rows.
+"""
 
 import logging
 import subprocess
@@ -95,8 +98,8 @@ faults(); before = faults(); keep_freed_memory(); faults(); print(before, faults
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is of Linux")
-def test_freed_memory_is_used_again() -> None:
-    done = subprocess.run([sys.executable, "-c", _FAULTS], check=True, capture_output=True, text=True)
-    before, after = map(int, done.stdout.split())
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc exists only on Linux")
+def test_freed_memory_is_reused() -> None:
+    process = subprocess.run([sys.executable, "-c", _FAULTS], check=True, capture_output=True, text=True)
+    before, after = map(int, process.stdout.split())
     assert after < before / 10

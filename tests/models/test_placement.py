@@ -1,4 +1,4 @@
-"""Where the weights are: one device, several, the disk. Held against the same model whole on the CPU."""
+"""Test models on one device, on several devices and on disk against the same model on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sp_lens.statistics.moments import Moments
 pytestmark = pytest.mark.model
 
 ROWS = random_rows(8)
-# Where accelerate keeps what it is told to: half of each model on disk, or all of it.
+# Device maps that put half of a model, or all of it, on disk.
 ON_DISK = {
     "llama": {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
               "model.layers.0": "cpu", "model.layers.1": "disk"},
@@ -29,7 +29,7 @@ ON_DISK = {
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A tiny model of the family asked for, with the bundled tokenizer."""
+    """Return a folder with a tiny model of the requested family and the bundled tokenizer."""
     tiny_hf(request.param).save_pretrained(tmp_path / request.param)
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path / request.param)
     return tmp_path / request.param
@@ -41,7 +41,7 @@ def largest(one: sp.NeuronValues, other: sp.NeuronValues) -> float:
 
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
 @pytest.mark.parametrize("device_map", ["auto", "balanced", {"": "cpu"}], ids=str)
-def test_a_device_map_changes_nothing(folder: Path, device_map: Any, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_device_map(folder: Path, device_map: Any, tmp_path: Path) -> None:
     whole, placed = sp.load_model(folder, device="cpu"), sp.load_model(folder, device_map=device_map)
     mask = random_mask(whole, 0.3)
     stats = [sp.collect(model, ROWS, progress=False).importance("abs") for model in (whole, placed)]
@@ -53,10 +53,10 @@ def test_a_device_map_changes_nothing(folder: Path, device_map: Any, tmp_path: P
     sp.export(placed, mask, tmp_path / "pruned")
 
 
-@pytest.mark.skipif(HERE < (4,), reason="TransformerLens 3.9 takes no weights from disk")
+@pytest.mark.skipif(HERE < (4,), reason="TransformerLens 3.9 cannot use weights on disk")
 @pytest.mark.parametrize("folder", list(ON_DISK), indirect=True)
-def test_weights_on_disk(folder: Path, tmp_path: Path) -> None:
-    """They are read, ablated and pruned as they are in memory; folding them is refused before it begins."""
+def test_weights_on_disk_can_be_ablated_but_not_folded(folder: Path, tmp_path: Path) -> None:
+    """Collection, ablation and pruning give the same results as in memory. Folding raises before any change."""
     whole, placed = sp.load_model(folder, device="cpu"), sp.load_model(folder, device_map=ON_DISK[folder.name])
     assert any(parameter.is_meta for parameter in placed.parameters())
     assert sp.layout_of(placed) == sp.layout_of(whole)
@@ -92,15 +92,15 @@ def test_weights_on_disk(folder: Path, tmp_path: Path) -> None:
         ({"device_map": {"": "warp"}}, "there is no device 'warp' here"),
     ],
 )
-def test_a_place_that_is_not_there(options: dict[str, Any], message: str) -> None:
+def test_unknown_devices_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         sp.load_model("demo", **options)
 
 
-def test_masks_and_means_go_where_the_activation_is() -> None:
-    """On two GPUs that torch only makes believe in: it computes no numbers, and refuses to mix devices as real ones do.
+def test_masks_and_means_move_to_the_device_of_the_activation() -> None:
+    """Two GPUs are simulated with fake tensors, which contain no numbers but raise if devices are mixed.
 
-    Slicing is beyond it, so that what `collect` and `evaluate` do on several GPUs is not tested.
+    They do not support slicing, so `collect` and `evaluate` are not tested on several GPUs.
     """
     layout = Layout((NeuronGroup("attn", 0, 8, heads=2), NeuronGroup("mlp", 1, 12)))
     mask = sp.NeuronMask(layout, {group.name: torch.arange(group.width) % 3 == 0 for group in layout})

@@ -1,4 +1,4 @@
-"""Weights that others trained, of a causal model and of an encoder, against what is known of them."""
+"""Test published weights of a causal model and of an encoder against known results."""
 
 import importlib.util
 from pathlib import Path
@@ -38,13 +38,13 @@ def load_settings(path, defaults=None):
 @pytest.mark.smollm
 @pytest.mark.parametrize(
     ("text", "known", "within"),
-    # Known from another paragraph and another snippet of a hundred tokens. These here were measured at 3.46 and 1.45.
-    # Paragraphs differ by a few tenths of a nat, functions by more: one that everybody has written (merging two
-    # sorted lists) was at 0.59, one of an invented business at 2.43, so this is of the ordinary kind.
+    # The known losses come from another paragraph and another snippet of a hundred tokens. These texts have losses of
+    # 3.46 and 1.45. Paragraphs differ by a few tenths of a nat. Functions differ by more: a very common one (merging
+    # two sorted lists) had 0.59, and one of an invented business had 2.43, so this function is an ordinary one.
     [(ENGLISH, 3.49, 0.3), (PYTHON, 1.16, 0.5)],
     ids=["english", "python"],
 )
-def test_smollm_out_of_its_gguf_predicts_as_it_is_known_to(smollm: Any, text: str, known: float, within: float) -> None:
+def test_smollm_from_gguf_has_the_known_loss(smollm: Any, text: str, known: float, within: float) -> None:
     evaluation = sp.evaluate(smollm, [text], progress=False)
     assert 80 < evaluation.tokens < 150
     assert abs(evaluation.loss - known) < within
@@ -60,8 +60,8 @@ def minilm() -> Path:
 
 @pytest.mark.minilm
 @pytest.mark.model
-def test_minilm_is_an_encoder_whose_neurons_are_read(minilm: Path) -> None:
-    """Against forward pre-hooks on the `BertModel` that plain transformers makes of the same folder."""
+def test_statistics_of_minilm_equal_those_of_plain_transformers(minilm: Path) -> None:
+    """The reference are forward pre-hooks on the `BertModel` that transformers loads from the same folder."""
     model = sp.load_model(minilm, device="cpu")
     layout = sp.layout_of(model)
     assert [(group.width, group.heads) for group in layout.select("mlp")] == [(1536, 0)] * 6
@@ -79,7 +79,7 @@ def test_minilm_is_an_encoder_whose_neurons_are_read(minilm: Path) -> None:
             into = seen[f"blocks.{layer}.{name}"]
             module.register_forward_pre_hook(lambda _, inputs, into=into: into.append(inputs[0][0, 2:-1]))
     with torch.no_grad():
-        for text in texts:  # alone and unpadded; [CLS], the first token of text and [SEP] don't count
+        for text in texts:  # one by one without padding; [CLS], the first token of text and [SEP] are not counted
             plain(**tokenizer(text, return_tensors="pt"))
     for name, parts in seen.items():
         z = torch.cat(parts).double()
@@ -95,8 +95,8 @@ def test_minilm_is_an_encoder_whose_neurons_are_read(minilm: Path) -> None:
 
 
 @pytest.mark.minilm
-def test_minilm_predicts_nothing(minilm: Path) -> None:
-    """It has no masked-LM head: the one that transformers adds is random."""
+def test_minilm_cannot_be_evaluated(minilm: Path) -> None:
+    """It has no masked-LM head, and transformers adds a random one."""
     model = sp.load_model(minilm)
     with pytest.raises(sp.SpLensError, match="BertForMaskedLM has no trained head"):
         sp.evaluate(model, [ENGLISH], progress=False)

@@ -1,4 +1,4 @@
-"""A real language model, SmolLM2-135M: grouped-query attention, gated MLP, 30 layers."""
+"""Test a real language model, SmolLM2-135M: grouped-query attention, gated MLP, 30 layers."""
 
 import math
 import os
@@ -16,7 +16,7 @@ import sp_lens as sp
 pytestmark = pytest.mark.smollm
 
 
-def test_it_is_the_model_that_we_think_it_is(smollm: Any) -> None:
+def test_the_model_has_the_expected_layout_and_loss(smollm: Any) -> None:
     layout = sp.layout_of(smollm)
     assert {group.width for group in layout.select("mlp")} == {1536}
     assert {(group.width, group.heads) for group in layout.select("attn")} == {(576, 9)}
@@ -24,8 +24,8 @@ def test_it_is_the_model_that_we_think_it_is(smollm: Any) -> None:
     assert sp.evaluate(smollm, [code], progress=False).loss < 1.6
 
 
-def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
-    """Statistics, scores, two steps of pruning, evaluation, export, reload."""
+def test_the_complete_workflow(smollm: Any, tmp_path: Path) -> None:
+    """The workflow is: statistics, scores, two steps of pruning, evaluation, export, and loading the result."""
     text = corpora(smollm, "code", "prose", 2_500)
     stats = sp.collect(smollm, text["forget"], progress=False)
     assert stats.count == 2_500 - len(text["forget"])  # the first token of a row has no context
@@ -45,26 +45,26 @@ def test_the_whole_way(smollm: Any, tmp_path: Path) -> None:
         assert math.isclose(nats, sp.evaluate(smollm, [row], progress=False).loss, rel_tol=1e-3)
 
 
-def test_prose_forgotten_and_code_kept(smollm: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """By abs a few of the neurons chosen are those of attention sinks: whoever does not spare them is told."""
+def test_protecting_attention_sinks_preserves_the_retained_text(smollm: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The metric abs selects a few neurons of attention sinks, and a warning is logged if they are not protected."""
     text = corpora(smollm, "prose", "code", 3_000)
     sinks = sp.collect(smollm, text["retain"], progress=False).sinks()
     assert {(2, 90), (2, 430), (11, 1229), (28, 678)} <= set(
         sinks.frame().query("value")[["layer", "neuron"]].itertuples(index=False)
     )
     assert sinks.count() < 40
-    spared = sp.prune(smollm, **text, fraction=0.02, steps=1, protect=sinks, progress=False)
+    protected = sp.prune(smollm, **text, fraction=0.02, steps=1, protect=sinks, progress=False)
     assert not caplog.records
-    last = spared.history.iloc[-1]
+    last = protected.history.iloc[-1]
     assert last["forget_drop"] > 0.05
     assert last["forget_drop"] > 2 * last["retain_drop"]
-    bare = sp.prune(smollm, **text, fraction=0.02, steps=1, progress=False)
+    unprotected = sp.prune(smollm, **text, fraction=0.02, steps=1, progress=False)
     assert "attention sinks that all text needs" in caplog.text
-    assert bare.history.iloc[-1]["retain_drop"] > 2 * last["retain_drop"]
+    assert unprotected.history.iloc[-1]["retain_drop"] > 2 * last["retain_drop"]
 
 
 @pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="reads novels from the folder SP_LENS_DATA")
-def test_five_percent_of_the_mlp_neurons_hold_the_code(smollm: Any) -> None:
+def test_pruning_five_percent_of_the_mlp_neurons_removes_code(smollm: Any) -> None:
     text = corpora(smollm, "code", "novels", 3_000)
     last = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False).history.iloc[-1]
     assert last["forget_drop"] >= 0.20

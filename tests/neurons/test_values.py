@@ -1,4 +1,4 @@
-"""Rankings, heads, masks and scores, against plain Python and NumPy."""
+"""Test rankings, heads, masks and scores against plain Python and NumPy."""
 
 import math
 import re
@@ -39,19 +39,19 @@ def values_of(seed: int, layout: Layout = LAYOUT, **about: Any) -> NeuronValues:
 
 
 def marked(mask: NeuronMask) -> set[tuple[str, int]]:
-    """The neurons of a mask as a plain set."""
-    return {(name, index) for name in mask for index, one in enumerate(mask[name].tolist()) if one}
+    """Return the neurons of a mask as a set."""
+    return {(name, index) for name in mask for index, is_marked in enumerate(mask[name].tolist()) if is_marked}
 
 
 def best(values: dict[tuple[int, int], float], k: int, excluded: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The k largest values; among equals the first (layer, index)."""
-    ranked = sorted((-value, place) for place, value in values.items() if place not in excluded)
-    return {place for _, place in ranked[:k]}
+    """Return the keys of the k largest values. Equal values are ordered by their keys (layer, index)."""
+    ranked = sorted((-value, key) for key, value in values.items() if key not in excluded)
+    return {key for _, key in ranked[:k]}
 
 
 @st.composite
 def ranking(draw: st.DrawFn) -> tuple[list[list[float]], float, list[list[bool]]]:
-    """Values of a few layers of different widths, full of ties; a fraction; what is excluded."""
+    """Draw values of a few layers of different widths with many ties, a fraction, and excluded neurons."""
     widths = draw(st.lists(st.integers(1, 8), min_size=1, max_size=4))
     value = st.integers(-2, 2).map(float) | st.sampled_from([math.inf, -math.inf, 0.5])
     values = [draw(st.lists(value, min_size=width, max_size=width)) for width in widths]
@@ -70,49 +70,49 @@ def test_the_top_is_one_ranking_over_all_layers(case: tuple[list[list[float]], f
     tensors = {name: torch.tensor(row) for name, row in zip(layout.names, values, strict=True)}
     top = NeuronValues(layout, tensors).top(fraction, site="mlp", exclude=mask)
 
-    places = {(layer, n): value for layer, row in enumerate(values) for n, value in enumerate(row)}
-    gone = {(layer, n) for layer, row in enumerate(excluded) for n, one in enumerate(row) if one}
-    expected = best(places, round(fraction * len(places)), gone)
+    by_neuron = {(layer, n): value for layer, row in enumerate(values) for n, value in enumerate(row)}
+    pruned = {(layer, n) for layer, row in enumerate(excluded) for n, is_excluded in enumerate(row) if is_excluded}
+    expected = best(by_neuron, round(fraction * len(by_neuron)), pruned)
     assert marked(top) == {(layout.names[layer], n) for layer, n in expected}
 
 
-def test_equal_values_go_by_layer_then_neuron() -> None:
+def test_equal_values_are_ordered_by_layer_then_neuron() -> None:
     same = NeuronValues(LAYOUT, {group.name: torch.ones(group.width) for group in LAYOUT})
     assert marked(same.top(12 / 17, site="mlp")) == {*((MLP0, n) for n in range(10)), (MLP1, 0), (MLP1, 1)}
 
 
-def test_a_fraction_is_of_all_neurons_and_the_last_step_takes_what_is_left() -> None:
+def test_a_fraction_refers_to_all_neurons_including_excluded_ones() -> None:
     values = values_of(0)
-    gone = values.top(0.8, site="mlp")
-    assert gone.count() == 14
-    assert values.top(0.1, site="mlp", exclude=gone).count() == 2  # a tenth of all 17, not of the 3 that are left
-    assert values.top(0.5, site="mlp", exclude=gone).count() == 3
-    assert not marked(values.top(0.5, site="mlp", exclude=gone)) & marked(gone)
+    pruned = values.top(0.8, site="mlp")
+    assert pruned.count() == 14
+    assert values.top(0.1, site="mlp", exclude=pruned).count() == 2  # a tenth of all 17, not of the remaining 3
+    assert values.top(0.5, site="mlp", exclude=pruned).count() == 3
+    assert not marked(values.top(0.5, site="mlp", exclude=pruned)) & marked(pruned)
     with pytest.raises(SpLensError, match="nothing left"):
         values.top(0.1, site="mlp", exclude=values.top(1, site="mlp"))
 
 
 @pytest.mark.parametrize(("fraction", "total", "count"), [(0.02, 100, 2), (0.02, 12288, 246), (1, 7, 7), (0.1, 6, 1)])
-def test_a_fraction_as_a_count(fraction: float, total: int, count: int) -> None:
+def test_a_fraction_is_converted_to_a_count(fraction: float, total: int, count: int) -> None:
     assert pick_count(fraction, total, "neurons") == count
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, math.nan, 0.001])
-def test_fractions_that_are_no_share_are_refused(fraction: float) -> None:
+def test_invalid_fractions_are_rejected(fraction: float) -> None:
     with pytest.raises(SpLensError, match="fraction"):
         values_of(0).top(fraction, site="mlp")
 
 
 @pytest.mark.parametrize("total", [100, 1000])
-def test_the_fraction_that_the_message_advises_works(total: int) -> None:
+def test_the_fraction_suggested_by_the_message_works(total: int) -> None:
     with pytest.raises(SpLensError) as error:
         pick_count(1e-9, total, "neurons")
-    advised = re.search(r"at least ([\d.e-]+[\de])\.", str(error.value))
-    assert advised
-    assert pick_count(float(advised[1]), total, "neurons") >= 1
+    suggested = re.search(r"at least ([\d.e-]+[\de])\.", str(error.value))
+    assert suggested
+    assert pick_count(float(suggested[1]), total, "neurons") >= 1
 
 
-def test_values_that_are_nan_are_not_ranked() -> None:
+def test_nan_values_are_not_ranked() -> None:
     values = values_of(0)
     values[MLP1][3] = math.nan
     with pytest.raises(SpLensError, match=r"1 of the 17 mlp neurons .* NaN"):
@@ -123,7 +123,7 @@ def test_values_that_are_nan_are_not_ranked() -> None:
 @pytest.mark.parametrize(
     "other", [LAYOUT.select("attn"), Layout((*LAYOUT.select("mlp")[:1], NeuronGroup("mlp", 1, 9)))]
 )
-def test_excluding_neurons_of_another_model_is_refused(other: Layout) -> None:
+def test_excluding_neurons_of_another_model_is_rejected(other: Layout) -> None:
     with pytest.raises(SpLensError):
         values_of(0).top(0.1, site="mlp", exclude=NeuronMask.from_neurons(other, {}))
 
@@ -138,7 +138,7 @@ def test_excluding_neurons_of_another_model_is_refused(other: Layout) -> None:
         ("l2", lambda z, axis: np.sqrt((z**2).sum(axis))),
     ],
 )
-def test_heads_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) -> None:
+def test_head_values_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) -> None:
     values = values_of(1, model="m")
     heads = values.heads(aggregate)
     assert list(heads) == [ATTN0, ATTN1]
@@ -147,7 +147,7 @@ def test_heads_are_aggregates_of_their_neurons(aggregate: Any, by_numpy: Any) ->
     assert heads.about == {"model": "m", "aggregate": aggregate}
 
 
-def test_unknown_aggregates_and_models_without_attention_are_refused() -> None:
+def test_unknown_aggregates_and_models_without_attention_are_rejected() -> None:
     with pytest.raises(SpLensError, match="aggregate 'product'"):
         values_of(0).heads("product")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SpLensError, match="attn"):
@@ -161,19 +161,19 @@ def test_unknown_aggregates_and_models_without_attention_are_refused() -> None:
     st.sets(st.tuples(st.integers(0, 1), st.integers(0, 2)), max_size=5),
     st.integers(0, 11),
 )
-def test_a_head_mask_takes_whole_heads(numbers: list[int], k: int, gone: set[tuple[int, int]], neuron: int) -> None:
+def test_a_head_mask_selects_whole_heads(numbers: list[int], k: int, pruned: set[tuple[int, int]], neuron: int) -> None:
     layout = LAYOUT.select("attn")
     heads = HeadValues(layout, {ATTN0: torch.tensor(numbers[:3]).float(), ATTN1: torch.tensor(numbers[3:]).float()})
-    neurons = {name: [4 * h + i for at, h in gone if at == n for i in range(4)] for n, name in enumerate(heads)}
-    # One neuron alone: its head is still there to be chosen, unless all of it is gone.
+    neurons = {name: [4 * h + i for layer, h in pruned if layer == n for i in range(4)] for n, name in enumerate(heads)}
+    # One excluded neuron does not exclude its head.
     mask = NeuronMask.from_neurons(layout, neurons) | NeuronMask.from_neurons(layout, {ATTN0: [neuron]})
 
-    chosen = best({(n // 3, n % 3): value for n, value in enumerate(numbers)}, k, gone)
+    chosen = best({(n // 3, n % 3): value for n, value in enumerate(numbers)}, k, pruned)
     expected = {((ATTN0, ATTN1)[layer], 4 * head + i) for layer, head in chosen for i in range(4)}
     assert marked(heads.top(k / 6, exclude=mask)) == expected
 
 
-def test_stacks_have_a_row_a_layer() -> None:
+def test_a_stack_has_one_row_per_layer() -> None:
     values = values_of(2)
     assert values.stack("attn").shape == (2, 12)
     assert torch.equal(values.stack("attn")[1], values[ATTN1])
@@ -182,7 +182,7 @@ def test_stacks_have_a_row_a_layer() -> None:
         values.stack("mlp")
 
 
-def test_frames_have_a_row_a_neuron() -> None:
+def test_a_frame_has_one_row_per_neuron() -> None:
     values = values_of(3)
     frame = values.frame()
     assert list(frame.columns) == ["site", "layer", "head", "neuron", "value"]
@@ -200,10 +200,10 @@ def test_frames_have_a_row_a_neuron() -> None:
 
 
 @pytest.mark.parametrize("metric", ["abs", "rms", "std", "freq"])
-def test_a_score_is_definition_2_with_eps_by_site(metric: Any) -> None:
+def test_scores_follow_definition_2_with_an_eps_per_site(metric: Any) -> None:
     generator = np.random.default_rng(4)
     sides = [{ATTN0: generator.normal(size=(2, 30, 3, 4)), MLP0: generator.normal(size=(2, 30, 10))} for _ in range(2)]
-    sides[1][MLP0][..., 5] = 0  # silent on retain: eps alone is below the line
+    sides[1][MLP0][..., 5] = 0  # no activation on retain: the denominator is eps
     definition = {
         "abs": lambda z: np.abs(z).mean(0),
         "rms": lambda z: np.sqrt((z**2).mean(0)),
@@ -230,7 +230,7 @@ def one_layer(*numbers: float) -> NeuronValues:
     return NeuronValues(Layout((NeuronGroup("mlp", 0, len(numbers)),)), {MLP0: torch.tensor(numbers).double()})
 
 
-def test_scores_of_importances_at_the_edge() -> None:
+def test_scores_of_zero_and_negative_importances() -> None:
     forget, retain = one_layer(0, 1, -1, 2, 6), one_layer(0, 0, 1, -4, 3)
     assert score(forget, retain, eps=0)[MLP0].tolist() == [0, math.inf, 0, math.inf, 2]
     assert score(forget, retain, eps=1)[MLP0].tolist() == [0, 1, 0, 2, 1.5]
@@ -240,17 +240,17 @@ def test_scores_of_importances_at_the_edge() -> None:
         score(forget, values_of(0))
 
 
-def test_the_score_of_nan_is_not_zero() -> None:
+def test_the_score_of_nan_is_nan() -> None:
     assert score(one_layer(math.nan, 1), one_layer(1, 1))[MLP0].isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("eps", [-1, math.nan, {"ffn": 1}, {"mlp": -1}, {"mlp": math.nan}, {"attn": math.nan}])
-def test_an_eps_that_is_no_number_of_a_site_is_refused(eps: Any) -> None:
+def test_an_invalid_eps_is_rejected(eps: Any) -> None:
     with pytest.raises(SpLensError, match="eps"):
         score(values_of(0), values_of(1), eps=eps)
 
 
-def test_random_scores_are_seeded_and_leave_the_global_generator_alone() -> None:
+def test_random_scores_are_seeded_and_do_not_use_the_global_generator() -> None:
     stats = ActivationStats.from_cache({MLP0: torch.randn(1, 8, 1000), MLP1: torch.randn(1, 8, 1000)})
     state = torch.get_rng_state()
     first, again, other = (score(stats, stats, metric="random", seed=seed) for seed in (0, 0, 1))
@@ -267,23 +267,23 @@ def test_random_scores_are_seeded_and_leave_the_global_generator_alone() -> None
 
 
 @pytest.mark.parametrize(
-    "made",
+    "saved",
     [values_of(6, model="m", corpora=[{"source": "x"}]), values_of(6).heads("max"), values_of(6).top(0.3, site="attn")],
-    ids=lambda made: type(made).__name__,
+    ids=lambda saved: type(saved).__name__,
 )
-def test_saved_and_loaded_is_the_same(made: NeuronValues | HeadValues | NeuronMask, tmp_path: Path) -> None:
-    made.save(tmp_path / "new folder" / "made.safetensors")
-    back = type(made).load(tmp_path / "new folder" / "made.safetensors")
-    assert type(back) is type(made)
-    assert back.layout == made.layout
-    assert list(back) == list(made)
-    assert all(torch.equal(back[name], made[name]) and back[name].dtype == made[name].dtype for name in made)
-    assert back.about == made.about
+def test_loaded_values_equal_the_saved_ones(saved: NeuronValues | HeadValues | NeuronMask, tmp_path: Path) -> None:
+    saved.save(tmp_path / "new folder" / "saved.safetensors")
+    loaded = type(saved).load(tmp_path / "new folder" / "saved.safetensors")
+    assert type(loaded) is type(saved)
+    assert loaded.layout == saved.layout
+    assert list(loaded) == list(saved)
+    assert all(torch.equal(loaded[name], saved[name]) and loaded[name].dtype == saved[name].dtype for name in saved)
+    assert loaded.about == saved.about
 
 
-def masks(places: list[set[tuple[str, int]]]) -> list[NeuronMask]:
-    of = NeuronMask.from_neurons
-    return [of(LAYOUT, {name: [n for at, n in some if at == name] for name in LAYOUT.names}) for some in places]
+def mask_of(neurons: set[tuple[str, int]]) -> NeuronMask:
+    indices = {name: [index for hook, index in neurons if hook == name] for name in LAYOUT.names}
+    return NeuronMask.from_neurons(LAYOUT, indices)
 
 
 neurons = st.sets(
@@ -294,20 +294,20 @@ neurons = st.sets(
 @quick
 @given(neurons, neurons)
 def test_masks_are_sets_of_neurons(one: set[tuple[str, int]], other: set[tuple[str, int]]) -> None:
-    a, b = masks([one, other])
+    a, b = mask_of(one), mask_of(other)
     assert marked(a) == one
     assert marked(a | b) == marked(b | a) == one | other
     assert (a | b).count() == len(one | other)
     assert (a | b).share() == len(one | other) / 41
     sites: list[tuple[Site, int]] = [("attn", 24), ("mlp", 17)]
     for site, total in sites:
-        here = {place for place in one if f".{site}." in place[0]}
-        assert a.count(site) == len(here)
-        assert a.share(site) == len(here) / total
-        assert marked(a.select(site)) == here
+        at_site = {neuron for neuron in one if f".{site}." in neuron[0]}
+        assert a.count(site) == len(at_site)
+        assert a.share(site) == len(at_site) / total
+        assert marked(a.select(site)) == at_site
 
 
-def test_masks_of_unlike_things_are_refused() -> None:
+def test_invalid_masks_and_values_are_rejected() -> None:
     mask = NeuronMask.from_neurons(LAYOUT, {MLP0: [0]})
     with pytest.raises(SpLensError, match="another model"):
         _ = mask | mask.select("mlp")
@@ -327,6 +327,6 @@ def test_masks_of_unlike_things_are_refused() -> None:
         HeadValues(LAYOUT.select("mlp"), values_of(0).select("mlp").tensors)
 
 
-def test_a_boolean_vector_is_not_taken_for_indices() -> None:
+def test_a_boolean_vector_is_not_used_as_indices() -> None:
     with pytest.raises(SpLensError):
         NeuronMask.from_neurons(LAYOUT, {MLP0: torch.tensor([False] * 9 + [True])})  # pyright: ignore[reportArgumentType]

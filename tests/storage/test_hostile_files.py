@@ -1,6 +1,6 @@
-"""Files that somebody made to do harm, or that harm came to: each is refused as such, or is read right.
+"""Test that damaged and malicious files are either rejected with SpLensError or read correctly.
 
-SP_LENS_FUZZ=100000 makes so many mutations, in the place of the few that are made each time.
+The environment variable SP_LENS_FUZZ sets the number of mutations (default 960, SP_LENS_FUZZ=100000 for a long run).
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import LAYOUT, MLP, STRANGE, limited, mutations, results, sealed, unsealed, used
+from fuzzing import LAYOUT, MLP, STRANGE, limited, mutations, results, sealed, unsealed, use
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,29 +42,29 @@ def path(tmp_path: Path) -> Path:
 
 
 @each_kind
-def test_whatever_is_done_to_a_file_it_is_refused_or_read(kind: str, path: Path) -> None:
-    """Each mutation has a number, and comes again in the next run. A file that made trouble stays where it was."""
+def test_a_mutated_file_is_rejected_or_can_be_used(kind: str, path: Path) -> None:
+    """The mutations are the same in every run. The file that causes a failure is kept, and the message names it."""
     result, mutated = RESULTS[kind], path.with_name("mutated")
     result.save(path)
-    used(type(result).load(path))
-    refused = 0
+    use(type(result).load(path))
+    rejected = 0
     for number, data in enumerate(itertools.islice(mutations(path, seed=0), MUTATIONS)):
         mutated.write_bytes(data)
         try:
             with limited():
-                used(type(result).load(mutated))
+                use(type(result).load(mutated))
         except sp.SpLensError:
-            refused += 1
+            rejected += 1
         except Exception as error:
             raise AssertionError(f"mutation {number} of a {kind} is in {mutated}") from error
-    assert refused > MUTATIONS / 4
+    assert rejected > MUTATIONS / 4
 
 
 Change = Callable[[Any, dict[str, torch.Tensor]], Any]
 
 
 def put(*keys: Any, value: Any) -> Change:
-    """Another value in the header."""
+    """Set a value in the header."""
 
     def change(header: Any, _: dict[str, torch.Tensor]) -> None:
         for key in keys[:-1]:
@@ -75,7 +75,7 @@ def put(*keys: Any, value: Any) -> Change:
 
 
 def swap(name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-    """Another tensor."""
+    """Replace a tensor."""
     return lambda _, tensors: tensors.update({name: make(tensors[name])})
 
 
@@ -83,7 +83,7 @@ def drop(name: str) -> Change:
     return lambda _, tensors: tensors.pop(name)
 
 
-LIES: list[tuple[str, Change, str]] = [
+INVALID: list[tuple[str, Change, str]] = [
     ("NeuronValues", put("layout", 1, "width", value=10**18), r"expected a tensor of shape \(1000000000000000000,\)"),
     ("NeuronValues", put("layout", 1, "width", value=10**400), r"'width'\] is 1\d*\.\.\.\d*: expected less than"),
     ("NeuronValues", put("layout", 1, "heads", value=-1), "heads is -1"),
@@ -149,25 +149,27 @@ LIES: list[tuple[str, Change, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "change", "message"), LIES, ids=[f"{kind}: {message}" for kind, _, message in LIES])
-def test_a_whole_file_that_says_what_can_not_be(kind: str, change: Change, message: str, path: Path) -> None:
-    """Its checksum agrees: whoever changes a file can compute one."""
+@pytest.mark.parametrize(
+    ("kind", "change", "message"), INVALID, ids=[f"{kind}: {message}" for kind, _, message in INVALID]
+)
+def test_invalid_content_with_a_valid_checksum_is_rejected(kind: str, change: Change, message: str, path: Path) -> None:
+    """Anyone who changes a file can compute the new checksum."""
     result = RESULTS[kind]
     result.save(path)
     header, tensors = unsealed(path)
     change(header, tensors)
     text = json.dumps(header)
     path.write_bytes(sealed(text, tensors) if tensors else text.encode())
-    with limited(2), pytest.raises(DamagedFile, match=message) as refusal:
+    with limited(2), pytest.raises(DamagedFile, match=message) as error:
         type(result).load(path)
-    assert str(path) in str(refusal.value)
-    assert f" {kind} saved by sp_lens" in str(refusal.value)
-    assert "create the file again, or pass another one" in str(refusal.value)
-    assert refusal.value.__cause__ is not None
+    assert str(path) in str(error.value)
+    assert f" {kind} saved by sp_lens" in str(error.value)
+    assert "create the file again, or pass another one" in str(error.value)
+    assert error.value.__cause__ is not None
 
 
 @each_kind
-def test_json_that_no_reader_is_made_for(kind: str, path: Path) -> None:
+def test_unusual_json_is_rejected(kind: str, path: Path) -> None:
     result = RESULTS[kind]
     result.save(path)
     header, tensors = unsealed(path)
@@ -184,24 +186,24 @@ def test_json_that_no_reader_is_made_for(kind: str, path: Path) -> None:
                 type(result).load(path)
 
 
-def test_of_a_key_that_is_there_twice_the_last_counts(path: Path) -> None:
+def test_the_last_of_duplicate_keys_counts(path: Path) -> None:
     RESULTS["Evaluation"].save(path)
     path.write_text(path.read_text().replace('"tokens": 100', '"tokens": 7, "tokens": 100'))
     assert sp.Evaluation.load(path).tokens == 100
 
 
 @each_kind
-def test_what_is_no_file_is_not_waited_for(kind: str, path: Path) -> None:
+def test_pipes_and_devices_are_not_read(kind: str, path: Path) -> None:
     os.mkfifo(path)
     load = type(RESULTS[kind]).load
     for read in (partial(load, path), partial(load, "/dev/zero"), partial(read_json, path)):
-        with limited(2), pytest.raises(sp.SpLensError, match=r"no file|no such file"):
+        with limited(2), pytest.raises(sp.SpLensError, match=r"there is no file|no such file"):
             read()
 
 
-def test_a_folder_of_a_run_in_which_steps_are_no_files(tmp_path: Path) -> None:
+def test_steps_of_a_run_that_are_not_regular_files_are_rejected(tmp_path: Path) -> None:
     RESULTS["PruneRun"].save(tmp_path / "step-0002.safetensors")
-    (tmp_path / "step-evil.safetensors").write_bytes(b"")  # none of ours
+    (tmp_path / "step-evil.safetensors").write_bytes(b"")  # not the name of a step
     assert sp.PruneRun.load(tmp_path).steps == 2
     os.mkfifo(tmp_path / "step-0003.safetensors")
     with limited(2), pytest.raises(sp.SpLensError, match=r"step-0003\.safetensors"):
@@ -211,7 +213,7 @@ def test_a_folder_of_a_run_in_which_steps_are_no_files(tmp_path: Path) -> None:
         sp.PruneRun.load(tmp_path)
 
 
-def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+def test_writing_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "run"
     outside.write_bytes(b"precious")
     inside.mkdir()
@@ -223,12 +225,12 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 
 
 @given(st.text())
-def test_a_name_is_one_part_of_a_path(name: str) -> None:
+def test_plain_names_contain_no_path_separator(name: str) -> None:
     assert not {"/", "\\", "\x00", "\n"} & set(plain(name))
 
 
-def test_weights_of_an_unlearning_run_that_the_model_does_not_have(demo: Any) -> None:
-    """A file can have the fingerprint of a model and weights of another one."""
+def test_weights_that_the_model_does_not_have_are_rejected(demo: Any) -> None:
+    """A file can state the fingerprint of a model and contain weights of another one."""
     fingerprint = weights_fingerprint(demo)
     name = next(iter(weights_of(demo)))
     for weights in ({"no.such": torch.zeros(2)}, {name: torch.zeros(1)}):
@@ -304,7 +306,7 @@ def test_validation_is_strict(value: Any, expected: Any, message: str) -> None:
         validate(value, expected, "it")
 
 
-def test_the_page_of_results_has_no_markup_of_a_result(tmp_path: Path) -> None:
+def test_the_results_page_escapes_markup_in_results(tmp_path: Path) -> None:
     evil = (
         "<img src=x onerror=alert(1)> [click](javascript:alert(1)) ![x](http://x/y.png) `a` | b\n\n# c\n[d]: http://x"
     )

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and whatever is wrong with one is told as SpLensError."""
+"""Test that files are written atomically and that every defect of a file raises SpLensError."""
 
 import resource
 from collections.abc import Iterator
@@ -50,14 +50,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "result"
 
 
-def alone(path: Path) -> bool:
-    """Nothing but the file is in its folder: no temporary file was left."""
+def is_alone(path: Path) -> bool:
+    """Return whether the folder contains only this file, and no temporary file."""
     return [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @contextmanager
 def disk_full_after(size: int) -> Iterator[None]:
-    """The kernel refuses to make a file longer than `size` bytes, as it does on a full disk."""
+    """Context manager in which no file can grow beyond `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -67,7 +67,7 @@ def disk_full_after(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("old", [b"the old file", None])
-def test_a_write_that_fails_leaves_the_old_file(path: Path, old: bytes | None) -> None:
+def test_a_failed_write_keeps_the_old_file(path: Path, old: bytes | None) -> None:
     if old is not None:
         path.write_bytes(old)
     with disk_full_after(1000), pytest.raises(OSError, match="too large"):
@@ -85,17 +85,17 @@ def test_a_write_replaces_the_old_file(path: Path) -> None:
     for data in (b"a longer first version", b"second", b""):
         write_bytes(path, data)
         assert path.read_bytes() == data
-        assert alone(path)
+        assert is_alone(path)
 
 
-def test_a_folder_is_not_written_over(path: Path) -> None:
+def test_a_folder_is_not_overwritten(path: Path) -> None:
     path.mkdir()
     with pytest.raises(OSError, match="directory"):
         write_bytes(path, b"data")
-    assert alone(path)
+    assert is_alone(path)
 
 
-def test_tensors_come_back_as_they_were(path: Path) -> None:
+def test_loaded_tensors_equal_the_saved_ones(path: Path) -> None:
     tensors = {
         "bfloat16": torch.randn(3, 4).bfloat16(),
         "float64": torch.randn(5).double(),
@@ -110,49 +110,49 @@ def test_tensors_come_back_as_they_were(path: Path) -> None:
     back, read = load_tensors(path, "Thing")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensors[name]) and back[name].dtype == tensors[name].dtype for name in tensors)
-    made_with = {name: version(name) for name in ("sp_lens", "transformer_lens", "transformers", "torch")}
-    assert read == {"kind": "Thing", "versions": made_with, **header}
-    assert alone(path)
+    versions = {name: version(name) for name in ("sp_lens", "transformer_lens", "transformers", "torch")}
+    assert read == {"kind": "Thing", "versions": versions, **header}
+    assert is_alone(path)
 
 
 @each_result
-def test_a_file_cut_short_is_refused(result: Any, path: Path) -> None:
+def test_a_truncated_file_is_rejected(result: Any, path: Path) -> None:
     result.save(path)
-    assert alone(path)
+    assert is_alone(path)
     whole = path.read_bytes()
     assert type(result).load(path) is not None
-    for length in range(0, len(whole) - 1, 3):  # JSON without its last newline is still whole
+    for length in range(0, len(whole) - 1, 3):  # JSON without the last newline is still complete
         path.write_bytes(whole[:length])
         with pytest.raises(SpLensError, match=r"result"):
             type(result).load(path)
 
 
 @pytest.mark.parametrize("bit", [1, 32, 128])
-def test_a_flipped_byte_is_no_other_error(bit: int, path: Path) -> None:
+def test_a_flipped_bit_raises_no_other_error(bit: int, path: Path) -> None:
     VALUES.save(path)
     whole = path.read_bytes()
-    refused = 0
-    for at in range(8 + int.from_bytes(whole[:8], "little")):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+    rejected = 0
+    for index in range(8 + int.from_bytes(whole[:8], "little")):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ bit]) + whole[index + 1 :])
         try:
             load_tensors(path, "NeuronValues")
         except SpLensError:
-            refused += 1
-    assert refused > 100  # a flip inside a free text, say a version, is not seen
+            rejected += 1
+    assert rejected > 100
 
 
 @pytest.mark.parametrize("result", RESULTS[:-1], ids=lambda result: type(result).__name__)
-def test_a_flipped_byte_is_refused(result: Any, path: Path) -> None:
+def test_a_flipped_bit_is_detected(result: Any, path: Path) -> None:
     result.save(path)
     whole = path.read_bytes()
-    for at in range(0, len(whole), 3):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for index in range(0, len(whole), 3):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
         with pytest.raises(SpLensError):
             type(result).load(path)
 
 
 @each_result
-def test_a_file_of_another_kind_is_refused(result: Any, path: Path) -> None:
+def test_a_file_of_another_kind_is_rejected(result: Any, path: Path) -> None:
     result.save(path)
     for kind in (ActivationStats, NeuronValues, HeadValues, NeuronMask, PruneRun, Evaluation):
         if kind is not type(result):
@@ -176,36 +176,36 @@ def safetensors_with(metadata: dict[str, str] | None) -> bytes:
         safetensors_with({"sp_lens": "{}"}),
     ],
 )
-def test_foreign_files_are_refused(data: bytes, path: Path) -> None:
+def test_files_of_other_programs_are_rejected(data: bytes, path: Path) -> None:
     path.write_bytes(data)
     for result in RESULTS:
         with pytest.raises(SpLensError, match="result"):
             type(result).load(path)
 
 
-def test_pickles_missing_files_and_folders_are_refused(path: Path) -> None:
+def test_pickles_missing_files_and_folders_are_rejected(path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, path)
     for result in RESULTS:
-        for place in (path, path.with_name("missing"), path.parent):
-            with pytest.raises(SpLensError, match=place.name):
-                type(result).load(place)
+        for other in (path, path.with_name("missing"), path.parent):
+            with pytest.raises(SpLensError, match=other.name):
+                type(result).load(other)
 
 
 @pytest.mark.parametrize("header", ["[]", '{"kind": "NeuronMask"}', '{"kind": "NeuronMask", "layout": [{}]}'])
-def test_foreign_headers_are_refused(header: str, path: Path) -> None:
+def test_incomplete_headers_are_rejected(header: str, path: Path) -> None:
     path.write_bytes(safetensors_with({"sp_lens": header}))
     with pytest.raises(SpLensError):
         NeuronMask.load(path)
 
 
 @pytest.mark.parametrize("text", ['{"kind": "Evaluation"}', '{"kind": "Evaluation", "top2": 1}'])
-def test_foreign_json_is_refused(text: str, path: Path) -> None:
+def test_incomplete_json_is_rejected(text: str, path: Path) -> None:
     path.write_text(text)
     with pytest.raises(SpLensError):
         Evaluation.load(path)
 
 
-def test_json_comes_back(path: Path) -> None:
+def test_loaded_json_equals_the_saved_value(path: Path) -> None:
     write_json(path, {"a": [1, 2.5, None, "ünïcode"]})
     assert read_json(path) == {"a": [1, 2.5, None, "ünïcode"]}
     path.write_bytes(b"\xff\xfe{")
@@ -213,8 +213,8 @@ def test_json_comes_back(path: Path) -> None:
         read_json(path)
 
 
-def test_statistics_with_one_set_of_edges_are_saved(path: Path) -> None:
-    """`collect(..., edges=...)` gives every group the same edges, one tensor."""
+def test_statistics_with_shared_histogram_edges_can_be_saved(path: Path) -> None:
+    """`collect(..., edges=...)` gives every group the same tensor of edges."""
     edges, moments = torch.linspace(-1, 1, 5), {}
     for group in LAYOUT:
         x = torch.randn(9, group.width)
