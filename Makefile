@@ -20,8 +20,9 @@ export HF_HUB_OFFLINE = 1
 demo: $(VENV)/installed
 	$(BIN)/sp-lens demo
 
+# With checks of the shapes of annotated tensors, see tests/shape_checks.py.
 test: $(VENV)/installed-smollm
-	$(call TEST,$(VENV))
+	$(call TEST,$(VENV)) --jaxtyping-packages=sp_lens,shape_checks.check_shapes
 
 # The tests of models and libraries with the lowest versions that pyproject.toml allows, including TransformerLens 3.9 and
 # its HookedTransformer. `wheel-test` uses the newest versions.
