@@ -58,7 +58,8 @@ def validate(value: Any, expected: Any, name: str) -> Any:
         sp_lens.errors.SpLensError: records[0]['step'] is 'one': expected a valid integer.
     """
     # The tuple passes the configuration on to `expected`: pydantic does not take one for a dataclass itself.
-    adapter = TypeAdapter(tuple[expected], config=ConfigDict(strict=True, extra="forbid"))
+    config = ConfigDict(strict=True, extra="forbid")
+    adapter = TypeAdapter(tuple[expected], config=config)  # pyright: ignore[reportInvalidTypeForm]
     try:
         # For Python objects, strict mode would reject a list in place of a tuple and a mapping in place of a dataclass.
         return adapter.validate_json(json.dumps([value], ensure_ascii=False).encode())[0]

@@ -13,6 +13,7 @@ import torch
 from factories import little_memory, same, tiny_bridge
 
 import sp_lens as sp
+from sp_lens.cli.arguments import prepare_process
 
 ROWS = 3
 
@@ -103,3 +104,13 @@ def test_freed_memory_is_reused() -> None:
     process = subprocess.run([sys.executable, "-c", _FAULTS], check=True, capture_output=True, text=True)
     before, after = map(int, process.stdout.split())
     assert after < before / 10
+
+
+@pytest.mark.model
+def test_only_the_command_line_changes_the_allocator(opt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("sp_lens.models.memory.keep_freed_memory", lambda: calls.append("keep_freed_memory"))
+    sp.collect(opt, texts(opt), progress=False)
+    assert calls == []
+    prepare_process()
+    assert calls == ["keep_freed_memory"]
