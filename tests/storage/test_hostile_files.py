@@ -8,11 +8,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from fuzzing import LAYOUT, MLP, STRANGE, limited, mutations, results, sealed, unsealed, use
@@ -34,6 +35,14 @@ from sp_lens.unlearning.weights import weights_of
 RESULTS = results()
 MUTATIONS = -(-int(os.environ.get("SP_LENS_FUZZ", "960")) // len(RESULTS))
 each_kind = pytest.mark.parametrize("kind", RESULTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_shape_checks() -> Iterator[None]:
+    """Test the validation by the library itself: the shape checks of `make test` would reject some files before it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
