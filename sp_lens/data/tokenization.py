@@ -76,8 +76,8 @@ def split_text(
     previous: list[int] = []
     for piece in _pieces(tokenizer, text, step):
         if previous and len(head) + len(piece) + len(tail) == 1:
-            # The last piece would be a row of one token, which predicts nothing: move a token of the row before.
-            if len(previous) == 2:  # then the row before would have one token, so the last token is dropped
+            # The last piece would be a row of one token, which predicts nothing: move a token from the previous row.
+            if len(previous) == 2:  # the previous row would have one token left: drop the last one
                 break
             piece.insert(0, previous.pop())
         if previous:
