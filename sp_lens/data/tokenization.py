@@ -77,7 +77,7 @@ def split_text(
     for piece in _pieces(tokenizer, text, step):
         if previous and len(head) + len(piece) + len(tail) == 1:
             # The last piece would be a row of one token, which predicts nothing: move a token from the previous row.
-            if len(previous) == 2:  # the previous row would have one token left: drop the last one
+            if len(previous) == 2:  # the previous row would be left with one token: drop this piece
                 break
             piece.insert(0, previous.pop())
         if previous:
