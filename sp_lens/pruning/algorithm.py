@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 
+from sp_lens.data.corpora import Corpora
 from sp_lens.evaluation.evaluate import evaluate_sides
 from sp_lens.interventions.compaction import pruned
 from sp_lens.neurons.layout import Layout
@@ -27,14 +28,14 @@ class Algorithm:
 
     Attributes:
         model: Bridge or `HookedTransformer`. It is not changed.
-        corpora: The corpora forget, retain, eval_forget and eval_retain.
+        corpora: The four corpora.
         config: Options of the run.
         layout: Neuron groups that can be pruned.
         protected: Neurons of these groups that are never pruned.
     """
 
     model: Any
-    corpora: Mapping[str, Any]
+    corpora: Corpora
     config: PruneConfig
     layout: Layout
     protected: NeuronMask

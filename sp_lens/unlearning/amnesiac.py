@@ -50,7 +50,7 @@ def amnesiac(
             logits, targets = predictions(model, batch, seed)
             return losses(logits, _wrong_labels(targets, logits.shape[1], (training.seed, index)))
 
-    def steps(weights: Weights, _: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(weights: Weights, _: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         loss_functions = {"forget": wrong_label_loss, "retain": cross_entropy(model)}
         return train_on_both(model, weights, corpora, loss_functions, training)
 

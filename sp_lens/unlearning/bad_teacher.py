@@ -59,7 +59,7 @@ def bad_teacher(
     training = TrainingOptions(**options)
     check_positive(temperature=temperature)
 
-    def steps(weights: Weights, original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(weights: Weights, original: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         teachers = {"forget": _random_weights(weights, training.seed), "retain": original}
         divergences = {side: _divergence(model, weights, teacher, temperature) for side, teacher in teachers.items()}
         return train_on_both(model, weights, corpora, divergences, training)

@@ -64,7 +64,7 @@ def selective_synaptic_dampening(
     if not 0 < decay < 1:
         raise SpLensError(f"decay={decay}: expected a number above 0 and below 1, by which alpha shrinks at each step.")
 
-    def steps(weights: Weights, original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(weights: Weights, original: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         fisher_forget = _fisher(model, weights, corpora["forget"], run_options.seed)
         fisher_retain = _fisher(model, weights, corpora["retain"], run_options.seed)
         for step in count():

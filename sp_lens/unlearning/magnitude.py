@@ -62,7 +62,7 @@ def magnitude(
     PruneConfig(site=site, fraction=fraction, steps=run_options.steps).require_enough_neurons(no_neurons)
     pruned_at = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in layout}
 
-    def steps(_weights: Weights, _original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(_weights: Weights, _original: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         stats = collect(model, corpora["forget"], batch_tokens=run_options.batch_tokens, progress=False)
         rms = stats.importance("rms").select(site)
         norms = {group.name: output_weight(model, group).detach().double().norm(dim=1).cpu() for group in layout}

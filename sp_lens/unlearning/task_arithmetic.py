@@ -48,7 +48,7 @@ def task_arithmetic(
     training = TrainingOptions(**options)
     check_positive(scale=scale)
 
-    def steps(weights: Weights, original: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(weights: Weights, original: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         next(train(model, weights, corpora["forget"], training))
         vector = {name: weight.detach() - original[name] for name, weight in weights.items()}
         for step in count(1):

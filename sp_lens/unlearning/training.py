@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.data.batching import Batch, ImageBatch, batches
+from sp_lens.data.corpora import Corpora
 from sp_lens.errors import check_choice, check_positive
 from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions
 from sp_lens.typing import BATCH_TOKENS
@@ -128,7 +129,7 @@ def train(
 def train_on_both(
     model: Any,
     weights: Weights,
-    corpora: Mapping[str, Any],
+    corpora: Corpora,
     loss_functions: Mapping[str, BatchLoss],
     options: TrainingOptions,
 ) -> Iterator[dict[str, Any]]:
@@ -141,7 +142,7 @@ def train_on_both(
     Args:
         model: Bridge or `HookedTransformer`.
         weights: Live parameters of the model to train.
-        corpora: Corpora by name.
+        corpora: The four corpora, of which forget and retain are read.
         loss_functions: Loss for each of the corpora "forget" and "retain".
         options: Optimiser, number of updates per step, seed and batch size.
 

@@ -17,9 +17,9 @@ from sp_lens.unlearning.run import UnlearningRun
 from sp_lens.unlearning.training import RunOptions
 from sp_lens.unlearning.weights import Values, Weights, editable, weights_of
 
-# (live weights, their original values, corpora by name) -> an iterator. Each item is one step: the weights are changed
+# (live weights, their original values, corpora) -> an iterator. Each item is one step: the weights are changed
 # before it is returned, and it contains what the step adds to the evaluation in its record.
-Method = Callable[[Weights, Values, Mapping[str, Any]], Iterator[Mapping[str, Any]]]
+Method = Callable[[Weights, Values, Corpora], Iterator[Mapping[str, Any]]]
 
 
 def unlearn(

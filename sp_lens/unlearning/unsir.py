@@ -74,7 +74,7 @@ def unsir(
             "method, such as bad_teacher."
         )
 
-    def steps(weights: Weights, _: Values, corpora: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def steps(weights: Weights, _: Values, corpora: Corpora) -> Iterator[Mapping[str, Any]]:
         generator = torch.Generator().manual_seed(training.seed)
         retained = [_item(*picture) for picture in pictures(model, corpora["retain"])]
         noise = [
