@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import sp_lens as sp
 from sp_lens.data.batching import text_batches
-from sp_lens.models.forward import forward, inference, visit
+from sp_lens.models.forward import forward, inference, visit_activations
 from sp_lens.models.hooks import layout_of
 from sp_lens.models.loading import cache_folder
 from sp_lens.models.memory import keep_freed_memory
@@ -67,7 +67,7 @@ class Subject:
         """Run the pass of `collect`, which ends at the last hook, with hooks that do nothing."""
         with inference(self.model):
             for batch in text_batches(self.model, self.batches, batch_tokens=self.batch_tokens):
-                visit(self.model, batch, list(layout_of(self.model)), lambda group, activation: None)
+                visit_activations(self.model, batch, list(layout_of(self.model)), lambda group, activation: None)
 
     def hooked_with_head(self) -> None:
         """Run the whole model in TransformerLens."""

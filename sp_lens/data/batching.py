@@ -1,171 +1,120 @@
-"""Rows of tokens, or images -> batches, which say which of their positions count."""
+"""Read a corpus in batches: pad rows, share batches among ranks, assign folds, and split batches that do not fit."""
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from accelerate.utils import memory
+from jaxtyping import Int
 
+from sp_lens import distributed
+from sp_lens.data.batch import AnyBatch, Batch, ImageBatch
 from sp_lens.data.pixels import Picture, pictures
 from sp_lens.data.tokenization import Row, rows
 from sp_lens.errors import SpLensError
 from sp_lens.models.task import patches_of, reads_images
 
-# Folds of documents below which a standard error says nothing.
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# With fewer folds of documents, a jackknife standard error is meaningless.
 MIN_FOLDS = 5
-# Rows that are sorted by length together before they are batched: less padding, and still a stream.
-_SORTED_TOGETHER = 256
+# Number of rows that are sorted by length before they are batched: less padding, and the corpus is still streamed.
+_SORT_WINDOW = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows padded on the right to the longest.
+class BatchStream:
+    """The batches of a corpus that this rank reads, run one by one through a function.
 
-    Attributes:
-        tokens: [row pos].
-        attention_mask: 1 on the row's tokens, 0 on padding.
-        counted: True on real text: no padding and no special token.
-        rows: the rows themselves, in the same order.
+    A batch that does not fit into memory is split into halves until they fit. From then on, all batches are split to
+    that size from the start.
+
+    Args:
+        model: A bridge or a `HookedTransformer`.
+        corpus: Text or images, see `items`.
+        batch_tokens: Number of tokens per batch, including padding.
+        folds: Number of folds that documents are assigned to, see `assign_folds`. None assigns none.
+        ranks: Share the batches among the ranks of this `distributed.fail_together`. None reads all of them here.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> stream = BatchStream(sp.load_model("demo"), [torch.arange(5, 9), torch.arange(5, 7)], batch_tokens=4)
+        >>> [(batch.number, size) for batch, size in stream.map(lambda batch: tuple(batch.tokens.shape))]
+        [(0, (1, 4)), (1, (1, 2))]
     """
 
-    tokens: Int[torch.Tensor, "row pos"]
-    attention_mask: Int[torch.Tensor, "row pos"]
-    counted: Bool[torch.Tensor, "row pos"]
-    rows: tuple[Row, ...]
+    def __init__(
+        self,
+        model: Any,
+        corpus: Any,
+        *,
+        batch_tokens: int,
+        folds: int | None = None,
+        ranks: distributed.Ranks | None = None,
+    ) -> None:
+        self._batches = batches(model, corpus, batch_tokens=batch_tokens)
+        self._fold_of = None if folds is None else assign_folds(model, corpus, folds)
+        self._ranks = ranks
+        self._max_tokens = math.inf  # including padding, that are run at once; finite after running out of memory
 
-    @property
-    def inputs(self) -> Int[torch.Tensor, "row pos"]:
-        """What the model reads."""
-        return self.tokens
+    def folds_of(self, batch: AnyBatch) -> Int[torch.Tensor, " row"] | None:
+        """Return the fold of each row; None without folds."""
+        return None if self._fold_of is None else torch.tensor([self._fold_of[item] for item in batch.items])
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Further arguments of the model's forward method."""
-        return {"attention_mask": self.attention_mask}
+    def map(self, function: Callable[[Any], Result]) -> Iterator[tuple[Any, Result]]:
+        """Yield each batch of this rank, or each part of a split batch, with the result of the function for it.
 
-    @property
-    def in_context(self) -> Bool[torch.Tensor, "row pos"]:
-        """The counted tokens that have another before them: those whose activations are collected.
+        Args:
+            function: Function of a `Batch` or an `ImageBatch`. It is called again with parts of the batch after running
+                out of memory, so it must have no side effects.
 
-        The first token of a row has no context, and is where models keep attention sinks. On SmolLM2-135M
-        one neuron is at 2000 there and at 0.07 elsewhere: three rows in 9000 tokens made it seem specific
-        to a corpus, and pruning it destroys the model whatever it reads.
+        Raises:
+            SpLensError: If a single row does not fit into memory.
         """
-        return self.counted & (self.counted.cumsum(dim=1) > 1)
+        for batch in self._batches if self._ranks is None else self._ranks.share(self._batches):
+            yield from self._run(function, batch)
 
-    @property
-    def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
-        """What is in the rows, padding left out, and is not collected: special tokens and the first of a row."""
-        return self.attention_mask.bool() & ~self.in_context
-
-    def repeated(self, copies: int) -> "Batch":
-        """The rows so many times over, one copy of all after the other."""
-        padded = (tensor.repeat(copies, 1) for tensor in (self.tokens, self.attention_mask, self.counted))
-        return Batch(*padded, rows=self.rows * copies)
-
-    def part(self, rows: slice) -> "Batch":
-        """Some of the rows, as long as the longest of them."""
-        longest = max(len(row.tokens) for row in self.rows[rows])
-        padded = (tensor[rows, :longest] for tensor in (self.tokens, self.attention_mask, self.counted))
-        return Batch(*padded, rows=self.rows[rows])
-
-    def to(self, device: torch.device) -> "Batch":
-        """The padded tensors on a device."""
-        return Batch(self.tokens.to(device), self.attention_mask.to(device), self.counted.to(device), self.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBatch:
-    """Images of one size, with their classes.
-
-    Attributes:
-        pixels: as the model reads them.
-        labels: the class of each.
-        in_context: True on the patches, which are the tokens of an image; False on the class token before them.
-    """
-
-    pixels: Float[torch.Tensor, "row channel height width"]
-    labels: Int[torch.Tensor, " row"]
-    in_context: Bool[torch.Tensor, "row pos"]
-
-    @property
-    def inputs(self) -> Float[torch.Tensor, "row channel height width"]:
-        """What the model reads."""
-        return self.pixels
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Further arguments of the model's forward method: none."""
-        return {}
-
-    @property
-    def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
-        """What is not collected: the class token, as the BOS of a text."""
-        return ~self.in_context
-
-    def repeated(self, copies: int) -> "ImageBatch":
-        """The images so many times over, one copy of all after the other."""
-        return ImageBatch(
-            self.pixels.repeat(copies, 1, 1, 1), self.labels.repeat(copies), self.in_context.repeat(copies, 1)
-        )
-
-    def part(self, rows: slice) -> "ImageBatch":
-        """Some of the images."""
-        return ImageBatch(self.pixels[rows], self.labels[rows], self.in_context[rows])
-
-    def to(self, device: torch.device) -> "ImageBatch":
-        """The tensors on a device."""
-        return ImageBatch(self.pixels.to(device), self.labels.to(device), self.in_context.to(device))
-
-
-def items(model: Any, corpus: Any) -> Iterator[Row] | Iterator[Picture]:
-    """The rows of tokens, or the images, of whatever came as a corpus, by what the model reads."""
-    return pictures(model, corpus) if reads_images(model) else rows(model, corpus)
-
-
-def documents_of(batch: Batch | ImageBatch, *, images_before: int) -> list[Hashable]:
-    """What each row of a batch belongs to: its document, itself where it is of none; an image to itself, by number."""
-    if isinstance(batch, ImageBatch):
-        return list(range(images_before, images_before + len(batch.labels)))
-    return [row.owner for row in batch.rows]
-
-
-def documents_in(model: Any, corpus: Any) -> list[Hashable]:
-    """The documents of a corpus as `documents_of` has them, in its order; rows that are of none, or images."""
-    if reads_images(model):
-        return list(range(sum(1 for _ in pictures(model, corpus))))
-    return list(dict.fromkeys(row.owner for row in rows(model, corpus)))
-
-
-def deal(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
-    """The fold of each document of a corpus (row that is of none, image), as `documents_of` has them: dealt in turn.
-
-    Reads the corpus once, without the model.
-
-    Raises:
-        SpLensError: for fewer than 5 folds, fewer documents than folds, and a corpus that can be read only once.
-    """
-    if folds < MIN_FOLDS:
-        raise SpLensError(f"folds={folds}: expected {MIN_FOLDS} or more, 20 for instance; fewer say nothing.")
-    if isinstance(corpus, Iterator):
-        raise SpLensError("the corpus can be read once only, and dealing it to folds takes a pass: make it a list.")
-    documents = documents_in(model, corpus)
-    if len(documents) < folds:
-        enough = f"ask for {len(documents)} folds at most" if len(documents) >= MIN_FOLDS else "none can be made"
-        raise SpLensError(
-            f"folds={folds}, and the corpus has {len(documents)} documents: {enough}, or bring more of them. A fold "
-            "is of whole documents, as the tokens of one are too much alike to count each."
-        )
-    return {document: place % folds for place, document in enumerate(documents)}
+    def _run(self, function: Callable[[Any], Result], batch: AnyBatch) -> Iterator[tuple[AnyBatch, Result]]:
+        rows, positions = batch.in_context.shape
+        if rows == 1 or rows * positions <= self._max_tokens:
+            try:
+                result = function(batch)
+            except RuntimeError as error:
+                if not memory.should_reduce_batch_size(error):
+                    raise
+                reason = str(error).split("\n")[0]
+                if rows == 1:
+                    raise SpLensError(
+                        f"a row of {positions} tokens does not fit into memory ({reason}). Use shorter rows with "
+                        "load_corpus(..., row_tokens=...), or load the model in bfloat16 or on several devices."
+                    ) from error
+            else:
+                yield batch, result
+                return
+            # This is outside of `except`, where the error still holds the tensors of the failed forward pass.
+            memory.clear_device_cache(garbage_collection=True)
+            self._max_tokens = rows * positions // 2
+            logger.warning(
+                "out of memory with %d tokens per batch, continuing with half (%s)", rows * positions, reason
+            )
+        for half in (slice(0, rows // 2), slice(rows // 2, rows)):
+            yield from self._run(function, batch.part(half))
 
 
 def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch] | Iterator[ImageBatch]:
-    """The rows of a corpus in batches of at most `batch_tokens` tokens, padding included.
+    """Yield the rows or images of a corpus in batches.
 
-    A row longer than that is a batch of its own. Rows are sorted by length within a window, so the order
-    of the batches is not that of the rows; it is the same each time. Images come in their own order.
+    Rows of tokens are sorted by length within a window of 256 rows, so batches are not in the order of the corpus, but
+    always in the same order. Images keep their order.
+
+    Args:
+        model: A bridge or a `HookedTransformer`.
+        corpus: Text or images, see `items`.
+        batch_tokens: Number of tokens per batch, including padding. A longer row is a batch of its own.
     """
     if reads_images(model):
         return _image_batches(model, corpus, batch_tokens)
@@ -174,36 +123,35 @@ def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch] | 
 
 def _image_batches(model: Any, corpus: Any, batch_tokens: int) -> Iterator[ImageBatch]:
     before, patches = patches_of(model)
-    images = pictures(model, corpus)
-    while batch := list(itertools.islice(images, max(1, batch_tokens // (before + patches)))):
-        patch = torch.arange(before + patches) >= before
+    is_patch = torch.arange(before + patches) >= before
+    images = enumerate(pictures(model, corpus))
+    for number in itertools.count():
+        batch = list(itertools.islice(images, max(1, batch_tokens // (before + patches))))
+        if not batch:
+            return
         yield ImageBatch(
-            torch.stack([image.pixels for image in batch]),
-            torch.tensor([image.label for image in batch]),
-            patch.expand(len(batch), -1),
+            pixels=torch.stack([image.pixels for _, image in batch]),
+            labels=torch.tensor([image.label for _, image in batch]),
+            in_context=is_patch.expand(len(batch), -1),
+            images=tuple(index for index, _ in batch),
+            number=number,
         )
 
 
 def text_batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
-    """`batches` for what works on text alone."""
-    window: list[Row] = []
-    for row in rows(model, corpus):
-        window.append(row)
-        if len(window) == _SORTED_TOGETHER:
-            yield from _packed(model, window, batch_tokens)
-            window = []
-    yield from _packed(model, window, batch_tokens)
+    """Yield the batches of a corpus of text, see `batches`."""
+    pad_id = getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0
+    corpus_rows = iter(rows(model, corpus))
+    numbers = itertools.count()
+    while window := list(itertools.islice(corpus_rows, _SORT_WINDOW)):
+        window.sort(key=lambda row: -len(row.tokens))
+        while window:
+            size = max(1, batch_tokens // len(window[0].tokens))
+            yield _pad(window[:size], pad_id, next(numbers))
+            window = window[size:]
 
 
-def _packed(model: Any, window: list[Row], batch_tokens: int) -> Iterator[Batch]:
-    window = sorted(window, key=lambda row: -len(row.tokens))
-    while window:
-        size = max(1, batch_tokens // len(window[0].tokens))
-        yield _pad(window[:size], pad_id=getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0)
-        window = window[size:]
-
-
-def _pad(batch: list[Row], pad_id: int) -> Batch:
+def _pad(batch: list[Row], pad_id: int, number: int) -> Batch:
     def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 
@@ -212,9 +160,64 @@ def _pad(batch: list[Row], pad_id: int) -> Batch:
         attention_mask=padded([torch.ones_like(row.tokens) for row in batch], 0),
         counted=padded([row.counted for row in batch], False),
         rows=tuple(batch),
+        number=number,
+    )
+
+
+def items(model: Any, corpus: Any) -> Iterator[Row] | Iterator[Picture]:
+    """Yield the rows of tokens of a corpus if the model reads text (see `rows`), else the images (see `pictures`)."""
+    return pictures(model, corpus) if reads_images(model) else rows(model, corpus)
+
+
+def documents_in(model: Any, corpus: Any) -> list[Hashable]:
+    """Return the documents of a corpus in its order, as in `Batch.items` and `ImageBatch.items`."""
+    if reads_images(model):
+        return list(range(sum(1 for _ in pictures(model, corpus))))
+    return list(dict.fromkeys(row.owner for row in rows(model, corpus)))
+
+
+def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
+    """Assign the documents of a corpus to folds in turn: the first to fold 0, the second to fold 1, and so on.
+
+    This reads the corpus once, without running the model.
+
+    Args:
+        model: A bridge or a `HookedTransformer`.
+        corpus: Text or images that can be read more than once.
+        folds: Number of folds, at least 5.
+
+    Returns:
+        The fold of each document of `documents_in`.
+
+    Raises:
+        SpLensError: If there are fewer than 5 folds or fewer documents than folds, or if the corpus is an iterator.
+    """
+    if folds < MIN_FOLDS:
+        raise SpLensError(
+            f"folds={folds} is too few to estimate a standard error. Use at least {MIN_FOLDS}, for example folds=20."
+        )
+    if isinstance(corpus, Iterator):
+        raise SpLensError(
+            "the corpus is an iterator, which can be read once only. Folds need a second pass, so pass a list."
+        )
+    documents = documents_in(model, corpus)
+    if len(documents) < folds:
+        fix = f"Use at most folds={len(documents)}" if len(documents) >= MIN_FOLDS else "Omit folds"
+        raise SpLensError(
+            f"folds={folds}, but the corpus has only {len(documents)} documents. {fix}, or add documents. A document "
+            "is never divided among folds, because its tokens are not independent."
+        )
+    return {document: index % folds for index, document in enumerate(documents)}
+
+
+def no_counted_token() -> SpLensError:
+    """Return the error for a corpus without a token whose activations are collected."""
+    return SpLensError(
+        "no token of the corpus counts: a token counts if it is text (no special token) and follows other text in its "
+        "row. Use longer rows."
     )
 
 
 def reusable(corpus: Any) -> Any:
-    """The corpus, or a list of it where it could be gone through only once."""
+    """Return the corpus, as a list if it is an iterator, so that it can be read more than once."""
     return list(corpus) if hasattr(corpus, "__next__") else corpus

@@ -1,10 +1,10 @@
-"""Model + corpus -> accuracy, loss, perplexity: of the next token, of masked tokens, or of the classes of images."""
+"""Evaluate a model on a corpus: accuracy, loss and perplexity on next tokens, masked tokens or image classes."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass
-from functools import partial
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from sp_lens import distributed
-from sp_lens.data.batching import Batch, ImageBatch, batches, reusable
+from sp_lens.data.batch import AnyBatch
+from sp_lens.data.batching import BatchStream, reusable
 from sp_lens.data.tokenization import rows
 from sp_lens.errors import check_at_least, check_shares
 from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions_by_row
 from sp_lens.models.forward import inference
-from sp_lens.models.memory import Halving
 from sp_lens.models.task import reads_images, require_task
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
-from sp_lens.typing import BATCH_TOKENS
+from sp_lens.typing import BATCH_TOKENS, SIDES
 
 TOP_K = 10
 SKIPPED_TOKENS = 50
@@ -30,16 +30,16 @@ SKIPPED_TOKENS = 50
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicts the counted tokens of a corpus, or the classes of images.
+    """Accuracy and loss of a model on the counted tokens of a corpus, or on the classes of images.
 
     Attributes:
-        top1: share of tokens (images) whose own id (class) was the most likely prediction.
-        top10: share that were among the ten most likely.
-        top1_skip50: top1 over the tokens that are not among the 50 most common ones of this corpus, so
-            that indentation and commas don't carry it; NaN where there are no others, and for images.
-        loss: mean cross-entropy, nats per prediction.
+        top1: Share of tokens (images) whose own id (class) is the most likely prediction.
+        top10: Share of tokens (images) whose own id (class) is among the ten most likely predictions.
+        top1_skip50: `top1` over the tokens that are not among the 50 most common ones of this corpus, so that
+            indentation and commas do not dominate it. NaN if there are no other tokens, and for images.
+        loss: Mean cross-entropy in nats per prediction.
         perplexity: exp(loss).
-        tokens: how many predictions were judged.
+        tokens: Number of predictions.
     """
 
     top1: float
@@ -54,15 +54,15 @@ class Evaluation:
         check_at_least(1, tokens=self.tokens)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON."""
+        """Write to a JSON file."""
         write_json(path, {"kind": "Evaluation", **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            SpLensError: when the file is missing or is no evaluation.
+            SpLensError: If the file is missing or is not an evaluation.
         """
         return load_values(path, cls)
 
@@ -70,63 +70,70 @@ class Evaluation:
 def evaluate(
     model: Any, corpus: Any, *, seed: int = 0, batch_tokens: int = BATCH_TOKENS, progress: bool = True
 ) -> Evaluation:
-    """Accuracy and loss of a model on a corpus, ablations in force included.
+    """Measure accuracy and loss of a model on a corpus, with active ablations applied.
 
-    A causal language model is asked for each token that is real text (no padding, no special token) with a
-    token before it; a masked one for 15 % of the real tokens, of which 80 % are masked, 10 % are random ones and
-    10 % stand as they are; a classifier of images for the class of each. Sums of nats and of hits are divided once,
-    at the end.
+    A causal language model predicts each token that is text (no padding, no special token) and has a token before it.
+    A masked language model predicts 15 % of the text tokens: 80 % of these are masked, 10 % replaced by a random token,
+    and 10 % kept. An image classifier predicts the class of each image. Losses and hits are summed over the corpus and
+    divided once, at the end.
 
-    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
-    returns the evaluation of all.
+    With several processes (`torch.distributed`), every process makes the same call, reads its share of the batches, and
+    returns the evaluation of the whole corpus.
 
     Args:
-        model: a bridge or a `HookedTransformer`.
-        corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches; read twice.
-        seed: of the choice of the tokens that a masked language model is asked for; the same seed asks for the same.
-        batch_tokens: tokens in a batch, padding included; a batch that memory does not hold is read in halves.
-        progress: show a bar.
+        model: A bridge or a `HookedTransformer`.
+        corpus: The result of `load_corpus` or `load_images`, a list of strings, or an iterable of batches. It is read
+            twice; an iterator is turned into a list.
+        seed: Seed of the random choice of tokens that a masked language model predicts.
+        batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
+        progress: Show a progress bar.
 
     Raises:
-        SpLensError: for a model without a head, a corpus that can't be read or has nothing to predict,
-            and for logits that are NaN.
+        SpLensError: If the model has no trained head, the corpus cannot be read or has nothing to predict, or logits
+            are NaN.
     """
     require_task(model)
     corpus = reusable(corpus)
-    tally, halving = Tally(), Halving()
+    tally = Tally()
     silent = not (progress and distributed.is_main())
     with (
-        distributed.together() as work,
+        distributed.fail_together() as ranks,
         inference(model),
         tqdm(desc="evaluate", unit=" predictions", disable=silent) as bar,
     ):
         common = _common_tokens(model, corpus)
-        work.same(seed)
-        for _, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
-            judged = partial(_judged, model, batch, seed=seed, common=common)
-            for part in halving.parts(judged, *batch.in_context.shape):
-                tally += part
-                bar.update(part.tokens)
-    return tally.of_all_ranks().result()
+        ranks.require_same(seed)
+        stream = BatchStream(model, corpus, batch_tokens=batch_tokens, ranks=ranks)
+        for _, batch_tally in stream.map(lambda batch: _tally(model, batch, seed, common)):
+            tally += batch_tally
+            bar.update(batch_tally.tokens)
+    return reduce(Tally.__add__, distributed.gathered(tally)).result()
 
 
-def _judged(
-    model: Any, batch: Batch | ImageBatch, rows: slice, *, seed: int, common: Int[torch.Tensor, " common"]
-) -> "Tally":
-    """What the model predicts in some rows of a batch, row by row: the logits of all are large, and copied slowly."""
-    by_row = predictions_by_row(model, batch.part(rows), seed)
+def _tally(model: Any, batch: AnyBatch, seed: int, common: Int[torch.Tensor, " common"]) -> "Tally":
+    """Score the predictions in a batch, row by row, because the logits of all rows are large and slow to copy."""
+    by_row = predictions_by_row(model, batch, seed)
     return sum((Tally.from_logits(logits, targets, common) for logits, targets in by_row), Tally())
 
 
 def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Both held-out corpora evaluated, as a run records a step: forget_top1, ..., retain_tokens."""
-    sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in ("forget", "retain")}
+    """Evaluate both held-out corpora, and return the fields with the keys forget_top1, ..., retain_tokens."""
+    sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in SIDES}
     return {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The running sums that an `Evaluation` is divided out of."""
+    """Sums over predictions from which an `Evaluation` is computed.
+
+    Attributes:
+        tokens: Number of predictions.
+        nats: Sum of the cross-entropies.
+        top1: Number of predictions whose target is the most likely one.
+        top_k: Number of predictions whose target is among the ten most likely ones.
+        uncommon: Number of predictions whose target is not among the 50 most common tokens.
+        uncommon_top1: Number of those whose target is the most likely one.
+    """
 
     tokens: int = 0
     nats: float = 0.0
@@ -142,7 +149,13 @@ class Tally:
         targets: Int[torch.Tensor, " token"],
         common: Int[torch.Tensor, " common"],
     ) -> "Tally":
-        """The predictions of a batch, judged; `common` are the tokens that skip-50 leaves out."""
+        """Score predictions.
+
+        Args:
+            logits: Float32 logits of each prediction.
+            targets: Correct token of each prediction.
+            common: Tokens that are left out of `uncommon`.
+        """
         ranks = _ranks(logits, targets)
         uncommon = ~torch.isin(targets, common.to(targets.device))
         return cls(
@@ -155,17 +168,15 @@ class Tally:
         )
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Of both batches."""
-        return Tally(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
-
-    def of_all_ranks(self) -> "Tally":
-        """The sums over the batches of all ranks, added in the order of the ranks."""
-        own = asdict(self)
-        parts = distributed.gathered({name: torch.tensor(value, dtype=torch.float64) for name, value in own.items()})
-        return Tally(**{name: type(value)(sum(part[name].item() for part in parts)) for name, value in own.items()})
+        """Return the sums over the predictions of both."""
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def result(self) -> Evaluation:
-        """What all batches together came to."""
+        """Divide the sums by the number of predictions.
+
+        Raises:
+            SpLensError: If there are no predictions.
+        """
         if not self.tokens:
             raise nothing_to_predict()
         loss = self.nats / self.tokens
@@ -182,38 +193,40 @@ class Tally:
 def _ranks(
     logits: Float[torch.Tensor, "token d_vocab"], targets: Int[torch.Tensor, " token"]
 ) -> Int[torch.Tensor, " token"]:
-    """How many tokens are likelier than the target; equal logits rank by token id, as argmax has it."""
-    own = logits.gather(1, targets[:, None])
-    ahead, equal = _count(torch.gt, logits, own), _count(torch.eq, logits, own)
-    tied = equal > 1
+    """Return how many tokens rank before each target; equal logits rank by token id, as with argmax."""
+    target_logits = logits.gather(1, targets[:, None])
+    larger = _count(torch.gt, logits, target_logits)
+    tied = _count(torch.eq, logits, target_logits) > 1
     if tied.any():
         ids = torch.arange(logits.shape[1], device=logits.device)
-        ahead[tied] += ((logits[tied] == own[tied]) & (ids < targets[tied][:, None])).sum(dim=1)
-    return ahead
+        tied_before = (logits[tied] == target_logits[tied]) & (ids < targets[tied][:, None])
+        larger[tied] += tied_before.sum(dim=1)
+    return larger
 
 
 def _count(
     compare: Callable[..., torch.Tensor],
     logits: Float[torch.Tensor, "token d_vocab"],
-    own: Float[torch.Tensor, "token 1"],
+    target_logits: Float[torch.Tensor, "token 1"],
 ) -> Int[torch.Tensor, " token"]:
-    """In each row, how many logits compare so with the row's own; on a CPU as many rows at a time as fit its cache."""
-    at_once = 16 if logits.device.type == "cpu" else max(1, len(logits))
-    # As floats, which count exactly to 2^24: to compare and to add up takes six times as long with booleans.
-    rows = zip(logits.split(at_once), own.split(at_once), strict=True)
-    return torch.cat([compare(some, of, out=torch.empty_like(some)).sum(dim=1) for some, of in rows]).long()
+    """Count in each row the logits for which the comparison with the target's logit is true."""
+    chunk_rows = 16 if logits.device.type == "cpu" else max(1, len(logits))  # 16 rows fit into the cache of a CPU
+    # The comparison writes floats, which count exactly up to 2^24. Booleans take six times as long to write and to sum.
+    chunks = zip(logits.split(chunk_rows), target_logits.split(chunk_rows), strict=True)
+    return torch.cat([compare(rows, to, out=torch.empty_like(rows)).sum(dim=1) for rows, to in chunks]).long()
 
 
 def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:
-    counts: Counter[int] = Counter()
-    if reads_images(model):  # every class is one of the most common
+    """Return the 50 most common counted tokens of a corpus; all classes of an image classifier."""
+    if reads_images(model):
         return torch.arange(model.original_model.config.num_labels)
+    counts: Counter[int] = Counter()
     for row in rows(model, corpus):
         counts.update(row.tokens[row.counted].tolist())
     return most_common(counts)
 
 
 def most_common(counts: Mapping[int, int]) -> Int[torch.Tensor, " common"]:
-    """The 50 most common tokens; equal counts rank by token id."""
+    """Return the 50 most common tokens, given the count of each token; equal counts rank by token id."""
     ranked = sorted(counts, key=lambda token: (-counts[token], token))
     return torch.tensor(ranked[:SKIPPED_TOKENS], dtype=torch.long)

@@ -1,4 +1,4 @@
-"""EleutherAI's Language Model Evaluation Harness on a hooked model."""
+"""Run EleutherAI's Language Model Evaluation Harness on a hooked model."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -20,40 +20,41 @@ def lm_eval(
     batch_size: int = 8,
     **options: Any,
 ) -> dict[str, Any]:
-    """Run tasks of lm-evaluation-harness on the model, ablations in force included.
+    """Run tasks of EleutherAI's lm-evaluation-harness on the model, with active ablations applied.
 
-    The harness reads the transformers model inside the bridge, whose modules call the hooks: its own
-    `hf` backend, with the tokenizer as the model's folder has it (TransformerLens' copy of it puts BOS before every
-    text). So a model under `ablate` scores what `lm_eval --model hf` scores on its `export`.
+    The harness reads the transformers model inside the bridge, whose modules call the hooks, with its own `hf` backend.
+    The tokenizer is loaded again from the model's folder, because the copy of TransformerLens puts BOS before every
+    text. Therefore a model under `ablate` has the scores that `lm_eval --model hf` measures on its `export`.
 
     Args:
-        model: a bridge that predicts the next token. A `HookedTransformer` is no model of transformers, which the
-            harness reads: load it with `load_model`; its masks are of both.
-        tasks: names ("mmlu", "lambada_openai"), or whatever else `lm_eval.simple_evaluate` takes for a task. Named
-            tasks read their data sets from the Hub.
-        limit: of the documents of each task, take so many, or this share of them; None takes all.
-        num_fewshot: how many examples stand before each question; None is the task's own number.
-        batch_size: requests in a batch.
-        options: passed on to `lm_eval.simple_evaluate`: `task_manager`, `log_samples`, `bootstrap_iters`, ...
+        model: A bridge that predicts the next token. A `HookedTransformer` contains no transformers model for the
+            harness to read; load the model with `load_model` instead. Masks fit both.
+        tasks: Names of tasks ("mmlu", "lambada_openai"), or any other tasks that `lm_eval.simple_evaluate` accepts.
+            Named tasks read their datasets from the Hub.
+        limit: Maximum number of documents of each task, or, below 1, a share of them. None reads all.
+        num_fewshot: Number of examples before each question. None uses the number of the task.
+        batch_size: Number of requests per batch.
+        options: Further arguments of `lm_eval.simple_evaluate`: `task_manager`, `log_samples`, `bootstrap_iters`, ...
 
     Returns:
-        What the harness returns: "results" by task, "configs", "versions", "samples", ...
+        The dictionary that the harness returns, with "results" by task, "configs", "versions", "samples", ...
 
     Raises:
-        SpLensError: without lm-eval, for a `HookedTransformer`, and for a model that does not predict the next token.
+        SpLensError: If lm-eval is not installed, or the model is a `HookedTransformer` or does not predict the next
+            token.
     """
     require_causal(model, "lm-evaluation-harness")
     if not hasattr(model, "original_model"):
         raise SpLensError(
-            f"lm-evaluation-harness reads a model of transformers, and {kind_of(model)} is none: load the model with "
-            "load_model. Masks are of both."
+            f"lm-evaluation-harness reads a transformers model, and {kind_of(model)} contains none. Load the model "
+            "with load_model; masks fit both."
         )
     try:
-        harness: Any = import_module("lm_eval")  # by name: this module is called lm_eval too
+        harness: Any = import_module("lm_eval")  # by name, because this module is called lm_eval too
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise SpLensError(f"this needs lm-eval: pip install 'sp-lens[eval]' ({error}).") from error
+        raise SpLensError(f"lm_eval needs the package lm-eval: pip install 'sp-lens[eval]' ({error}).") from error
     tokenizer = tokenizer_as_it_came(tokenizer_of(model))
     with inference(model):
-        read = HFLM(pretrained=model.original_model, tokenizer=tokenizer, batch_size=batch_size)
-        return harness.simple_evaluate(read, tasks=list(tasks), limit=limit, num_fewshot=num_fewshot, **options)
+        hflm = HFLM(pretrained=model.original_model, tokenizer=tokenizer, batch_size=batch_size)
+        return harness.simple_evaluate(hflm, tasks=list(tasks), limit=limit, num_fewshot=num_fewshot, **options)

@@ -1,10 +1,8 @@
 """How toxic the texts are that a model writes."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -65,11 +63,11 @@ class Toxicity:
     @property
     def share_interval(self) -> tuple[float, float]:
         """Where the share lies with 95 % confidence: Wilson's interval, which is not empty where the share is 0."""
-        count, z = len(self.scores), NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        centre = self.share + z**2 / (2 * count)
-        half = z * math.sqrt(self.share * (1 - self.share) / count + z**2 / (4 * count**2))
-        low, high = ((centre + side * half) / (1 + z**2 / count) for side in (-1, 1))
-        return max(0.0, low), min(1.0, high)
+        import scipy.stats
+
+        toxic = int(np.sum(np.array(self.scores) >= THRESHOLD))
+        interval = scipy.stats.binomtest(toxic, len(self.scores)).proportion_ci(CONFIDENCE, method="wilson")
+        return float(interval.low), float(interval.high)
 
     @property
     def accuracy(self) -> float | None:

@@ -103,59 +103,64 @@ def random_inputs(model: Any, *, longest: int = 64) -> torch.Tensor:
     return torch.randint(model.cfg.d_vocab, (2, min(model.cfg.n_ctx, longest)), generator=generator)
 
 
-class _AllSeen(Exception):
-    """Ends a forward pass after the last hook, so that the unembedding is not computed."""
+class _AllVisited(Exception):
+    """Raised by the last hook to end the forward pass: the rest, above all the unembedding, is not needed."""
 
 
-def visit(
+def visit_activations(
     model: Any,
     batch: ModelInput,
     groups: Sequence[NeuronGroup],
-    look: Callable[[NeuronGroup, Float[torch.Tensor, "row pos neuron"]], None],
+    visit: Callable[[NeuronGroup, Float[torch.Tensor, "row pos neuron"]], None],
 ) -> None:
-    """Call a function with the activations of each group, in one forward pass that stops after the last group.
+    """Call `visit` with the activations of each group, in one forward pass that ends at the last of these groups.
 
     Args:
-        model: Hooked model.
-        batch: Batch to run the model on.
-        groups: Neuron groups whose activations are needed.
-        look: Function that is called with each group and its activations. The activations of attention heads are
-            flattened into one axis.
+        model: A bridge or a `HookedTransformer`.
+        batch: Input of the model.
+        groups: Neuron groups whose activations are visited.
+        visit: Function of a group and its activations, called while the forward pass runs.
 
     Raises:
-        SpLensError: The hook of a group did not fire exactly once.
+        SpLensError: If the hook of a group does not fire exactly once.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
 
     def hook_of(group: NeuronGroup) -> Callable[..., None]:
         def hook(activation: torch.Tensor, hook: Any) -> None:
-            if group.name in seen:
-                raise SpLensError(f"{group.name} fired twice in one forward pass: its neurons would be counted twice.")
-            look(group, activation.flatten(2))
-            seen.add(group.name)
-            if len(seen) == len(groups):
-                raise _AllSeen
+            if group.name in visited:
+                raise SpLensError(
+                    f"{group.name} fired twice in one forward pass, so its neurons would be counted twice. Use a model "
+                    "that runs each block once."
+                )
+            visit(group, activation.flatten(2))
+            visited.add(group.name)
+            if len(visited) == len(groups):
+                raise _AllVisited
 
         return hook
 
-    with attached(model, [(group, hook_of(group)) for group in groups]), suppress(_AllSeen):
+    with attached(model, [(group, hook_of(group)) for group in groups]), suppress(_AllVisited):
         forward(model, batch)
-    if missing := [group.name for group in groups if group.name not in seen]:
-        raise SpLensError(f"{len(missing)} hooks did not fire in a forward pass; the first of them is {missing[0]!r}.")
+    if missing := [group.name for group in groups if group.name not in visited]:
+        raise SpLensError(
+            f"{len(missing)} hooks did not fire in a forward pass, for example {missing[0]!r}. The model must run "
+            "every block on each forward pass."
+        )
 
 
-def require_finite(values: torch.Tensor, group: NeuronGroup, number: int) -> None:
-    """Raise SpLensError if the activations of a batch contained NaN or infinity.
+def require_finite_activations(values: torch.Tensor, group: NeuronGroup, batch_number: int) -> None:
+    """Raise SpLensError if values computed from the activations of a group are NaN or infinite.
 
-    Call this after the forward pass. Inside a hook it would make a GPU wait at every layer.
+    Call this after the forward pass. Inside a hook, it would make a GPU wait at every layer.
 
     Args:
-        values: Any reduction of the activations that keeps NaN and infinity.
-        group: Neuron group of the activations, for the message.
-        number: Number of the batch, for the message.
+        values: Statistics of the activations that are NaN or infinite if an activation is.
+        group: Neuron group of the activations.
+        batch_number: Index of the batch in the corpus, for the error message.
     """
     if not values.isfinite().all():
         raise SpLensError(
-            f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {number}: "
-            "load the model in float32 or bfloat16, or look for damaged weights."
+            f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {batch_number}. Load the "
+            "model in float32 or bfloat16, or repair its weights."
         )

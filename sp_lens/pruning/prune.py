@@ -115,7 +115,7 @@ def prune(
     config.require_enough_neurons(protected)
 
     with ExitStack() as stack:
-        with distributed.together(_RANKS_DIFFER) as work:
+        with distributed.fail_together(_RANKS_DIFFER) as ranks:
             if out is not None and distributed.is_main():
                 stack.enter_context(locked(out))
             corpora, about = checked_corpora(
@@ -131,7 +131,7 @@ def prune(
                 "corpora": about,
             }
             run = None if out is None else resume(out, settings, config.is_last)
-            work.same(config, identity(settings), run and run.records)
+            ranks.require_same(config, identity(settings), run and run.records)
         algorithm = Algorithm(model, corpora, config, layout, protected)
         bar = tqdm(total=steps, desc="prune", unit=" steps", disable=not (progress and distributed.is_main()))
         run = run or algorithm.start(settings)
@@ -153,7 +153,7 @@ def prune(
 
 def _save_step(run: PruneRun, out: str | Path | None) -> None:
     """Save the last step in the first process, if there is a folder. The other processes wait."""
-    with distributed.together():
+    with distributed.fail_together():
         if out is not None and distributed.is_main():
             save_step(run, out)
 

@@ -1,6 +1,6 @@
-"""Statistics of every neuron over a corpus: what `collect` returns. Mergeable, saveable; no model in here."""
+"""Statistics of every neuron over a corpus, as returned by `collect`. They can be merged and saved without a model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,28 +10,29 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from sp_lens.errors import SpLensError, check_choice
-from sp_lens.neurons.layout import Layout, NeuronGroup, group_of_activation
+from sp_lens.errors import SpLensError, check_at_least, check_choice, check_positive
+from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.neurons.values import NeuronValues
+from sp_lens.statistics.cache import ActivationsByHook, reduce_cache
 from sp_lens.statistics.moments import Moments, stacked, standard_errors, unstacked
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import METRICS, Metric, Site
 
-_FOLDS = "folds."  # before the names of tensors that have a row a fold, in a file
+_FOLDS = "folds."  # prefix, in a file, of the names of tensors that have one row per fold
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats(Mapping[str, Moments]):
-    """Streamed statistics of every neuron over the counted tokens of a corpus, by hook name.
+    """Statistics of every neuron over the counted tokens of a corpus, by hook name.
 
     Attributes:
-        layout: the neuron groups, in layer order.
-        moments: by hook name, what one pass keeps (freq, abs, rms, std, mean, min, max).
-        about: model, corpora, number of tokens, versions; saved with the numbers.
-        folds: the statistics of each fold of documents, where they were kept (`collect(..., folds=20)`).
+        layout: Neuron groups in the order of the layers.
+        moments: Moments by hook name, from which freq, abs, rms, std, mean, min and max are computed.
+        about: Model, corpora and versions, saved with the statistics.
+        folds: Statistics of each fold of documents, if they were collected (`collect(..., folds=20)`).
     """
 
     layout: Layout
@@ -54,33 +55,36 @@ class ActivationStats(Mapping[str, Moments]):
 
     @property
     def count(self) -> int:
-        """Number of tokens; padding, special tokens and the first token of a row never count."""
+        """Number of counted tokens: without padding, special tokens and the first token of each row."""
         return next(iter(self.moments.values())).count
 
     def part(self, layout: Layout) -> "ActivationStats":
-        """The statistics of some of the groups, folds included; `stats.part(stats.layout.select("mlp"))`."""
+        """Return the statistics of some of the groups, including folds: `stats.part(stats.layout.select("mlp"))`."""
         moments = {name: self[name] for name in layout.names}
         return ActivationStats(layout, moments, self.about, tuple(fold.part(layout) for fold in self.folds))
 
     def importance(self, metric: Metric = "abs") -> NeuronValues:
-        """Definition 1 of arXiv 2403.01267: how much a neuron does on this corpus, in units of activation.
+        """Return the importance of each neuron on this corpus (Definition 1 of arXiv 2403.01267).
 
         Args:
-            metric: "freq" (share of tokens with z > 0, no unit), "abs" (mean |z|), "rms" (root mean
-                square) or "std" (root mean squared deviation from the mean).
+            metric: "freq" (share of tokens with z > 0), "abs" (mean of |z|), "rms" (root mean square of z) or "std"
+                (standard deviation of z). All but "freq" have the unit of the activation z.
 
         Returns:
-            float64 values on the CPU, `{hook name: Float[" neuron"]}`.
+            Float64 values of shape [neuron] on the CPU, by hook name.
         """
         check_choice("metric", metric, METRICS)
         tensors = {name: getattr(self[name], metric)().cpu() for name in self}
         return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
 
     def standard_error(self, metric: Metric = "abs") -> NeuronValues:
-        """The jackknife's standard error of `importance`: each fold of documents is left out once.
+        """Return the jackknife standard error of `importance`, which leaves out one fold of documents at a time.
+
+        Args:
+            metric: "freq", "abs", "rms" or "std", as for `importance`.
 
         Raises:
-            SpLensError: when no statistics of folds were kept.
+            SpLensError: If these statistics have no folds.
         """
         check_choice("metric", metric, METRICS)
         self.require_folds()
@@ -88,30 +92,28 @@ class ActivationStats(Mapping[str, Moments]):
         return NeuronValues(self.layout, tensors, {**self.about, "metric": metric})
 
     def require_folds(self) -> None:
-        """Refuse statistics of a corpus as a whole, which don't say how sure they are."""
+        """Raise SpLensError if these statistics have no folds."""
         if not self.folds:
             raise SpLensError(
-                "these statistics are of a corpus as a whole and don't say how sure they are: collect them by folds, "
+                "these statistics have no folds, so standard errors cannot be estimated. Collect them with folds: "
                 "collect(model, corpus, folds=20)."
             )
 
     def sinks(self, *, ratio: float = 10) -> NeuronMask:
-        """The neurons that are huge where no token counts: those of attention sinks.
+        """Return the neurons of attention sinks: they are extremely active at tokens that do not count.
 
-        On the BOS, or the first token of a row, models keep a few huge activations that all text needs
-        (Sun et al. 2024, arXiv 2402.17762): in SmolLM2-135M one MLP neuron is at 3000 there and below 3 on
-        any text, others are at 70 there and again at a few tokens of text. What such a neuron does on the
-        rest is little more than noise, and so is its score; to prune it costs every corpus alike. Spare
-        them: `scores.top(0.02, site="mlp", exclude=stats.sinks())`, `prune(..., protect=stats.sinks())`.
+        At BOS or the first token of a row, models have a few extreme activations that all text needs (Sun et al. 2024,
+        arXiv 2402.17762). In SmolLM2-135M one MLP neuron has an activation of 3000 there and below 3 on any text;
+        others have 70 there, and again at a few tokens of text. Elsewhere the activation of such a neuron is little
+        more than noise, and so is its score, but pruning it harms the model on every corpus. Exclude these neurons
+        with `scores.top(0.02, site="mlp", exclude=stats.sinks())` or `prune(..., protect=stats.sinks())`.
 
         Args:
-            ratio: a neuron is of a sink whose largest |z| there is above this many times what is large on
-                tokens that count: its own mean |z|, plus the largest |z| of the median neuron of its layer.
-                The definition is ours; with 10, about 20 of SmolLM2's 63,360 neurons are, and none of the
-                bundled model's.
+            ratio: Threshold on the largest |z| at uncounted tokens, divided by a large activation at counted ones: the
+                neuron's own mean |z|, plus the largest |z| of the median neuron of its layer. The definition is ours.
+                With a ratio of 10, about 20 of the 63,360 neurons of SmolLM2 exceed it, and none of the bundled model.
         """
-        if not ratio > 0:
-            raise SpLensError(f"ratio {ratio}: expected a number above 0.")
+        check_positive(ratio=ratio)
         tensors = {}
         for name, moments in self.items():
             large = moments.abs() + torch.maximum(moments.min.abs(), moments.max.abs()).median()
@@ -119,34 +121,38 @@ class ActivationStats(Mapping[str, Moments]):
         return NeuronMask(self.layout, tensors, {**self.about, "ratio": ratio})
 
     def merge(self, other: "ActivationStats") -> "ActivationStats":
-        """The statistics of both corpora together; in any order the same to 1e-12. Blocks merge one to one.
+        """Return the statistics of both corpora. The order of merging changes the result by at most 1e-12.
+
+        Folds are merged pairwise, the first with the first.
 
         Raises:
-            SpLensError: when the two are of different models, or differ in their histograms or number of folds.
+            SpLensError: If the two are of different models, or have different histograms or numbers of folds.
         """
         self.require_same_model(other)
         if len(self.folds) != len(other.folds):
             raise SpLensError(
-                f"statistics of {len(self.folds)} and {len(other.folds)} folds can't be merged: collect both alike."
+                f"statistics with {len(self.folds)} and {len(other.folds)} folds cannot be merged. Collect both with "
+                "the same number of folds."
             )
         moments = {name: self[name].merge(other[name]) for name in self}
         about = {**self.about, "corpora": [*self.about.get("corpora", []), *other.about.get("corpora", [])]}
-        folds = tuple(one.merge(two) for one, two in zip(self.folds, other.folds, strict=True))
+        folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
         return ActivationStats(self.layout, moments, about, folds)
 
     def require_same_model(self, other: "ActivationStats") -> None:
-        """Refuse statistics of another model: another layout, or another name where both are known."""
+        """Raise SpLensError if the layouts of the two differ, or the names of the models, if both are known."""
         self.layout.require_same(other.layout, "the other statistics")
         names = {stats.about["model"] for stats in (self, other) if stats.about.get("model")}
         if len(names) > 1:
             raise SpLensError(
-                f"these statistics are of different models, {sorted(names)}: collect both from one model."
+                f"these statistics are of different models, {sorted(names)}. Collect both from the same model."
             )
 
     def frame(self) -> pd.DataFrame:
-        """One row a neuron: site, layer, head, neuron, freq, abs, rms, std, mean, min, max, count.
+        """Return a DataFrame with one row per neuron.
 
-        With folds there are standard errors too: freq_error, abs_error, rms_error, std_error.
+        The columns are site, layer, head, neuron, freq, abs, rms, std, mean, min, max and count. With folds, there are
+        also the standard errors freq_error, abs_error, rms_error and std_error.
         """
         metrics: tuple[Metric, ...] = ("freq", "abs", "rms", "std")
         columns: dict[Metric, NeuronValues] = {metric: self.importance(metric) for metric in metrics}
@@ -163,69 +169,52 @@ class ActivationStats(Mapping[str, Moments]):
     def edges(
         self, site: Site, *, layer: int | None = None, neurons: NeuronMask | None = None, bins: int = 100
     ) -> Float[torch.Tensor, " edge"]:
-        """Even histogram edges from the smallest to the largest activation at `site`, for a second pass.
+        """Return evenly spaced histogram edges from the smallest to the largest activation, for a second pass.
 
         Args:
-            site: "mlp" or "attn".
-            layer: take the range of this layer alone; None takes that of all layers.
-            neurons: take the range of these neurons alone; None takes that of all.
-            bins: how many.
+            site: Site whose activations the edges span, "mlp" or "attn".
+            layer: Layer whose activations the edges span. None spans those of all layers.
+            neurons: Neurons whose activations the edges span. None spans those of all neurons.
+            bins: Number of bins between the edges.
 
         Raises:
-            SpLensError: when there is no such site or layer, no neuron or no bin.
+            SpLensError: If there is no such site or layer, `neurons` has none of the site, or `bins` is below 1.
         """
-        if bins < 1:
-            raise SpLensError(f"bins {bins}: expected 1 or more.")
+        check_at_least(1, bins=bins)
         groups = self.layout.select(site) if layer is None else [self._group(site, layer)]
         chosen = [(self[group.name], ... if neurons is None else neurons.get(group.name, [])) for group in groups]
-        lows = torch.cat([moments.min[which].cpu() for moments, which in chosen])
-        highs = torch.cat([moments.max[which].cpu() for moments, which in chosen])
+        lows = torch.cat([moments.min[indices].cpu() for moments, indices in chosen])
+        highs = torch.cat([moments.max[indices].cpu() for moments, indices in chosen])
         if not len(lows):
-            raise SpLensError(f"the mask has no neuron at site {site!r}: expected some whose range to take.")
+            raise SpLensError(f"the mask has no neuron at site {site!r}: expected at least one to take the range of.")
         low, high = float(lows.min()), float(highs.max())
-        if low == high:  # neurons that never vary: any bin around the one value
+        if low == high:  # a constant activation: any bin around it will do
             low, high = low - 0.5, high + 0.5
         return torch.linspace(low, high, bins + 1, dtype=torch.float32)
 
-    def histogram_frame(self, site: Site, layer: int, neurons: Any = None) -> pd.DataFrame:
-        """The histograms of one layer, one row a neuron and bin: neuron, left, right, tokens, density.
+    def histogram_frame(self, site: Site, layer: int, neurons: Iterable[int] | None = None) -> pd.DataFrame:
+        """Return the histograms of one layer as a DataFrame with one row per neuron and bin.
 
         Args:
-            site: "mlp" or "attn".
-            layer: the block.
-            neurons: which of the collected neurons (indices into the layer); None is all of them.
+            site: Site of the histograms, "mlp" or "attn".
+            layer: Layer of the histograms.
+            neurons: Indices of neurons in the layer. None returns all neurons that have a histogram.
 
         Returns:
-            `density` is the share of all tokens per unit of activation, so its sum over the bins times
-            their width is 1 where no token lay outside the edges.
+            The columns neuron, left, right, tokens and density. `density` is the share of all tokens per unit of
+            activation: times the widths of the bins, it sums to 1 if no token is outside the edges.
 
         Raises:
-            SpLensError: when no histogram was collected there, or not of one of the neurons.
+            SpLensError: If no histogram was collected there, or not for one of the neurons.
         """
         group = self._group(site, layer)
         histogram = self[group.name].histogram
         if histogram is None:
             raise SpLensError(
-                f"no histogram of {group.name} was collected: collect_histograms(model, corpora, site={site!r}) does."
+                f"no histogram of {group.name} was collected: collect_histograms(model, corpora, site={site!r}) "
+                "collects it."
             )
-        row_of = {neuron: row for row, neuron in enumerate(histogram.neurons.tolist())}
-        chosen = list(row_of) if neurons is None else [int(neuron) for neuron in neurons]
-        if missing := [neuron for neuron in chosen if neuron not in row_of]:
-            raise SpLensError(
-                f"no histogram of neurons {missing[:5]} of {group.name}: collected were {len(row_of)} of them."
-            )
-        counts = histogram.counts[[row_of[neuron] for neuron in chosen]].cpu().numpy()
-        edges = histogram.edges.cpu().numpy().astype(float)
-        bins = len(edges) - 1
-        return pd.DataFrame(
-            {
-                "neuron": np.repeat(chosen, bins),
-                "left": np.tile(edges[:-1], len(chosen)),
-                "right": np.tile(edges[1:], len(chosen)),
-                "tokens": counts.ravel(),
-                "density": (counts / (self.count * np.diff(edges))).ravel(),
-            }
-        )
+        return histogram.frame(self.count, neurons)
 
     def _group(self, site: Site, layer: int) -> NeuronGroup:
         by_layer = {group.layer: group for group in self.layout.select(site)}
@@ -237,70 +226,55 @@ class ActivationStats(Mapping[str, Moments]):
 
     @classmethod
     def from_cache(
-        cls, cache: Mapping[str, torch.Tensor], *, counted: Bool[torch.Tensor, "*batch pos"] | None = None
+        cls, cache: ActivationsByHook, *, counted: Bool[torch.Tensor, "*batch pos"] | None = None
     ) -> "ActivationStats":
-        """The statistics of activations that are already held: a TransformerLens `ActivationCache`.
+        """Compute the statistics of activations that were kept, such as a TransformerLens `ActivationCache`.
 
         Args:
-            cache: has `blocks.{l}.mlp.hook_post` [batch pos neuron] or `blocks.{l}.attn.hook_z`
-                [batch pos head d_head], or both; the batch axis may have been removed.
-            counted: which positions count; None is all of them, BOS and padding included.
+            cache: Activations by hook name: `blocks.{l}.mlp.hook_post` [batch pos neuron],
+                `blocks.{l}.attn.hook_z` [batch pos head d_head], or both. The batch axis may have been removed.
+            counted: True at the positions that count. None counts all of them, including BOS and padding.
 
         Raises:
-            SpLensError: when the cache has neither hook.
+            SpLensError: If the cache has neither hook, or `counted` does not fit its activations.
         """
-        found = [group_of_activation(name, tuple(cache[name].shape)) for name in cache.keys()]  # noqa: SIM118 (an ActivationCache iterates over numbers)
-        groups = sorted((group for group in found if group), key=lambda group: (group.layer, group.site))
-        if not groups:
-            raise SpLensError("the cache has no mlp.hook_post and no attn.hook_z: cache those hooks too.")
-        moments = {}
-        for group in groups:
-            activations = cache[group.name].reshape(-1, group.width)
-            if counted is not None:
-                if counted.numel() != len(activations) or not counted.any():
-                    raise SpLensError(
-                        f"counted has {counted.numel()} positions of which {int(counted.sum())} count, and "
-                        f"{group.name} has {len(activations)}: give one boolean a position, some of them True."
-                    )
-                activations = activations[counted.flatten().bool()]
-            moments[group.name] = Moments.from_activations(activations)
-        return cls(Layout(tuple(groups)), moments)
+        return cls(*reduce_cache(cache, counted))
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
+        """Write to a safetensors file, atomically."""
         tensors = {f"{name}/{key}": tensor for name in self for key, tensor in self[name].tensors().items()}
         header = {"layout": self.layout.to_json(), "about": self.about, "count": self.count}
         if self.folds:
             header["folds"] = [fold.count for fold in self.folds]
-            of_folds = {name: stacked([fold[name] for fold in self.folds]) for name in self}
-            tensors |= {f"{name}/{_FOLDS}{key}": tensor for name in self for key, tensor in of_folds[name].items()}
+            by_name = {name: stacked([fold[name] for fold in self.folds]) for name in self}
+            tensors |= {f"{name}/{_FOLDS}{key}": tensor for name in self for key, tensor in by_name[name].items()}
         save_tensors(path, "ActivationStats", tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "ActivationStats":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
-        wanted = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
-        with opened(path, "ActivationStats", wanted) as (tensors, header):
+        schema = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
+        with opened(path, "ActivationStats", schema) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
             for key, tensor in tensors.items():
                 name, _, part = key.partition("/")
                 grouped[name][part] = tensor
             counts = header.get("folds") or []
-            by_fold = {}
+            by_name = {}
             for name, parts in grouped.items():
-                own = {key.removeprefix(_FOLDS): parts.pop(key) for key in list(parts) if key.startswith(_FOLDS)}
-                by_fold[name] = unstacked(counts, own)
+                rows = {key.removeprefix(_FOLDS): parts.pop(key) for key in list(parts) if key.startswith(_FOLDS)}
+                by_name[name] = unstacked(counts, rows)
             moments = {name: Moments.from_tensors(header["count"], parts) for name, parts in grouped.items()}
             for group in layout:
-                for one in (moments[group.name], *by_fold[group.name]):
-                    one.check(group.width)
+                for checked in (moments[group.name], *by_name[group.name]):
+                    checked.check(group.width)
             model = {key: value for key, value in header["about"].items() if key == "model"}
-            folds = ({name: own[place] for name, own in by_fold.items()} for place in range(len(counts)))
+            folds = ({name: parts[index] for name, parts in by_name.items()} for index in range(len(counts)))
             return cls(layout, moments, header["about"], tuple(cls(layout, fold, model) for fold in folds))
 
     def __repr__(self) -> str:

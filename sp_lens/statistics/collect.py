@@ -1,8 +1,7 @@
-"""Model + corpus -> statistics of every neuron, in one streaming pass that keeps no activations."""
+"""Collect activation statistics of every neuron over a corpus, in one streaming pass that keeps no activations."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -10,12 +9,12 @@ from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 
 from sp_lens import distributed
-from sp_lens.data.batching import Batch, ImageBatch, batches, deal, documents_of
+from sp_lens.data.batch import AnyBatch
+from sp_lens.data.batching import BatchStream, no_counted_token
 from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError
-from sp_lens.models.forward import inference, require_finite, visit
+from sp_lens.models.forward import inference, require_finite_activations, visit_activations
 from sp_lens.models.hooks import layout_of, model_name
-from sp_lens.models.memory import Halving
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.activation_stats import ActivationStats
@@ -24,8 +23,9 @@ from sp_lens.statistics.moments import Moments
 from sp_lens.storage.serialization import versions
 from sp_lens.typing import BATCH_TOKENS, Site
 
-# By hook name, of a batch, and by fold of documents.
-_Reduced = tuple[dict[str, Moments], dict[int, dict[str, Moments]]]
+_ByHook = dict[str, Moments]
+# The edges of a histogram and the indices of the neurons that it counts, by hook name.
+_Requests = dict[str, tuple[Edges, torch.Tensor]]
 
 
 def collect(
@@ -38,72 +38,84 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> ActivationStats:
-    """Statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
+    """Collect statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
 
-    Every token counts that is real text (no padding, no special token) and has real text before it in its
-    row: at the first one, models keep attention sinks (see `Batch.in_context`). The tokens of an image are its
+    A token counts if it is text (no padding, no special token) and follows other text in its row. The first token of a
+    row is left out because models place attention sinks there (see `Batch.in_context`). The tokens of an image are its
     patches; the class token does not count.
 
-    One forward pass up to the last hook, without the unembedding. Reduction happens inside the hooks, so
-    memory does not grow with the number of tokens. Ablations in force (`with ablate(...)`) are seen.
+    The model runs once over the corpus, up to the last hook and without the unembedding. Activations are reduced inside
+    the hooks, so memory does not grow with the number of tokens. Active ablations (`with ablate(...)`) apply.
 
-    In several processes (`torch.distributed`) every one makes the same call, reads its share of the batches, and
-    returns the statistics of all: those of one process, to 1e-12 in float64.
+    With several processes (`torch.distributed`), every process makes the same call, reads its share of the batches, and
+    returns the statistics of the whole corpus. They equal those of one process to 1e-12 in float64.
 
     Args:
-        model: a `TransformerBridge` or a `HookedTransformer`.
-        corpus: what `load_corpus` or `load_images` returns, a list of strings, or an iterable of batches.
-        edges: histogram edges, for both sites or by site (`stats.edges("attn")` gives even ones).
-        neurons: which neurons to count in histograms; None is all those of the sites with edges.
-        folds: keep the statistics of so many folds of whole documents too, 20 for instance, from which standard
-            errors, intervals and tests are made (`uncertainty`, `specialised`, `rank_stability`). Documents are
-            dealt to folds in turn, images likewise, rows that are of no document each by itself. What is returned
-            of the whole corpus is the same to the last bit. Memory grows by folds times neurons, and the corpus is
-            read once more, without the model. None keeps none.
-        batch_tokens: tokens in a batch, padding included; a batch that memory does not hold is read in halves.
-        progress: show a bar.
+        model: A `TransformerBridge` or a `HookedTransformer`.
+        corpus: The result of `load_corpus` or `load_images`, a list of strings, or an iterable of batches.
+        edges: Histogram edges, for both sites or by site. `stats.edges("attn")` returns evenly spaced ones.
+        neurons: Neurons to count in histograms. None counts all neurons of the sites that have edges.
+        folds: Number of folds of documents (for example 20) whose statistics are kept as well. `uncertainty`,
+            `specialisation_test` and `rank_stability` need them for standard errors, intervals and tests. Documents are
+            assigned to folds in turn; an image, or a row without a document, counts as a document. The statistics of
+            the whole corpus are bit-identical with and without folds. Memory grows with folds times neurons, and the
+            corpus is read one more time without the model. None keeps no folds.
+        batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
+        progress: Show a progress bar.
 
     Returns:
-        `ActivationStats`: freq, abs, rms, std, mean, min, max and count, and the histograms asked for.
+        `ActivationStats` with freq, abs, rms, std, mean, min, max and count of each neuron, and histograms if `edges`
+        are given.
 
     Raises:
-        SpLensError: for a corpus that can't be read, a NaN or infinite activation (naming site, layer and
-            batch), a hook that did not fire exactly once in a pass, and folds that are fewer than 5, more than
-            there are documents, or asked for in one of several processes; on the other processes too.
+        SpLensError: If the corpus cannot be read, an activation is NaN or infinite (the message names site, layer and
+            batch), a hook does not fire exactly once per forward pass, or there are fewer than 5 folds, more folds
+            than documents, or folds in one of several processes. With several processes, the error of one is raised on
+            all of them.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
     if folds is not None:
         distributed.require_one("collect(..., folds=...)")
-    dealt = None if folds is None else deal(model, corpus, folds)
-    totals: dict[str, Moments] = {}
-    of_folds: list[dict[str, Moments]] = [{} for _ in range(folds or 0)]
-    images, halving = 0, Halving()
+    totals: _ByHook = {}
+    fold_totals: list[_ByHook] = [{} for _ in range(folds or 0)]
     silent = not (progress and distributed.is_main())
-    with distributed.together() as work, inference(model), tqdm(desc="collect", unit=" tokens", disable=silent) as bar:
-        work.same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
-        for number, batch in work.dealt(batches(model, corpus, batch_tokens=batch_tokens)):
-            owners = None
-            if dealt is not None:
-                owners = torch.tensor([dealt[document] for document in documents_of(batch, images_before=images)])
-                images += len(owners)
-            reduced = partial(_moments, model, layout, batch, number=number, requests=requests, owners=owners)
-            for moments, by_fold in halving.parts(reduced, *batch.in_context.shape):
-                _merge_into(totals, moments)
-                for fold, part in by_fold.items():
-                    _merge_into(of_folds[fold], part)
+    with (
+        distributed.fail_together() as ranks,
+        inference(model),
+        tqdm(desc="collect", unit=" tokens", disable=silent) as bar,
+    ):
+        ranks.require_same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
+        stream = BatchStream(model, corpus, batch_tokens=batch_tokens, folds=folds, ranks=ranks)
+        reduced = stream.map(lambda batch: _reduce_batch(model, layout, batch, stream.folds_of(batch), requests))
+        for batch, (moments, by_fold) in reduced:
+            _merge_into(totals, moments)
+            for fold, fold_moments in by_fold.items():
+                _merge_into(fold_totals[fold], fold_moments)
             bar.update(int(batch.in_context.sum()))
-    totals = _of_all_ranks(totals, layout, requests)
+    totals = _merge_ranks(totals, layout)
     if not totals:
-        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
+        raise no_counted_token()
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
-    kept = tuple(ActivationStats(layout, part, {"model": about["model"]}) for part in of_folds if part)
+    kept = tuple(ActivationStats(layout, fold, {"model": about["model"]}) for fold in fold_totals if fold)
     return ActivationStats(layout, totals, about, kept)
 
 
-def _merge_into(totals: dict[str, Moments], batch: Mapping[str, Moments]) -> None:
-    for name, moments in batch.items():
-        totals[name] = totals[name].merge(moments) if name in totals else moments
+def _merge_into(totals: _ByHook, moments: _ByHook) -> None:
+    for name, new in moments.items():
+        totals[name] = totals[name].merge(new) if name in totals else new
+
+
+def _merge_ranks(own: _ByHook, layout: Layout) -> _ByHook:
+    """Merge the moments of all ranks in rank order; a rank without a counted token has none."""
+    if distributed.world_size() == 1:
+        return own
+    merged: _ByHook = {}
+    for name in layout.names:  # one group at a time, as histograms of all of them from all ranks can be large
+        for moments in distributed.gathered(own[name].cpu() if name in own else None):
+            if moments is not None:
+                _merge_into(merged, {name: moments})
+    return merged
 
 
 def collect_histograms(
@@ -118,47 +130,52 @@ def collect_histograms(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> dict[str, ActivationStats]:
-    """Statistics with histograms between the same edges on every corpus, as figures of densities want them.
+    """Collect statistics with histograms that have the same edges on every corpus, for density plots.
 
-    Two passes over each corpus: the first finds the smallest and the largest activation on any of them,
-    between which the second counts in even bins; so no activation is outside.
+    The model runs twice over each corpus. The first pass finds the smallest and the largest activation on any corpus,
+    and the second one counts in evenly spaced bins between them, so no activation lies outside.
 
     Args:
-        model: a `TransformerBridge` or a `HookedTransformer`.
-        corpora: label -> what `load_corpus` returns, or a list of strings; what can be read twice.
-        site: "mlp" or "attn".
-        layer: count the neurons of this layer alone; None counts those of all.
-        neurons: count these neurons alone, a mask of the model or of the site; None counts all.
-        bins: how many between the edges.
-        folds: keep the statistics of so many folds of documents too, see `collect`; histograms are not kept by fold.
-        batch_tokens: tokens in a batch, padding included.
-        progress: show bars.
+        model: A `TransformerBridge` or a `HookedTransformer`.
+        corpora: Corpora by label: results of `load_corpus`, or lists of strings. An iterator cannot be read twice.
+        site: Site of the histograms, "mlp" or "attn".
+        layer: Layer of the histograms. None counts the neurons of all layers.
+        neurons: Neurons to count, a mask of the whole model or of the site. None counts all.
+        bins: Number of bins between the edges.
+        folds: Number of folds of documents whose statistics are kept as well, see `collect`. Folds have no histograms.
+        batch_tokens: Number of tokens per batch, including padding.
+        progress: Show progress bars.
 
     Returns:
-        label -> `ActivationStats`, of the neurons of all sites, with histograms of the ones asked for.
+        `ActivationStats` by label. They cover the neurons of all sites; only the requested ones have histograms.
 
     Raises:
-        SpLensError: when there is no corpus, one that can be read only once, or no neuron that was asked for; and
-            as `collect`.
+        SpLensError: If there is no corpus, if one is an iterator, if no neuron is requested, and as for `collect`.
     """
     if not isinstance(corpora, Mapping) or not corpora:
-        raise SpLensError(f"expected {{label: corpus}}, one or more, got {type(corpora).__name__}: {{'code': corpus}}.")
-    if once := [label for label, corpus in corpora.items() if isinstance(corpus, Iterator)]:
-        raise SpLensError(f"corpus {once[0]!r} can be read once only, and two passes are needed: make it a list.")
-    first = [collect(model, one, batch_tokens=batch_tokens, progress=progress) for one in corpora.values()]
-    chosen = _chosen(first[0].layout, site, layer, neurons)
+        raise SpLensError(
+            f"corpora is a {type(corpora).__name__}: expected a non-empty dictionary of corpora by label, for example "
+            "{'code': corpus}."
+        )
+    if iterators := [label for label, corpus in corpora.items() if isinstance(corpus, Iterator)]:
+        raise SpLensError(
+            f"corpus {iterators[0]!r} can be read once only, because it is an iterator. Histograms need two passes, so "
+            "pass a list."
+        )
+    first = [collect(model, corpus, batch_tokens=batch_tokens, progress=progress) for corpus in corpora.values()]
+    chosen = _chosen_neurons(first[0].layout, site, layer, neurons)
     edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
     options: dict[str, Any] = {"folds": folds, "batch_tokens": batch_tokens, "progress": progress}
     return {label: collect(model, corpus, edges=edges, neurons=chosen, **options) for label, corpus in corpora.items()}
 
 
-def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:
-    """The neurons at `site`, of one layer or all, that are in the mask, as a mask of the whole layout."""
+def _chosen_neurons(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:
+    """Return a mask of the whole layout with the neurons of a site and layer, restricted to `neurons` if given."""
     if neurons is not None:
         layout.select(site).require_same(neurons.layout.select(site), "the mask of neurons for the histograms")
-    there = [group.layer for group in layout.select(site)]
-    if layer is not None and layer not in there:
-        raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {there[0]} to {there[-1]}.")
+    layers = [group.layer for group in layout.select(site)]
+    if layer is not None and layer not in layers:
+        raise SpLensError(f"no layer {layer} at site {site!r}: there are layers {layers[0]} to {layers[-1]}.")
     tensors = {group.name: torch.zeros(group.width, dtype=torch.bool) for group in layout}
     for group in layout.select(site):
         if layer in (None, group.layer):
@@ -166,93 +183,66 @@ def _chosen(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask |
     return NeuronMask(layout, tensors)
 
 
-def _moments(
-    model: Any,
-    layout: Layout,
-    batch: Batch | ImageBatch,
-    rows: slice,
-    *,
-    number: int,
-    requests: Mapping[str, tuple[Edges, torch.Tensor]],
-    owners: Int[torch.Tensor, " row"] | None,
-) -> _Reduced:
-    """Of some rows of a batch, and of each fold that has any of them by `owners`, the moments by hook name."""
-    batch, owners = batch.part(rows), None if owners is None else owners[rows]
-    seen: dict[str, Moments] = {}
-    by_fold: dict[int, dict[str, Moments]] = {}
+def _reduce_batch(
+    model: Any, layout: Layout, batch: AnyBatch, folds: Int[torch.Tensor, " row"] | None, requests: _Requests
+) -> tuple[_ByHook, dict[int, _ByHook]]:
+    """Return the moments of a batch by hook name, and those of each fold in it."""
+    moments_of: _ByHook = {}
+    by_fold: dict[int, _ByHook] = {}
     if not batch.in_context.any():
-        return seen, by_fold  # special tokens only: nothing in it counts
-    counted, uncounted = _places(batch)
-    places = {} if owners is None else {int(fold): _places(batch, owners == fold) for fold in owners.unique()}
-    places = {fold: those for fold, those in places.items() if len(those[0])}
+        return moments_of, by_fold
+    counted, uncounted = _positions(batch)
+    positions = {} if folds is None else {int(fold): _positions(batch, folds == fold) for fold in folds.unique()}
+    positions = {fold: pair for fold, pair in positions.items() if len(pair[0])}
 
-    def look(group: NeuronGroup, activation: torch.Tensor) -> None:
+    def reduce_group(group: NeuronGroup, activation: torch.Tensor) -> None:
         flat = activation.flatten(0, 1)
         moments = Moments.from_activations(flat, counted=counted, uncounted=uncounted)
-        for fold, (own, other) in places.items():
-            of_fold = moments if len(places) == 1 else Moments.from_activations(flat, counted=own, uncounted=other)
-            by_fold.setdefault(fold, {})[group.name] = of_fold
+        for fold, (own, other) in positions.items():
+            whole = len(positions) == 1
+            fold_moments = moments if whole else Moments.from_activations(flat, counted=own, uncounted=other)
+            by_fold.setdefault(fold, {})[group.name] = fold_moments
         if group.name in requests:
-            real = flat.index_select(0, counted.to(flat.device)).float()
-            moments = moments.with_histogram(Histogram.from_activations(real, *requests[group.name]))
-        seen[group.name] = moments
+            chosen = flat.index_select(0, counted.to(flat.device)).float()
+            moments = moments.with_histogram(Histogram.from_activations(chosen, *requests[group.name]))
+        moments_of[group.name] = moments
 
-    visit(model, batch, layout, look)
+    visit_activations(model, batch, layout, reduce_group)
     for group in layout:
-        require_finite(seen[group.name].mean, group, number)
-    return seen, by_fold
+        require_finite_activations(moments_of[group.name].mean, group, batch.number)
+    return moments_of, by_fold
 
 
-def _places(batch: Batch | ImageBatch, rows: Bool[torch.Tensor, " row"] | None = None) -> tuple[torch.Tensor, ...]:
-    """Where in the flattened batch the tokens are that count, and those that don't; of all rows or of some."""
-    masks = batch.in_context, batch.uncounted
-    return tuple((mask if rows is None else mask & rows[:, None]).flatten().nonzero().squeeze(1) for mask in masks)
-
-
-def _of_all_ranks(
-    own: dict[str, Moments], layout: Layout, requests: Mapping[str, tuple[Edges, torch.Tensor]]
-) -> dict[str, Moments]:
-    """The moments of the batches of all ranks, merged in the order of the ranks."""
-    if distributed.world_size() == 1:
-        return own
-    merged: dict[str, Moments] = {}
-    for group in layout:
-        moments = own[group.name] if own else _none(group, requests.get(group.name))
-        parts = distributed.gathered({"count": torch.tensor(moments.count), **moments.tensors()})
-        of_ranks = [Moments.from_tensors(int(part.pop("count")), part) for part in parts]
-        if there := [moments for moments in of_ranks if moments.count]:
-            merged[group.name] = reduce(Moments.merge, there)
-    return merged
-
-
-def _none(group: NeuronGroup, request: tuple[Edges, torch.Tensor] | None) -> Moments:
-    """What a rank without a batch sends: of the right shapes, and left out by its count."""
-    nothing = replace(Moments.from_activations(torch.zeros(1, group.width)), count=0)
-    return (
-        nothing
-        if request is None
-        else nothing.with_histogram(Histogram.from_activations(torch.zeros(0, group.width), *request))
-    )
+def _positions(batch: AnyBatch, rows: Bool[torch.Tensor, " row"] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices of the counted and of the uncounted tokens in the flattened batch, of all or some rows."""
+    masks = [mask if rows is None else mask & rows[:, None] for mask in (batch.in_context, batch.uncounted)]
+    counted, uncounted = (mask.flatten().nonzero().squeeze(1) for mask in masks)
+    return counted, uncounted
 
 
 def _histogram_requests(
     layout: Layout, edges: Edges | Mapping[Site, Edges] | None, neurons: NeuronMask | None
-) -> dict[str, tuple[Edges, torch.Tensor]]:
-    """By hook name, the edges and the neurons to count."""
+) -> _Requests:
+    """Return the edges and the neurons of each requested histogram by hook name."""
     if edges is None:
         if neurons is not None:
-            raise SpLensError("neurons were chosen for histograms, but no edges given: edges=stats.edges('attn').")
+            raise SpLensError(
+                "neurons selects the neurons of histograms, but edges is None. Pass edges, for example "
+                "edges=stats.edges('attn')."
+            )
         return {}
     if neurons is not None:
         layout.require_same(neurons.layout, "the mask of neurons for the histograms")
-    requests = {}
+    requests: _Requests = {}
     for group in layout:
-        of_site = edges.get(group.site) if isinstance(edges, Mapping) else edges
-        if of_site is None:
+        site_edges = edges.get(group.site) if isinstance(edges, Mapping) else edges
+        if site_edges is None:
             continue
-        if of_site.ndim != 1 or len(of_site) < 2 or not bool((of_site[1:] > of_site[:-1]).all()):
-            raise SpLensError(f"edges of shape {tuple(of_site.shape)}: expected at least two, in ascending order.")
+        if site_edges.ndim != 1 or len(site_edges) < 2 or not bool((site_edges[1:] > site_edges[:-1]).all()):
+            raise SpLensError(
+                f"edges have the shape {tuple(site_edges.shape)}: expected a vector of at least two ascending numbers."
+            )
         chosen = torch.arange(group.width) if neurons is None else neurons[group.name].nonzero().squeeze(1)
         if len(chosen):
-            requests[group.name] = (of_site.float(), chosen)
+            requests[group.name] = (site_edges.float(), chosen)
     return requests

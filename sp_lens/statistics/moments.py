@@ -1,8 +1,8 @@
-"""Streaming statistics of a group of neurons: batches come in, merge in any order, one result.
+"""Streaming statistics of a group of neurons, which can be merged over batches in any order.
 
-A batch is reduced in float32 (measured over 200k tokens: bfloat16 sums are 30 % off, float16 overflows);
-batches are merged in float64 by Chan's formula, since E[x^2] - E[x]^2 loses the variance of a neuron with
-a large mean. Counts are integers.
+Each batch is reduced in float32. Measured over 200k tokens, bfloat16 sums are off by 30 % and float16 sums overflow.
+Batches are merged in float64 with Chan's formula, because E[x^2] - E[x]^2 loses the variance of a neuron with a large
+mean. Counts are integers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from jaxtyping import Float, Int
 from sp_lens.errors import SpLensError, check_at_least
 from sp_lens.statistics.histogram import Histogram
 
-# Tokens that are reduced together on a CPU, so that what is made of them stays in its cache: three times as fast.
-_AT_ONCE = 512
+# Number of tokens that are reduced at once on a CPU. Intermediate results then stay in its cache: three times as fast.
+_CHUNK_TOKENS = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What one pass keeps of every neuron of a group; all of it float64 except the counts.
+    """Sums and extremes of the activation z of each neuron of a group, in float64 except for counts.
 
     Attributes:
-        count: tokens seen.
-        positive: tokens with z > 0.
-        absolute: sum of |z|.
-        mean: mean of z.
-        squares: sum of (z - mean)^2.
-        min: smallest z.
-        max: largest z.
-        uncounted_peak: largest |z| where tokens don't count (BOS, the first token of a row); 0 if there was none.
-        histogram: counts between fixed edges, if asked for.
+        count: Number of counted tokens.
+        positive: Number of counted tokens with z > 0.
+        absolute: Sum of |z|.
+        mean: Mean of z.
+        squares: Sum of (z - mean)^2.
+        min: Smallest z.
+        max: Largest z.
+        uncounted_peak: Largest |z| at tokens that do not count (BOS, the first token of a row); 0 without such tokens.
+        histogram: Histogram of some neurons, if it was requested.
     """
 
     count: int
@@ -56,46 +56,48 @@ class Moments:
         """Reduce one batch.
 
         Args:
-            activations: of any float type.
-            counted: the positions that count, at least one; None is all of them.
-            uncounted: the positions of which the peak is kept; None is of none.
+            activations: Activations of any floating dtype.
+            counted: Indices of the positions that count, at least one. None counts all.
+            uncounted: Indices of the positions for `uncounted_peak`. None uses no position.
         """
         x = activations.detach()
-        sizes, pieces = zip(*((len(piece), _reduced(piece.float())) for piece in _pieces(x, counted)), strict=True)
-        *sums, low, high = torch.stack(pieces, dim=1).unbind()
-        rounded, rest, squares, positive, absolute = map(_state, sums)
+        sizes, chunks = zip(*((len(chunk), _reduce(chunk.float())) for chunk in _chunks(x, counted)), strict=True)
+        *sums, low, high = torch.stack(chunks, dim=1).unbind()
+        rounded, rest, squares, positive, absolute = map(_to_float64, sums)
         counts = torch.tensor(sizes, dtype=rounded.dtype, device=rounded.device).unsqueeze(1)
-        # Chan, Golub & LeVeque 1979 once more, here of all pieces at once.
+        # The formula of Chan, Golub & LeVeque 1979, as in `merge`, for all chunks at once.
         means = rounded + rest
         mean = (counts * means).sum(dim=0) / sum(sizes)
         squares = squares - counts * rest**2 + counts * (means - mean) ** 2
         peak = torch.zeros_like(mean)
         if uncounted is not None and len(uncounted):
-            peak = _state(x.index_select(0, uncounted.to(x.device)).abs().amax(dim=0))
+            peak = _to_float64(x.index_select(0, uncounted.to(x.device)).abs().amax(dim=0))
         return cls(
             count=sum(sizes),
             positive=positive.sum(dim=0).long(),
             absolute=absolute.sum(dim=0),
             mean=mean,
             squares=squares.sum(dim=0).clamp(min=0),
-            min=_state(low.amin(dim=0)),
-            max=_state(high.amax(dim=0)),
+            min=_to_float64(low.amin(dim=0)),
+            max=_to_float64(high.amax(dim=0)),
             uncounted_peak=peak,
         )
 
     def with_histogram(self, histogram: Histogram) -> "Moments":
-        """These moments, and a histogram of the same batch."""
+        """Return these moments with a histogram of the same batch."""
         return replace(self, histogram=histogram)
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both batches together (Chan, Golub & LeVeque 1979, eq. 2.1)."""
+        """Return the moments of both batches or corpora (Chan, Golub & LeVeque 1979, eq. 2.1)."""
         count = self.count + other.count
         delta = other.mean - self.mean
         histogram = self.histogram
         if histogram is not None and other.histogram is not None:
             histogram = histogram.merge(other.histogram)
         elif (histogram is None) != (other.histogram is None):
-            raise SpLensError("statistics with and without histograms can't be merged: collect both alike.")
+            raise SpLensError(
+                "statistics with and without histograms cannot be merged. Collect both with the same edges."
+            )
         return Moments(
             count=count,
             positive=self.positive + other.positive,
@@ -109,141 +111,150 @@ class Moments:
         )
 
     def among(self, neurons: Int[torch.Tensor, " neuron"], width: int) -> "Moments":
-        """The first of these moments as those of `neurons` in a group of `width`, where the others are always at zero.
+        """Return moments of `width` neurons in which `neurons` have the first of these moments and all others are zero.
 
-        Without the histogram, which counts neurons by their index.
+        The other neurons have moments as if their activation were always zero. The histogram, which refers to neurons
+        by index, is dropped.
         """
 
         def spread(tensor: torch.Tensor) -> torch.Tensor:
-            whole = tensor.new_zeros(width)
-            whole[neurons.to(tensor.device)] = tensor[: len(neurons)]
-            return whole
+            wide = tensor.new_zeros(width)
+            wide[neurons.to(tensor.device)] = tensor[: len(neurons)]
+            return wide
 
-        plain = replace(self, histogram=None).tensors()
-        return Moments.from_tensors(self.count, {name: spread(tensor) for name, tensor in plain.items()})
+        tensors = replace(self, histogram=None).tensors()
+        return Moments.from_tensors(self.count, {name: spread(tensor) for name, tensor in tensors.items()})
 
     def freq(self) -> Float[torch.Tensor, " neuron"]:
-        """Share of tokens with z > 0."""
+        """Return the share of tokens with z > 0."""
         return self.positive.double() / self.count
 
     def abs(self) -> Float[torch.Tensor, " neuron"]:
-        """Mean of |z|."""
+        """Return the mean of |z|."""
         return self.absolute / self.count
 
     def rms(self) -> Float[torch.Tensor, " neuron"]:
-        """Root of the mean of z^2."""
+        """Return the square root of the mean of z^2."""
         return (self.squares / self.count + self.mean**2).sqrt()
 
     def std(self) -> Float[torch.Tensor, " neuron"]:
-        """Root of the mean of (z - mean z)^2."""
+        """Return the square root of the mean of (z - mean z)^2."""
         return (self.squares / self.count).sqrt()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything but the count, by name, histogram included: what goes into a file."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("count", "histogram")}
+        """Return all tensors by name, including those of the histogram, as they are saved in a file."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("count", "histogram")}
         if self.histogram is not None:
-            plain |= {f"histogram.{f.name}": getattr(self.histogram, f.name) for f in fields(Histogram)}
-        return plain
+            tensors |= {f"histogram.{f.name}": getattr(self.histogram, f.name) for f in fields(Histogram)}
+        return tensors
+
+    def cpu(self) -> "Moments":
+        """Return these moments with their tensors on the CPU."""
+        return Moments.from_tensors(self.count, {name: tensor.cpu() for name, tensor in self.tensors().items()})
 
     @classmethod
     def from_tensors(cls, count: int, tensors: dict[str, torch.Tensor]) -> "Moments":
-        """The inverse of `tensors`.
+        """Create moments from a count and the result of `tensors`.
 
         Raises:
-            SpLensError: when there are others, or too few.
+            SpLensError: If tensors are missing or there are others.
         """
-        plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
-        parts = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
-        wanted = {f.name for f in fields(cls)} - {"count", "histogram"}
-        if plain.keys() != wanted or (parts and parts.keys() != {f.name for f in fields(Histogram)}):
-            raise SpLensError(f"moments need {sorted(wanted)}, got {sorted(tensors)}.")
-        return cls(count=count, histogram=Histogram(**parts) if parts else None, **plain)
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
+        histogram = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - own.keys()}
+        expected = {f.name for f in fields(cls)} - {"count", "histogram"}
+        if own.keys() != expected or (histogram and histogram.keys() != {f.name for f in fields(Histogram)}):
+            raise SpLensError(f"moments need the tensors {sorted(expected)}, but {sorted(tensors)} were given.")
+        return cls(count=count, histogram=Histogram(**histogram) if histogram else None, **own)
 
     def check(self, width: int) -> None:
-        """Refuse what no text can have given for so many neurons: other sizes, negative sums, more than all tokens.
-
-        Raises:
-            SpLensError: naming the part.
-        """
+        """Raise SpLensError if these cannot be the moments of `width` neurons: wrong shapes, or impossible values."""
         check_at_least(1, count=self.count)
         for name, tensor in self.tensors().items():
             if name.startswith("histogram."):
                 continue
             if (shape := tuple(tensor.shape)) != (width,) or tensor.is_floating_point() == (name == "positive"):
-                raise SpLensError(f"{name} is {tensor.dtype} {shape}: expected a number a neuron, {width} of them.")
+                kind = "integers" if name == "positive" else "floating-point numbers"
+                raise SpLensError(f"{name} is {tensor.dtype} {shape}: expected {width} {kind}, one per neuron.")
             if not tensor.isfinite().all() or (name not in ("mean", "min", "max") and (tensor < 0).any()):
-                raise SpLensError(f"{name} has a value that is negative or no number: expected none.")
+                raise SpLensError(f"{name} has a value that is negative or no number: expected neither.")
         if (self.positive > self.count).any() or (self.min > self.max).any():
-            raise SpLensError("a neuron is above 0 on more tokens than there are, or its min is above its max.")
+            raise SpLensError(
+                "a neuron is above 0 on more tokens than were counted, or its min is above its max: expected neither."
+            )
         if self.histogram is not None:
             self.histogram.check(width)
 
 
 def stacked(folds: Sequence[Moments]) -> dict[str, torch.Tensor]:
-    """The tensors of several moments, each with a row for each of them: what goes into a file."""
+    """Return the tensors of several moments, each with one row per fold, as they are saved in a file."""
     parts = [fold.tensors() for fold in folds]
     return {key: torch.stack([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
 
 def unstacked(counts: Sequence[int], tensors: dict[str, torch.Tensor]) -> list[Moments]:
-    """The inverse of `stacked`.
+    """Return the moments of each fold, from the number of tokens of each fold and the result of `stacked`.
 
     Raises:
-        SpLensError: when a tensor has more or fewer rows than there are counts.
+        SpLensError: If a tensor does not have one row per fold.
     """
-    if unfit := [key for key, tensor in tensors.items() if tensor.shape[:1] != (len(counts),)]:
-        raise SpLensError(f"there are {len(counts)} folds, and {unfit[0]!r} is {tuple(tensors[unfit[0]].shape)}.")
+    if wrong := [key for key, tensor in tensors.items() if tensor.shape[:1] != (len(counts),)]:
+        shape = tuple(tensors[wrong[0]].shape)
+        raise SpLensError(
+            f"there are {len(counts)} folds, and {wrong[0]!r} has the shape {shape}: expected a row each."
+        )
     rows = ({key: tensor[row] for key, tensor in tensors.items()} for row in range(len(counts)))
     return [Moments.from_tensors(count, row) for count, row in zip(counts, rows, strict=True)]
 
 
-def _pieces(
+def _chunks(
     x: Float[torch.Tensor, "position neuron"], counted: Int[torch.Tensor, " token"] | None
 ) -> Iterator[Float[torch.Tensor, "token neuron"]]:
-    """What counts: on a CPU as many positions at a time as are reduced together, elsewhere all at once."""
+    """Yield the activations at the counted positions, in chunks on a CPU and all at once elsewhere."""
     if x.device.type != "cpu":
         yield x if counted is None else x.index_select(0, counted.to(x.device))
         return
-    for places in (torch.arange(len(x)) if counted is None else counted).split(_AT_ONCE):
-        yield x.index_select(0, places)
+    for indices in (torch.arange(len(x)) if counted is None else counted).split(_CHUNK_TOKENS):
+        yield x.index_select(0, indices)
 
 
-def _reduced(x: Float[torch.Tensor, "token neuron"]) -> Float[torch.Tensor, "kind neuron"]:
-    """Of some tokens: mean, what it lost by rounding, squares around it, tokens above 0, sum of |z|, min and max."""
-    # torch's sum adds pairwise (within 3e-7 on 4096 tokens); vector_norm adds in a row (3e-5, and slower).
-    # One buffer for all, of floats also for what is above 0: booleans take twelve times as long to make and to add up.
+def _reduce(x: Float[torch.Tensor, "token neuron"]) -> Float[torch.Tensor, "statistic neuron"]:
+    """Return mean, rounding error of the mean, squares around it, tokens above 0, sum of |z|, minimum and maximum."""
+    # torch's sum adds pairwise (error below 3e-7 on 4096 tokens); vector_norm adds sequentially (3e-5, and slower).
+    # All steps share one float buffer, also the comparison: booleans take twelve times as long to write and to sum.
     buffer = torch.empty_like(x)
     mean = x.mean(dim=0)
     deviation = torch.sub(x, mean, out=buffer)
-    # With a mean of 1000, what rounding it to float32 left over would put a std of 0.01 off by 1e-4.
+    # With a mean of 1000, the error of rounding it to float32 would change a std of 0.01 by 1e-4.
     rest = deviation.mean(dim=0)
     squares = deviation.square_().sum(dim=0)
-    # Ones add up exactly in float32 to 2^24 tokens, far above a batch.
+    # Ones add up exactly in float32 up to 2^24 tokens, many more than in a batch.
     positive = torch.gt(x, 0, out=buffer).sum(dim=0)
     absolute = torch.abs(x, out=buffer).sum(dim=0)
     return torch.stack([mean, rest, squares, positive, absolute, x.amin(dim=0), x.amax(dim=0)])
 
 
-def _state(reduced: Float[torch.Tensor, "*any neuron"]) -> Float[torch.Tensor, "*any neuron"]:
-    """In float64, where the activation is; on the CPU for Apple's GPUs, which have no float64."""
+def _to_float64(reduced: Float[torch.Tensor, "*any neuron"]) -> Float[torch.Tensor, "*any neuron"]:
+    """Convert to float64 on the same device; on the CPU for Apple GPUs, which have no float64."""
     return (reduced.cpu() if reduced.device.type == "mps" else reduced).double()
 
 
 def leave_one_out(folds: Sequence[Moments]) -> list[Moments]:
-    """For each fold, the moments of all the others together; two or more folds.
+    """Return, for each of two or more folds, the moments of all other folds.
 
-    Merged, never subtracted, so nothing is lost to cancellation: what is before a fold with what is behind it.
+    The folds before and after it are merged; nothing is subtracted from the total, which would cancel digits.
     """
     before = [None, *accumulate(folds[:-1], Moments.merge)]
-    behind = [*list(accumulate(reversed(folds[1:]), Moments.merge))[::-1], None]
-    return [one.merge(two) if one and two else one or two for one, two in zip(before, behind, strict=True)]  # type: ignore[misc]
+    after = [*list(accumulate(reversed(folds[1:]), Moments.merge))[::-1], None]
+    return [a.merge(b) if a and b else a or b for a, b in zip(before, after, strict=True)]  # type: ignore[misc]
 
 
 def standard_errors(folds: Sequence[Moments], metric: str) -> Float[torch.Tensor, " neuron"]:
-    """The standard error of an importance: sqrt((B - 1) / B * sum over folds of (left out - their mean)^2).
+    """Return the jackknife standard error of an importance, sqrt((B - 1) / B * sum((left_out - mean(left_out))^2)).
 
-    Tukey 1958; folds of documents, not tokens or single documents, are left out (Kott 2001, "The delete-a-group
-    jackknife"): tokens of a document are alike, and folds are few enough to keep.
+    `left_out` has the importance without each of the B folds (Tukey 1958). Folds of documents are left out, rather
+    than tokens or single documents (the delete-a-group jackknife, Kott 2001), because the tokens of a document are not
+    independent, and because there are few enough folds to keep.
     """
-    left = torch.stack([getattr(others, metric)() for others in leave_one_out(folds)])
-    return ((left - left.mean(dim=0)).square().sum(dim=0) * (len(left) - 1) / len(left)).sqrt()
+    left_out = torch.stack([getattr(others, metric)() for others in leave_one_out(folds)])
+    squares = (left_out - left_out.mean(dim=0)).square().sum(dim=0)
+    return (squares * (len(left_out) - 1) / len(left_out)).sqrt()

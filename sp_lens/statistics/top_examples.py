@@ -1,4 +1,4 @@
-"""Where single neurons are strongest: model + corpus -> the top contexts of each, in one streaming pass."""
+"""Find the contexts of a corpus in which single neurons are most active, in one streaming pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from sp_lens.data.batching import text_batches
+from sp_lens.data.batching import BatchStream, no_counted_token
 from sp_lens.data.text import describe
 from sp_lens.data.tokenization import tokenizer_of
 from sp_lens.errors import SpLensError, check_at_least
@@ -19,7 +19,7 @@ from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
-from sp_lens.statistics.contexts import OUTSIDE, Contexts, contexts_of_batch, token_text
+from sp_lens.statistics.contexts import OUTSIDE, Contexts, strongest_contexts, token_text
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import opened, save_tensors, versions
 from sp_lens.typing import BATCH_TOKENS
@@ -27,16 +27,16 @@ from sp_lens.typing import BATCH_TOKENS
 
 @dataclass(frozen=True)
 class Example:
-    """One context in which a neuron is strong.
+    """One context in which a neuron is strongly active.
 
     Attributes:
-        tokens: the text around the peak, token by token, as `token_text` writes them.
-        activations: the neuron's z at each of them; NaN at tokens that don't count (BOS and other special
+        tokens: Text around the peak, one string per token, as returned by `token_text`.
+        activations: Activation z of the neuron at each token; NaN at tokens that do not count (BOS and other special
             tokens, and the first token of the row).
-        peak: index into `tokens` of the strongest.
-        row: which row of the corpus this is, from 0.
-        position: where in the row the peak is, from 0.
-        document: the name of the row's document, None where the corpus does not say.
+        peak: Index into `tokens` of the strongest activation.
+        row: Number of the row in the corpus, from 0.
+        position: Token position of the peak in its row, from 0.
+        document: Name of the row's document; None if the corpus has no document names.
     """
 
     tokens: tuple[str, ...]
@@ -50,7 +50,7 @@ class Example:
         if not 0 <= self.peak < len(self.tokens) == len(self.activations):
             raise SpLensError(
                 f"the peak is token {self.peak} of {len(self.tokens)}, with {len(self.activations)} activations: "
-                "expected one of the tokens, and an activation for each."
+                "expected the index of a token, and one activation per token."
             )
         check_at_least(0, row=self.row, position=self.position)
 
@@ -62,12 +62,12 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
-    """The strongest contexts of some neurons: `examples[hook name][neuron]`, best first.
+    """The contexts in which some neurons are most active: `examples[hook name][neuron]`, strongest first.
 
     Attributes:
-        layout: the neuron groups that the chosen neurons are of.
-        contexts: {hook name: {neuron: examples}}, of the chosen neurons.
-        about: model, corpora, k, context, versions; saved with the numbers.
+        layout: Neuron groups of the chosen neurons.
+        contexts: Examples by hook name and index of the neuron.
+        about: Model, corpora, k, context and versions, saved with the examples.
     """
 
     layout: Layout
@@ -84,74 +84,82 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
         return len(self.contexts)
 
     def frame(self) -> pd.DataFrame:
-        """One row a token of a context: site, layer, head, neuron, rank (from 1), document, row, position, token,
-        activation, and peak, True at the strongest token: `frame[frame["peak"]]` has one row a context."""
+        """Return a DataFrame with one row per token of each context.
+
+        The columns are site, layer, head, neuron, rank (from 1), document, row, position, token, activation and peak.
+        `peak` is True at the strongest token, so `frame[frame["peak"]]` has one row per context.
+        """
         records = []
-        for name, neuron, rank, example in self._each():
+        for name, neuron, rank, example in self._all_examples():
             group = self.layout.group(name)
             head = neuron // group.d_head if group.heads else pd.NA
             start = example.position - example.peak
-            for place, (token, z) in enumerate(zip(example.tokens, example.activations, strict=True)):
-                source = (example.document, example.row, start + place)
-                records.append((group.site, group.layer, head, neuron, rank, *source, token, z, place == example.peak))
+            for index, (token, z) in enumerate(zip(example.tokens, example.activations, strict=True)):
+                source = (example.document, example.row, start + index)
+                records.append((group.site, group.layer, head, neuron, rank, *source, token, z, index == example.peak))
         of_context = ["site", "layer", "head", "neuron", "rank", "document", "row"]
         frame = pd.DataFrame(records, columns=[*of_context, "position", "token", "activation", "peak"])
         return frame.astype({"head": "Int64"})
 
-    def _each(self) -> Iterator[tuple[str, int, int, Example]]:
+    def _all_examples(self) -> Iterator[tuple[str, int, int, Example]]:
+        """Yield hook name, neuron, rank and example."""
         for name, by_neuron in self.contexts.items():
             for neuron, examples in by_neuron.items():
                 for rank, example in enumerate(examples, start=1):
                     yield name, neuron, rank, example
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all."""
-        activations = [z for _, _, _, example in self._each() for z in example.activations]
-        plain = {
+        """Write to a safetensors file, atomically."""
+        activations = [z for _, _, _, example in self._all_examples() for z in example.activations]
+        contexts = {
             name: {
-                neuron: [[e.tokens, e.peak, e.row, e.position, e.document] for e in found]
-                for neuron, found in by.items()
+                neuron: [[e.tokens, e.peak, e.row, e.position, e.document] for e in examples]
+                for neuron, examples in by_neuron.items()
             }
-            for name, by in self.contexts.items()
+            for name, by_neuron in self.contexts.items()
         }
-        header = {"layout": self.layout.to_json(), "about": self.about, "contexts": plain}
+        header = {"layout": self.layout.to_json(), "about": self.about, "contexts": contexts}
         save_tensors(path, "TopExamples", {"activations": torch.tensor(activations, dtype=torch.float32)}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "TopExamples":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            SpLensError: when the file is missing, cut short, foreign, or holds something else.
+            SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
-        one = tuple[tuple[str, ...], Int64, Int64, Int64, str | None]
-        wanted = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[one]]]}
-        with opened(path, "TopExamples", wanted) as (tensors, header):
-            layout, found = Layout.from_json(header["layout"]), header["contexts"]
-            size = sum(len(tokens) for by in found.values() for kept in by.values() for tokens, *_ in kept)
+        saved_example = tuple[tuple[str, ...], Int64, Int64, Int64, str | None]
+        schema = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[saved_example]]]}
+        with opened(path, "TopExamples", schema) as (tensors, header):
+            layout, saved = Layout.from_json(header["layout"]), header["contexts"]
+            examples = [example for by_neuron in saved.values() for kept in by_neuron.values() for example in kept]
+            size = sum(len(tokens) for tokens, *_ in examples)
             if tensors["activations"].shape != (size,):
-                raise SpLensError(f"it has {size} tokens and {tuple(tensors['activations'].shape)} activations.")
+                raise SpLensError(
+                    f"the file has {size} tokens and activations of the shape {tuple(tensors['activations'].shape)}: "
+                    "expected one activation per token."
+                )
             activations = iter(tensors["activations"].tolist())
             contexts = {
                 name: {
                     _index(neuron, layout.group(name)): tuple(
                         Example(tokens, tuple(islice(activations, len(tokens))), *rest) for tokens, *rest in kept
                     )
-                    for neuron, kept in by.items()
+                    for neuron, kept in by_neuron.items()
                 }
-                for name, by in found.items()
+                for name, by_neuron in saved.items()
             }
             return cls(layout, contexts, header["about"])
 
     def __repr__(self) -> str:
         neurons = sum(len(by_neuron) for by_neuron in self.contexts.values())
-        return f"TopExamples({sum(1 for _ in self._each())} contexts of {neurons} neurons: {self.layout})"
+        return f"TopExamples({sum(1 for _ in self._all_examples())} contexts of {neurons} neurons: {self.layout})"
 
 
 def _index(neuron: str, group: NeuronGroup) -> int:
-    """The index of a neuron, which JSON has as text."""
+    """Return the index of a neuron, which is a string in JSON."""
     if not (neuron.isascii() and neuron.isdecimal() and len(neuron) < 20 and int(neuron) < group.width):
-        raise SpLensError(f"{group.name} has no neuron {neuron!r:.40}: it has {group.width}.")
+        raise SpLensError(f"{group.name} has no neuron {neuron!r:.40}: expected a number from 0 to {group.width - 1}.")
     return int(neuron)
 
 
@@ -165,28 +173,28 @@ def top_examples(
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> TopExamples:
-    """The `k` contexts of a corpus in which each chosen neuron is strongest, in one streaming pass.
+    """Find the `k` contexts of a corpus in which each chosen neuron is most active, in one streaming pass.
 
-    Strongest is the largest |z|, at either site. Pre-out neurons and those of gated MLPs work with either
-    sign, and so do the importances "abs", "rms" and "std", which these contexts explain; of a ReLU neuron
-    it is the largest z. The sign is kept.
+    Strength is |z| at either site, and the sign of z is kept. Pre-out neurons and the neurons of gated MLPs act with
+    either sign, and so do the importances "abs", "rms" and "std", which these contexts explain. For a neuron after a
+    ReLU, the strongest context is the one with the largest z.
 
-    A row gives a neuron one context at most, around the first of its strongest tokens; of rows that are
-    equally strong the earlier ones come first. Only tokens that `collect` counts can be the peak. Memory
-    grows with neurons * k * context, not with the corpus. Ablations in force (`with ablate(...)`) are seen.
+    Each row gives a neuron at most one context, around the first of its strongest tokens. Rows of equal strength are
+    in the order of the corpus. The peak is always a token that `collect` counts. Memory grows with
+    neurons * k * context, not with the corpus. Active ablations (`with ablate(...)`) apply.
 
     Args:
-        model: a `TransformerBridge` or a `HookedTransformer`, with a tokenizer.
-        corpus: what `load_corpus` returns, a list of strings, or an iterable of batches.
-        neurons: which, of either site.
-        k: how many contexts; a corpus of fewer rows gives fewer.
-        context: how many tokens are kept on either side of the peak; fewer at the ends of a row.
-        batch_tokens: tokens in a batch, padding included.
-        progress: show a bar.
+        model: A `TransformerBridge` or a `HookedTransformer` with a tokenizer.
+        corpus: The result of `load_corpus`, a list of strings, or an iterable of batches.
+        neurons: Chosen neurons of either site.
+        k: Number of contexts per neuron; fewer if the corpus has fewer rows.
+        context: Number of tokens on either side of the peak; fewer at the ends of a row.
+        batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
+        progress: Show a progress bar.
 
     Raises:
-        SpLensError: for a mask of another model or of no neuron, k below 1, a corpus that can't be read, and
-            an activation that is NaN or infinite.
+        SpLensError: If the mask is for another model or selects no neuron, `k` is below 1, the corpus cannot be read,
+            or an activation is NaN or infinite.
 
     Example:
         >>> import sp_lens as sp
@@ -197,59 +205,57 @@ def top_examples(
         [('</s>', 'def', ' f', '(', 'x', '):'), ('</s>', 'of', ' the')]
     """
     check_mask(model, neurons)
-    for name, number, least in (("k", k, 1), ("context", context, 0)):
-        if number < least:
-            raise SpLensError(f"{name}={number}: expected {least} or more.")
+    check_at_least(1, k=k)
+    check_at_least(0, context=context)
     chosen = {g: neurons[g.name].nonzero().squeeze(1) for g in neurons.layout if neurons[g.name].any()}
     if not chosen:
         raise SpLensError(
-            "the mask marks no neuron: say whose contexts you want, neurons=scores.top(0.01, site='mlp')."
+            "the mask of neurons is empty: select at least one neuron, for example "
+            "neurons=scores.top(0.01, site='mlp')."
         )
     tokenizer = tokenizer_of(model)
-    best: dict[str, Contexts] = {}
+    strongest: dict[str, Contexts] = {}
     documents: dict[int, str | None] = {}
+    stream = BatchStream(model, corpus, batch_tokens=batch_tokens)
     with inference(model), tqdm(desc="examples", unit=" tokens", disable=not progress) as bar:
-        for number, batch in enumerate(text_batches(model, corpus, batch_tokens=batch_tokens)):
-            if not batch.in_context.any():
-                continue  # special tokens only: nothing in it counts
-            for name, found in contexts_of_batch(model, batch, number, chosen, k=k, context=context).items():
-                best[name] = best[name].merge(found, k) if name in best else found
+        found = stream.map(lambda batch: strongest_contexts(model, batch, chosen, k=k, context=context))
+        for batch, batch_contexts in found:
+            for name, contexts in batch_contexts.items():
+                strongest[name] = strongest[name].merge(contexts, k) if name in strongest else contexts
             documents |= {row.number: row.document for row in batch.rows}
-            kept = {row for found in best.values() for row in found.row.unique().tolist()}
+            kept = {row for contexts in strongest.values() for row in contexts.row.unique().tolist()}
             documents = {row: documents[row] for row in kept}
             bar.update(int(batch.in_context.sum()))
-    if not best:
-        raise SpLensError("no token of the corpus counts: none is real text with real text before it.")
-    texts = {
-        token: token_text(tokenizer, token)
-        for token in {token for found in best.values() for token in found.tokens.unique().tolist()} - {OUTSIDE}
-    }
-    contexts = {
+    if not strongest:
+        raise no_counted_token()
+    tokens = {token for contexts in strongest.values() for token in contexts.tokens.unique().tolist()} - {OUTSIDE}
+    texts = {token: token_text(tokenizer, token) for token in tokens}
+    examples = {
         group.name: {
-            neuron: tuple(_examples(best[group.name], place, texts, documents))
-            for place, neuron in enumerate(indices.tolist())
+            neuron: tuple(_examples(strongest[group.name], index, texts, documents))
+            for index, neuron in enumerate(neuron_indices.tolist())
         }
-        for group, indices in chosen.items()
+        for group, neuron_indices in chosen.items()
     }
     about = {"model": model_name(model), "corpora": [describe(corpus)], "k": k, "context": context}
-    return TopExamples(neurons.layout, contexts, {**about, "versions": versions()})
+    return TopExamples(neurons.layout, examples, {**about, "versions": versions()})
 
 
 def _examples(
-    found: Contexts, place: int, texts: Mapping[int, str], documents: Mapping[int, str | None]
+    contexts: Contexts, index: int, texts: Mapping[int, str], documents: Mapping[int, str | None]
 ) -> Iterator[Example]:
-    """The contexts of one of the chosen neurons."""
-    middle = found.tokens.shape[2] // 2
-    for rank in range(found.strength.shape[1]):
-        if found.strength[place, rank] < 0:
+    """Yield the examples of the chosen neuron at `index`."""
+    middle = contexts.tokens.shape[2] // 2
+    for rank in range(contexts.strength.shape[1]):
+        if contexts.strength[index, rank] < 0:
             continue
-        inside = found.tokens[place, rank] != OUTSIDE
-        row = int(found.row[place, rank])
+        inside = contexts.tokens[index, rank] != OUTSIDE
+        row = int(contexts.row[index, rank])
         yield Example(
-            tokens=tuple(texts[token] for token in found.tokens[place, rank][inside].tolist()),
-            activations=tuple(found.z[place, rank][inside].tolist()),
+            tokens=tuple(texts[token] for token in contexts.tokens[index, rank][inside].tolist()),
+            activations=tuple(contexts.z[index, rank][inside].tolist()),
             peak=int(inside[:middle].sum()),
             row=row,
-            position=int(found.position[place, rank]),
+            position=int(contexts.position[index, rank]),
             document=documents[row],
         )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from typing_extensions import Unpack
 
-from sp_lens.data.batching import Batch, ImageBatch
+from sp_lens.data.batch import Batch, ImageBatch
 from sp_lens.data.corpora import Corpora
 from sp_lens.evaluation.predictions import losses, predictions
 from sp_lens.unlearning.run import UnlearningRun

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from typing_extensions import Unpack
 
-from sp_lens.data.batching import Batch, ImageBatch
+from sp_lens.data.batch import Batch, ImageBatch
 from sp_lens.data.corpora import Corpora
 from sp_lens.errors import check_positive
 from sp_lens.evaluation.predictions import predictions

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypedDict, get_args
 import torch
 from jaxtyping import Float
 
-from sp_lens.data.batching import Batch, ImageBatch, batches
+from sp_lens.data.batch import Batch, ImageBatch
+from sp_lens.data.batching import batches
 from sp_lens.data.corpora import Corpora
 from sp_lens.errors import check_choice, check_positive
 from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions

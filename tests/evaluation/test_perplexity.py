@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens.evaluation.perplexity import _batches
+from sp_lens.evaluation.perplexity import _window_batches
 
 pytestmark = pytest.mark.model
 
@@ -112,7 +112,7 @@ def test_each_token_is_scored_once_with_context(length: int, window: int, data: 
     stride = data.draw(st.integers(1, window))
     at_once = data.draw(st.integers(1, 5))
     seen: list[int] = []
-    for batch in _batches(torch.arange(length), window, stride, at_once):
+    for batch in _window_batches(torch.arange(length), window, stride, at_once):
         assert len(batch.tokens) <= at_once
         for tokens, counted in zip(batch.tokens, batch.counted, strict=True):
             seen += tokens[counted].tolist()

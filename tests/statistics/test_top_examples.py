@@ -155,9 +155,9 @@ def test_texts_are_named_by_what_they_say(demo: Any) -> None:
 @pytest.mark.parametrize(
     ("neurons", "options", "message"),
     [
-        ([], {}, "the mask marks no neuron"),
-        ([1], {"k": 0}, "k=0: expected 1 or more"),
-        ([1], {"context": -1}, "context=-1: expected 0 or more"),
+        ([], {}, "the mask of neurons is empty"),
+        ([1], {"k": 0}, "k is 0: expected 1 or more"),
+        ([1], {"context": -1}, "context is -1: expected 0 or more"),
     ],
 )
 def test_bad_input(opt: Any, neurons: list[int], options: dict[str, int], message: str) -> None:
