@@ -95,7 +95,7 @@ class ActivationStats(Mapping[str, Moments]):
         """Raise SpLensError if these statistics have no folds."""
         if not self.folds:
             raise SpLensError(
-                "these statistics have no folds, so standard errors cannot be estimated. Collect them with folds: "
+                "these statistics have no folds, so standard errors cannot be estimated: collect them by folds, "
                 "collect(model, corpus, folds=20)."
             )
 

@@ -11,7 +11,7 @@ import torch
 from factories import little_memory, random_rows, same, tiny_bridge
 
 import sp_lens as sp
-from sp_lens.data.batching import BatchStream, batches
+from sp_lens.data.batching import BatchStream, text_batches
 
 pytestmark = pytest.mark.model
 
@@ -26,7 +26,7 @@ def random_texts(model: Any) -> list[torch.Tensor]:
 
 def test_a_stream_has_all_batches_of_the_corpus(opt: Any) -> None:
     rows = random_rows(20)
-    expected = [batch.tokens.tolist() for batch in batches(opt, rows, batch_tokens=60)]
+    expected = [batch.tokens.tolist() for batch in text_batches(opt, rows, batch_tokens=60)]
     stream = BatchStream(opt, rows, batch_tokens=60)
     results = list(stream.map(lambda batch: batch.tokens.tolist()))
     assert [result for _, result in results] == expected
@@ -40,6 +40,7 @@ def test_folds_of_rows_are_those_of_their_documents(opt: Any) -> None:
     documents = list(dict.fromkeys(corpus["document"]))
     stream = BatchStream(opt, corpus, batch_tokens=30, folds=5)
     for batch, folds in stream.map(stream.folds_of):
+        assert folds is not None
         assert folds.tolist() == [documents.index(row.document) % 5 for row in batch.rows]
 
 
@@ -48,7 +49,8 @@ def test_folds_of_images_are_assigned_in_turn() -> None:
     size = vit.original_model.config.image_size
     images = [{"pixel_values": torch.zeros(3, size, size), "labels": 0} for _ in range(7)]
     stream = BatchStream(vit, images, batch_tokens=40, folds=5)
-    assert torch.cat([folds for _, folds in stream.map(stream.folds_of)]).tolist() == [0, 1, 2, 3, 4, 0, 1]
+    folds = [folds for _, folds in stream.map(stream.folds_of) if folds is not None]
+    assert torch.cat(folds).tolist() == [0, 1, 2, 3, 4, 0, 1]
 
 
 def test_statistics_are_the_same_when_batches_are_split(opt: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Sums by item against evaluating each item alone; the bootstrap against scipy's."""
+"""Compare sums by item with evaluating each item alone, and bootstrap intervals with scipy."""
 
 import math
 from pathlib import Path
@@ -29,23 +29,25 @@ def right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.model
 @pytest.mark.parametrize("family", ["opt", "bert"])
-def test_an_item_has_what_evaluating_it_alone_has(family: str) -> None:
+def test_sums_of_an_item_match_evaluating_it_alone(family: str) -> None:
     model = tiny_bridge(family)
-    corpus = sp.load_corpus(TEXTS, model, tokens=None, row_tokens=12)  # several rows of each document
+    corpus = sp.load_corpus(TEXTS, model, tokens=None, row_tokens=12)  # several rows per document
     with tqdm(disable=True) as bar:
-        found = sums_by_item(model, corpus, right, seed=3, batch_tokens=40, bar=bar)
+        result = sums_by_item(model, corpus, right, seed=3, batch_tokens=40, bar=bar)
     whole = sp.evaluate(model, corpus, seed=3, progress=False)
-    assert int(found.counts.sum()) == whole.tokens
-    assert float(found.sums.sum()) == pytest.approx(whole.top1 * whole.tokens)
-    # A masked model is asked by the place of a row in its corpus, so only a causal one can be asked row by row.
+    assert int(result.counts.sum()) == whole.tokens
+    assert float(result.sums.sum()) == pytest.approx(whole.top1 * whole.tokens)
+    # The tokens that a masked model predicts depend on the number of the row, so only a causal one can be compared.
     if family == "opt":
         rows = {text: sp.load_corpus([text], model, tokens=None, row_tokens=12) for text in TEXTS}
         alone = [sp.evaluate(model, rows[text], progress=False) for text in TEXTS]
-        assert sorted(found.counts.tolist()) == sorted(one.tokens for one in alone)
-        assert sorted(found.sums.tolist()) == pytest.approx(sorted(one.top1 * one.tokens for one in alone))
+        assert sorted(result.counts.tolist()) == sorted(evaluation.tokens for evaluation in alone)
+        assert sorted(result.sums.tolist()) == pytest.approx(
+            sorted(evaluation.top1 * evaluation.tokens for evaluation in alone)
+        )
 
 
-def test_the_interval_is_that_of_scipy() -> None:
+def test_the_interval_matches_scipy() -> None:
     hits = hits_of(0)
     tensors = {name: tensor.numpy() for name, tensor in hits.tensors.items()}
 
@@ -72,7 +74,7 @@ def test_the_interval_is_that_of_scipy() -> None:
     assert interval.low < value < interval.high
 
 
-def test_the_difference_of_a_change_and_itself_is_nothing() -> None:
+def test_the_difference_of_a_change_and_itself_is_zero() -> None:
     assert tuple(hits_of(0).more_than(hits_of(0))) == (0, 0, 0)
 
 
@@ -83,12 +85,12 @@ def test_few_documents_have_no_interval() -> None:
 
 
 @pytest.mark.model
-def test_hits_are_the_selectivity_of_a_run_and_come_back_from_disk(tmp_path: Path) -> None:
+def test_hits_have_the_selectivity_of_a_mask_and_are_saved(tmp_path: Path) -> None:
     model = tiny_bridge("gpt2")
-    corpora = {side: sp.load_corpus(TEXTS[place::2], model, tokens=None) for place, side in enumerate(["a", "b"])}
+    corpora = {side: sp.load_corpus(TEXTS[index::2], model, tokens=None) for index, side in enumerate(["a", "b"])}
     mask = random_mask(model, 0.3)
-    named = {"eval_forget": corpora["a"], "eval_retain": corpora["b"]}
-    hits = document_hits(model, named, sp.ablate(model, mask), progress=False)
+    held_out = {"eval_forget": corpora["a"], "eval_retain": corpora["b"]}
+    hits = document_hits(model, held_out, sp.ablate(model, mask), progress=False)
     before = {side: sp.evaluate(model, corpus, progress=False).top1 for side, corpus in corpora.items()}
     with sp.ablate(model, mask):
         after = {side: sp.evaluate(model, corpus, progress=False).top1 for side, corpus in corpora.items()}

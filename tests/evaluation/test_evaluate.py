@@ -1,4 +1,4 @@
-"""Accuracy and loss, against plain transformers in float64 and cases worked out by hand."""
+"""Compare accuracy and loss with plain transformers in float64."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.model
 
 
 def by_hand(hf: Any, rows: list[torch.Tensor]) -> dict[str, float]:
-    """Everything in `Evaluation`, token by token from plain transformers' logits."""
+    """Compute the fields of `Evaluation` token by token from the logits of plain transformers."""
     common = {token for token, _ in Counter(torch.cat(rows).tolist()).most_common(50)}
     nats, top1, top10, uncommon = [], [], [], []
     for row in rows:
@@ -36,10 +36,10 @@ def by_hand(hf: Any, rows: list[torch.Tensor]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
-def test_evaluation_is_plain_transformers(tiny: Tiny, batch_tokens: int) -> None:
-    # Fifty common tokens, often enough to be common without ties, and rare ones beside them.
+def test_an_evaluation_matches_plain_transformers(tiny: Tiny, batch_tokens: int) -> None:
+    # Fifty tokens that are clearly the most common ones, and rare tokens.
     rows = random_rows(8) + [torch.arange(2, 52).repeat(2)] * 2
-    with torch.no_grad():  # rows that the model itself continues: so that some predictions are right
+    with torch.no_grad():  # rows that the model continues itself, so that some predictions are correct
         start = torch.randint(60, 4096, (8, 4), generator=torch.Generator().manual_seed(3))
         rows += list(torch.cat([start, tiny.hf(start).logits[:, -1:].argmax(-1)], dim=1))
     result = sp.evaluate(tiny.model, rows, batch_tokens=batch_tokens, progress=False)
@@ -57,7 +57,7 @@ def test_special_tokens_and_padding_are_not_predicted(opt: Any) -> None:
     assert result.tokens == sum(len(row) - 2 for row in rows)
 
 
-def test_an_iterator_is_read_twice_all_the_same(opt: Any) -> None:
+def test_an_iterator_can_be_evaluated(opt: Any) -> None:
     rows = random_rows(4)
     results = [asdict(sp.evaluate(opt, corpus, progress=False)) for corpus in (iter(rows), rows)]
     assert results[0] == pytest.approx(results[1], rel=0, abs=0, nan_ok=True)
@@ -73,7 +73,7 @@ def test_ranks_break_ties_as_argmax_does(scores: list[list[int]], target: int) -
     assert torch.equal(_ranks(logits, targets) == 0, logits.argmax(dim=1) == target)
 
 
-def test_saving(opt: Any, tmp_path: Path) -> None:
+def test_a_saved_evaluation_is_loaded(opt: Any, tmp_path: Path) -> None:
     result = sp.evaluate(opt, random_rows(3), progress=False)
     result.save(tmp_path / "evaluation.json")
     again = sp.Evaluation.load(tmp_path / "evaluation.json")
@@ -83,6 +83,6 @@ def test_saving(opt: Any, tmp_path: Path) -> None:
         sp.Evaluation.load(tmp_path / "other.json")
 
 
-def test_nothing_to_predict(opt: Any) -> None:
+def test_a_corpus_with_nothing_to_predict_is_an_error(opt: Any) -> None:
     with pytest.raises(sp.SpLensError, match="nothing to predict"):
         sp.evaluate(opt, [torch.tensor([5, 1, 1])], progress=False)

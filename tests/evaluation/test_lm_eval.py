@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on a hooked model, against plain transformers with the neurons' weights zeroed."""
+"""Compare lm-evaluation-harness on a hooked model with plain transformers whose neurons have zero weights."""
 
 import json
 import math
@@ -25,14 +25,14 @@ TEXT = "The boat left the harbour at noon. " * 60  # longer than the model's con
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Tasks of each kind that the harness has, on data in a folder."""
+    """Return a manager of one task of each kind of the harness, on data in a folder."""
     tasks = pytest.importorskip("lm_eval.tasks", reason="needs lm-eval: pip install '.[eval]'")
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "questions.json").write_text("\n".join(map(json.dumps, QUESTIONS)))
     (folder / "texts.json").write_text(json.dumps({"text": TEXT}))
     kinds = {
         "choose": ("questions", "question", "multiple_choice", {"doc_to_choice": "{{choices}}"}, "acc"),
-        "go_on": (
+        "generate": (
             "questions", "question", "generate_until",
             {"generation_kwargs": {"until": ["</s>"], "max_gen_toks": 8, "do_sample": False}}, "exact_match",
         ),
@@ -58,13 +58,13 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def mask(demo: Any) -> sp.NeuronMask:
-    """Three neurons in ten, of both sites."""
+    """Three in ten neurons of both sites."""
     return random_mask(demo, 0.3)
 
 
 @pytest.fixture(scope="module")
 def pruned(mask: sp.NeuronMask) -> Any:
-    """The bundled model in plain transformers with those neurons' weights zeroed."""
+    """The bundled model in plain transformers, with zero weights for these neurons."""
     hf = transformers.AutoModelForCausalLM.from_pretrained(DEMO_FOLDER, dtype=torch.float32).eval()
     zero_rows("opt", hf, mask)
     return hf
@@ -72,10 +72,10 @@ def pruned(mask: sp.NeuronMask) -> Any:
 
 @pytest.fixture(scope="module")
 def result(demo: Any, mask: sp.NeuronMask, manager: Any) -> dict[str, Any]:
-    """What the harness measures on the model ablated by hooks."""
+    """The results of the harness on the model ablated by hooks."""
     before = weights_fingerprint(demo)
     with sp.ablate(demo, mask):
-        result = sp.lm_eval(demo, ["choose", "go_on", "read"], task_manager=manager, bootstrap_iters=0)
+        result = sp.lm_eval(demo, ["choose", "generate", "read"], task_manager=manager, bootstrap_iters=0)
     assert weights_fingerprint(demo) == before
     return result
 
@@ -86,13 +86,13 @@ def tokenizer() -> Any:
 
 
 def nats(hf: Any, context: list[int], continuation: list[int]) -> float:
-    """The log-probability of a continuation."""
+    """Return the log-probability of a continuation."""
     with torch.no_grad():
         log_probs = hf(torch.tensor([(context + continuation)[:-1]])).logits[0].double().log_softmax(-1)
     return sum(log_probs[len(context) + at - 1, token].item() for at, token in enumerate(continuation))
 
 
-def test_loglikelihoods(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
+def test_loglikelihoods_match_plain_transformers(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
     hits = []
     for question, sample in zip(QUESTIONS, result["samples"]["choose"], strict=True):
         start = tokenizer(question["question"])["input_ids"]
@@ -105,17 +105,17 @@ def test_loglikelihoods(result: dict[str, Any], pruned: Any, tokenizer: Any) -> 
     assert result["results"]["choose"]["acc,none"] == sum(hits) / len(hits)
 
 
-def test_what_it_writes(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
-    """Greedy, from the keys and values that transformers keeps."""
-    for question, sample in zip(QUESTIONS, result["samples"]["go_on"], strict=True):
+def test_generated_text_matches_plain_transformers(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
+    """Decoding is greedy, with the key-value cache of transformers."""
+    for question, sample in zip(QUESTIONS, result["samples"]["generate"], strict=True):
         start = tokenizer(question["question"], return_tensors="pt")["input_ids"]
-        written = pruned.generate(start, max_new_tokens=8, do_sample=False)[0, start.shape[1] :]
-        assert sample["resps"][0][0] == tokenizer.decode(written, skip_special_tokens=True)
+        generated = pruned.generate(start, max_new_tokens=8, do_sample=False)[0, start.shape[1] :]
+        assert sample["resps"][0][0] == tokenizer.decode(generated, skip_special_tokens=True)
 
 
-def test_the_perplexity_of_a_text(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
-    """Each token once, in windows of 256, the last of which looks back; by words."""
-    tokens = tokenizer(TEXT)["input_ids"]  # BOS is a token of the text here, predicted from another
+def test_rolling_perplexity_matches_plain_transformers(result: dict[str, Any], pruned: Any, tokenizer: Any) -> None:
+    """Each token is scored once, in windows of 256 tokens, the last of which overlaps; the perplexity is per word."""
+    tokens = tokenizer(TEXT)["input_ids"]  # BOS is scored as a token of the text, predicted from another BOS
     assert 256 < len(tokens) < 1024
     starts = range(0, len(tokens), 256)
     expected = 0.0
@@ -132,39 +132,38 @@ def test_the_perplexity_of_a_text(result: dict[str, Any], pruned: Any, tokenizer
 def test_an_exported_folder_scores_the_same(
     demo: Any, mask: sp.NeuronMask, result: dict[str, Any], manager: Any, tmp_path: Path
 ) -> None:
-    """As `lm_eval --model hf --model_args pretrained=pruned/` reads it."""
+    """The folder is read as by `lm_eval --model hf --model_args pretrained=pruned/`."""
     lm_eval = pytest.importorskip("lm_eval")
     folder = sp.export(demo, mask, tmp_path / "pruned")
     exported = lm_eval.simple_evaluate(
-        "hf", model_args=f"pretrained={folder}", tasks=["choose", "go_on", "read"], device="cpu",
+        "hf", model_args=f"pretrained={folder}", tasks=["choose", "generate", "read"], device="cpu",
         task_manager=manager, bootstrap_iters=0,
     )  # fmt: skip
     for task in ("choose", "read"):
         for here, there in zip(result["samples"][task], exported["samples"][task], strict=True):
             numbers = [[response[0] for response in sample["resps"]] for sample in (here, there)]
             assert torch.allclose(torch.tensor(numbers[0]), torch.tensor(numbers[1]), atol=1e-3)
-    for here, there in zip(result["samples"]["go_on"], exported["samples"]["go_on"], strict=True):
+    for here, there in zip(result["samples"]["generate"], exported["samples"]["generate"], strict=True):
         assert here["resps"] == there["resps"]
 
 
-def test_limit(demo: Any, manager: Any) -> None:
+def test_limit_restricts_the_number_of_documents(demo: Any, manager: Any) -> None:
     result = sp.lm_eval(demo, ["choose"], limit=2, task_manager=manager, bootstrap_iters=0)
     assert len(result["samples"]["choose"]) == 2
 
 
 @pytest.mark.model
-def test_other_models_are_refused() -> None:
-    """With or without the harness."""
+def test_other_kinds_of_models_are_an_error() -> None:
     with pytest.raises(sp.SpLensError, match="predicts masked tokens, but lm-evaluation-harness needs"):
         sp.lm_eval(tiny_bridge("bert"), ["choose"])
     with pytest.raises(sp.SpLensError, match="predicts the class of an image"):
         sp.lm_eval(tiny_bridge("vit"), ["choose"])
     if "hooked" in KINDS:
-        with pytest.raises(sp.SpLensError, match="reads a model of transformers, and HookedTransformer is none"):
+        with pytest.raises(sp.SpLensError, match="reads a transformers model, and HookedTransformer contains none"):
             sp.lm_eval(tiny_hooked("opt"), ["choose"])
 
 
-def test_without_the_harness_it_is_said_what_to_install(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_the_harness_names_the_package_to_install(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(sp.SpLensError, match=r"pip install 'sp-lens\[eval\]'"):
         sp.lm_eval(demo, ["choose"])

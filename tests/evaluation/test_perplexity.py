@@ -1,4 +1,4 @@
-"""Perplexity by a sliding window, against the loop of Hugging Face's guide over plain transformers."""
+"""Compare sliding-window perplexity with the loop of the Hugging Face guide on plain transformers."""
 
 import math
 import os
@@ -22,7 +22,7 @@ TEXT = "The boat left the harbour at noon, and <unk> was on it. Nobody had seen 
 
 
 def guide(hf: Any, tokens: list[int], max_length: int, stride: int) -> tuple[float, int]:
-    """The loop of "Perplexity of fixed-length models"; each window's mean weighted by the tokens that it is of."""
+    """Run the loop of "Perplexity of fixed-length models"; the mean of a window is weighted by its scored tokens."""
     input_ids = torch.tensor([tokens])
     seq_len = input_ids.size(1)
     nll_sum, n_tokens, prev_end_loc = 0.0, 0, 0
@@ -50,13 +50,13 @@ def plain() -> Any:
 
 
 def tokens_of(text: str) -> list[int]:
-    """BOS and the text, as plain transformers reads the bundled tokenizer."""
+    """Return BOS and the tokens of the text, from the bundled tokenizer in plain transformers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
     return [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (64, 64), (50, 7), (256, 128), (2, 1), (256, 256)])
-def test_it_is_the_loop_of_the_guide(demo: Any, plain: Any, window: int, stride: int) -> None:
+def test_perplexity_matches_the_loop_of_the_guide(demo: Any, plain: Any, window: int, stride: int) -> None:
     text = TEXT if stride > 10 else TEXT[:300]
     loss, scored = guide(plain, tokens_of(text), window, stride)
     for batch_tokens in (1, 500):
@@ -68,30 +68,30 @@ def test_it_is_the_loop_of_the_guide(demo: Any, plain: Any, window: int, stride:
         assert result.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
 
 
-def test_by_default_the_window_is_the_context_and_moves_by_half(demo: Any, plain: Any) -> None:
+def test_the_default_window_is_the_context_and_moves_by_half(demo: Any, plain: Any) -> None:
     loss, scored = guide(plain, tokens_of(TEXT), 256, 128)
     result = sp.sliding_perplexity(demo, TEXT, progress=False)
     assert (result.tokens, result.loss) == (scored, pytest.approx(loss, rel=1e-5))
 
 
-def test_documents_are_joined_and_disjoint_windows_are_rows(demo: Any) -> None:
+def test_documents_are_joined_and_disjoint_windows_equal_rows(demo: Any) -> None:
     documents = [TEXT, "A second document, about nothing."]
     joined = sp.sliding_perplexity(demo, "\n\n".join(documents), window=40, stride=40, progress=False)
     assert sp.sliding_perplexity(demo, iter(documents), window=40, stride=40, progress=False) == joined
     tokens = torch.tensor(tokens_of("\n\n".join(documents)))
-    rows = sp.evaluate(demo, list(tokens.split(40)), progress=False)  # none of these tokens but BOS is special
+    rows = sp.evaluate(demo, list(tokens.split(40)), progress=False)  # only BOS is a special token here
     assert (joined.tokens, joined.top1, joined.top10) == (rows.tokens, rows.top1, rows.top10)
     assert joined.loss == pytest.approx(rows.loss, rel=1e-6)
 
 
-def test_of_a_text_the_first_tokens_are_read(demo: Any) -> None:
+def test_tokens_limits_the_text_to_its_first_tokens(demo: Any) -> None:
     for count in (5, 33, 10_000):
         start = demo.tokenizer.decode(tokens_of(TEXT)[1:][:count])
         cut = sp.sliding_perplexity(demo, start, window=32, stride=16, progress=False)
         assert sp.sliding_perplexity(demo, TEXT, window=32, stride=16, tokens=count, progress=False) == cut
 
 
-def test_ablations_are_in_force(tiny: Tiny) -> None:
+def test_active_ablations_apply(tiny: Tiny) -> None:
     mask = random_mask(tiny.model, 0.3)
     tokens = tiny.model.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     head = [tiny.model.tokenizer.bos_token_id] if getattr(tiny.model.cfg, "default_prepend_bos", True) else []
@@ -122,23 +122,22 @@ def test_each_token_is_scored_once_with_context(length: int, window: int, data: 
 
 
 @pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="reads WikiText from the folder SP_LENS_DATA")
-def test_wikitext(demo: Any) -> None:
-    """More context, less perplexity."""
+def test_more_context_lowers_the_perplexity_of_wikitext(demo: Any) -> None:
     lines = pd.read_parquet(Path(os.environ["SP_LENS_DATA"]) / "wikitext2-test.parquet")["text"]
     text = "\n\n".join(lines)[:3000]
     near, far = (sp.sliding_perplexity(demo, text, stride=stride, progress=False) for stride in (64, 256))
     assert near.perplexity < far.perplexity
 
 
-def test_what_it_refuses(demo: Any) -> None:
-    refusals: dict[str, dict[str, Any]] = {
+def test_bad_input_is_an_error(demo: Any) -> None:
+    errors: dict[str, dict[str, Any]] = {
         r"window=300: expected 2 to 256": {"window": 300},
         r"window=1: expected": {"window": 1},
         r"stride=65: expected 1 to 64": {"window": 64, "stride": 65},
         r"stride=0: expected": {"stride": 0},
         r"tokens=0: expected": {"tokens": 0},
     }
-    for message, options in refusals.items():
+    for message, options in errors.items():
         with pytest.raises(sp.SpLensError, match=message):
             sp.sliding_perplexity(demo, TEXT, **options)
     with pytest.raises(sp.SpLensError, match="got one of dict: rows of tokens"):

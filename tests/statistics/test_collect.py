@@ -1,4 +1,4 @@
-"""Collecting from a model, against activations that plain transformers gives."""
+"""Collect statistics from a model and compare them with activations of plain transformers."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def collect(model: Any, corpus: Any, **options: Any) -> sp.ActivationStats:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 37, 4096])
-def test_statistics_are_the_formulas_on_plain_transformers(tiny: Tiny, batch_tokens: int) -> None:
+def test_statistics_match_the_formulas_on_plain_transformers(tiny: Tiny, batch_tokens: int) -> None:
     rows = random_rows(12)
     stats = collect(tiny.model, rows, batch_tokens=batch_tokens)
     expected = plain_activations(tiny.family, tiny.hf, rows)
@@ -37,7 +37,7 @@ def test_statistics_are_the_formulas_on_plain_transformers(tiny: Tiny, batch_tok
     for metric, formula in METRICS.items():
         values = stats.importance(metric)  # type: ignore[arg-type]
         for name, z in expected.items():
-            # The float32 forward passes differ by their own rounding (padded or not), the reduction by 1e-6.
+            # The float32 forward passes differ by rounding (with or without padding), the reduction by 1e-6.
             torch.testing.assert_close(values[name], formula(z), rtol=1e-5, atol=1e-7)
     for name, z in expected.items():
         torch.testing.assert_close(stats[name].min, z.amin(0), rtol=1e-5, atol=1e-6)
@@ -48,7 +48,7 @@ def test_statistics_are_the_formulas_on_plain_transformers(tiny: Tiny, batch_tok
 
 @pytest.mark.parametrize("batch_tokens", [50, 300])
 def test_reduction_is_within_1e6_of_float64(tiny: Tiny, batch_tokens: int) -> None:
-    """The very activations of the same padded batches, kept whole and reduced by the formulas."""
+    """Compare with the formulas on the activations of the same padded batches, kept in memory."""
     rows = random_rows(40)
     stats = collect(tiny.model, rows, batch_tokens=batch_tokens)
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in stats}
@@ -76,14 +76,14 @@ def test_a_cache_is_reduced_by_the_same_formulas(tiny: Tiny) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(batch_tokens=st.integers(1, 200), seed=st.integers(0, 3))
-def test_batching_and_order_change_nothing(opt: Any, batch_tokens: int, seed: int) -> None:
+def test_statistics_do_not_depend_on_batches_and_order(opt: Any, batch_tokens: int, seed: int) -> None:
     rows = random_rows(10, seed=seed)
     whole = collect(opt, rows).frame()
     other = collect(opt, rows[::-1], batch_tokens=batch_tokens).frame()
     np.testing.assert_allclose(other.iloc[:, 4:], whole.iloc[:, 4:], rtol=1e-5, atol=1e-6)
 
 
-def test_statistics_of_parts_merge_to_those_of_the_whole(opt: Any) -> None:
+def test_merged_statistics_of_parts_equal_those_of_the_whole(opt: Any) -> None:
     rows = random_rows(12)
     merged = collect(opt, rows[:5]).merge(collect(opt, rows[5:]))
     np.testing.assert_allclose(merged.frame().iloc[:, 4:], collect(opt, rows).frame().iloc[:, 4:], rtol=1e-5, atol=1e-6)
@@ -92,7 +92,7 @@ def test_statistics_of_parts_merge_to_those_of_the_whole(opt: Any) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_and_special_tokens_do_not_count(tiny: Tiny, side: str) -> None:
-    """Padded by an id that is also BOS and EOS, on either side: as if the rows came alone."""
+    """The padding id is also BOS and EOS. The statistics are those of the rows without padding."""
     rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(6)]
     stats = collect(tiny.model, [padded(rows, side, pad_id=1)])
     assert stats.count == sum(len(row) - 2 for row in rows)
@@ -102,7 +102,7 @@ def test_padding_and_special_tokens_do_not_count(tiny: Tiny, side: str) -> None:
         torch.testing.assert_close(values, alone[name][keep].abs().mean(0), rtol=1e-5, atol=1e-7)
 
 
-def test_histograms_are_numpys(opt: Any) -> None:
+def test_histograms_match_numpy(opt: Any) -> None:
     tokens = torch.stack([row[:8] for row in random_rows(40) if len(row) >= 8])
     first = collect(opt, tokens)
     edges = first.edges("attn", bins=20)
@@ -117,10 +117,10 @@ def test_histograms_are_numpys(opt: Any) -> None:
         np.testing.assert_array_equal(counts, np.histogram(z[:, row], bins=edges.numpy())[0])
     frame = stats.histogram_frame("attn", 1)
     area = (frame["density"] * (frame["right"] - frame["left"])).groupby(frame["neuron"]).sum()
-    np.testing.assert_allclose(area, 1)  # the edges reach from the smallest to the largest activation
+    np.testing.assert_allclose(area, 1)  # no activation is outside the edges
 
 
-def test_ablations_in_force_are_seen_and_outlived(tiny: Tiny) -> None:
+def test_active_ablations_apply(tiny: Tiny) -> None:
     mask = random_mask(tiny.model, 0.3)
     rows = random_rows(4)
     with sp.ablate(tiny.model, mask):
@@ -140,7 +140,7 @@ def test_the_unembedding_is_not_computed(tiny: Tiny) -> None:
     handle.remove()
 
 
-def test_no_hook_stays_and_the_users_own_do(tiny: Tiny) -> None:
+def test_hooks_are_removed_and_those_of_the_user_are_kept(tiny: Tiny) -> None:
     point = tiny.model.blocks[0].mlp.hook_post
     point.add_hook(lambda activation, hook: None)
     before = count_hooks(tiny.model)
@@ -149,7 +149,7 @@ def test_no_hook_stays_and_the_users_own_do(tiny: Tiny) -> None:
     point.remove_hooks()
 
 
-def test_nan_is_an_error_that_says_where() -> None:
+def test_the_error_for_nan_names_site_layer_and_batch() -> None:
     model = tiny_bridge("opt", seed=5)
     hooks = count_hooks(model)
     with torch.no_grad():
@@ -164,11 +164,11 @@ def test_a_mixture_of_experts_is_refused() -> None:
         collect(tiny_bridge("mixtral"), random_rows(1))
 
 
-def test_a_cache_without_batch_and_a_saved_file(opt: Any, tmp_path: Any) -> None:
+def test_a_cache_without_batch_axis_and_a_saved_file(opt: Any, tmp_path: Any) -> None:
     row = random_rows(1, longest=30)[0]
     _, cache = opt.run_with_cache(row[None])
-    first = torch.arange(len(row)) > 0
-    stats = sp.ActivationStats.from_cache(cache.remove_batch_dim(), counted=first)
+    counted = torch.arange(len(row)) > 0
+    stats = sp.ActivationStats.from_cache(cache.remove_batch_dim(), counted=counted)
     np.testing.assert_allclose(stats.frame().iloc[:, 4:], collect(opt, [row]).frame().iloc[:, 4:], rtol=1e-5, atol=1e-7)
     collected = collect(opt, [row], edges={"mlp": torch.linspace(0, 1, 5)})
     collected.save(tmp_path / "stats.safetensors")
@@ -178,7 +178,7 @@ def test_a_cache_without_batch_and_a_saved_file(opt: Any, tmp_path: Any) -> None
     assert loaded.about == collected.about
 
 
-def test_dropout_is_off_while_collecting_and_the_mode_comes_back() -> None:
+def test_dropout_is_off_while_collecting_and_the_training_mode_is_restored() -> None:
     model = tiny_bridge("gpt2", seed=1)  # GPT-2's configuration has dropout
     model.train()
     rows = random_rows(3)
@@ -187,8 +187,8 @@ def test_dropout_is_off_while_collecting_and_the_mode_comes_back() -> None:
     assert model.training
 
 
-def test_sinks_are_strongest_where_nothing_counts() -> None:
-    """A neuron made to fire on BOS alone is found, in whichever part of the corpus that was."""
+def test_sinks_are_the_neurons_that_are_extreme_at_uncounted_tokens() -> None:
+    """A neuron that is made to fire only at BOS is found, also after merging with a corpus without BOS."""
     model = tiny_bridge("opt")
     rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(8)]
     name = "blocks.1.mlp.hook_post"
@@ -206,10 +206,10 @@ def test_sinks_are_strongest_where_nothing_counts() -> None:
     assert quiet.sinks().count() == 0
     assert stats.sinks() == planted
     peaks = stats.frame().query("site == 'mlp' and layer == 1")[["min", "max"]].abs().max(axis=1)
-    large = 0.1 + sorted(peaks)[len(peaks) // 2 - 1]  # the lower of the two in the middle, as torch's median
+    large = 0.1 + sorted(peaks)[len(peaks) // 2 - 1]  # the lower of the two middle values, as in torch.median
     assert stats.sinks(ratio=0.99 * 30 / large) == planted
     assert stats.sinks(ratio=1.01 * 30 / large).count() == 0
     model.reset_hooks()
-    assert stats.merge(collect(model, random_rows(2))).sinks(ratio=5) == planted  # wherever in the corpus it was
+    assert stats.merge(collect(model, random_rows(2))).sinks(ratio=5) == planted
     with pytest.raises(sp.SpLensError, match="above 0"):
         stats.sinks(ratio=0)

@@ -1,4 +1,4 @@
-"""Streaming moments against NumPy in float64, for any cut into batches and any order of merging."""
+"""Compare streaming moments with NumPy in float64, for random batches and random orders of merging."""
 
 import random
 from functools import partial
@@ -28,7 +28,7 @@ SHAPES = {
 
 @st.composite
 def activations(draw: st.DrawFn) -> torch.Tensor:
-    """[token neuron] float32, of several shapes and sizes, some with a mean of ten times the spread."""
+    """Draw float32 activations [token neuron] of several distributions and sizes, some with a mean of ten times the std."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     size = draw(st.integers(1, 300)), draw(st.integers(1, 4))
     plain = SHAPES[draw(st.sampled_from(list(SHAPES)))](torch.randn(size, generator=generator))
@@ -37,14 +37,14 @@ def activations(draw: st.DrawFn) -> torch.Tensor:
 
 @st.composite
 def batched(draw: st.DrawFn) -> list[torch.Tensor]:
-    """Activations, cut at random places."""
+    """Draw activations, split into batches at random positions."""
     x = draw(activations())
     cuts = sorted(draw(st.sets(st.integers(1, len(x)), max_size=8)) - {len(x)})
     return list(torch.tensor_split(x, cuts))
 
 
 def merged(parts: list[Moments], order: random.Random) -> Moments:
-    """All parts in one, two at a time, in the random order and tree that `order` gives."""
+    """Merge all parts pairwise, in a random order and tree."""
     parts = list(parts)
     while len(parts) > 1:
         first, second = (parts.pop(order.randrange(len(parts))) for _ in range(2))
@@ -53,7 +53,7 @@ def merged(parts: list[Moments], order: random.Random) -> Moments:
 
 
 def by_numpy(x: torch.Tensor) -> dict[str, np.ndarray]:
-    """Definition 1, word for word."""
+    """Compute Definition 1 literally."""
     z = x.double().numpy()
     return {
         "freq": (z > 0).mean(0),
@@ -72,7 +72,7 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray, scale: np.ndarray, 
 
 
 def assert_is(moments: Moments, x: torch.Tensor, tolerance: float = 1e-6) -> None:
-    """The moments are those of `x`: relative to the value, and std and mean relative to the size of the activations."""
+    """Compare moments with those of `x`, relative to the value; std and mean relative to the scale of the activations."""
     expected = by_numpy(x)
     assert moments.count == len(x)
     for metric in METRICS:
@@ -85,7 +85,7 @@ def assert_is(moments: Moments, x: torch.Tensor, tolerance: float = 1e-6) -> Non
 
 @quick
 @given(batched(), st.randoms())
-def test_any_cut_and_any_order_give_what_numpy_gives(batches: list[torch.Tensor], order: random.Random) -> None:
+def test_any_batches_and_any_order_match_numpy(batches: list[torch.Tensor], order: random.Random) -> None:
     moments = merged([Moments.from_activations(batch) for batch in batches], order)
     assert_is(moments, torch.cat(batches))
     np.testing.assert_array_equal(moments.positive.numpy(), (torch.cat(batches).numpy() > 0).sum(0))
@@ -93,11 +93,11 @@ def test_any_cut_and_any_order_give_what_numpy_gives(batches: list[torch.Tensor]
 
 @quick
 @given(batched(), st.randoms(), st.randoms())
-def test_merging_in_another_order_changes_nothing(
-    batches: list[torch.Tensor], one: random.Random, other: random.Random
+def test_the_order_of_merging_does_not_matter(
+    batches: list[torch.Tensor], first: random.Random, second: random.Random
 ) -> None:
     parts = [Moments.from_activations(batch) for batch in batches]
-    a, b = merged(parts, one), merged(parts, other)
+    a, b = merged(parts, first), merged(parts, second)
     expected = by_numpy(torch.cat(batches))
     assert_close(a.abs(), b.abs().numpy(), expected["abs"], 1e-12)
     assert_close(a.mean, b.mean.numpy(), expected["abs"], 1e-12)
@@ -119,11 +119,11 @@ def test_scaling_laws(x: torch.Tensor, exponent: int, digit: int) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100, 1000])
-def test_a_large_mean_leaves_a_small_spread_to_see(batch: int) -> None:
+def test_a_small_spread_around_a_large_mean_is_measured(batch: int) -> None:
     x = 1e3 + 1e-2 * torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
     moments = merged([Moments.from_activations(part) for part in x.split(batch)], random.Random(0))
     spread = by_numpy(x)["std"]
-    assert_close(moments.std(), spread, spread, 1e-3)  # E[x^2] - E[x]^2 is off by 100 % and more
+    assert_close(moments.std(), spread, spread, 1e-3)  # E[x^2] - E[x]^2 is off by more than 100 %
 
 
 MILLIONTH = {
@@ -135,7 +135,7 @@ MILLIONTH = {
 
 
 @pytest.mark.parametrize("shape", MILLIONTH)
-def test_a_batch_of_the_default_size_is_exact_to_one_in_a_million(shape: str) -> None:
+def test_a_batch_of_the_default_size_has_an_error_below_1e6(shape: str) -> None:
     x = MILLIONTH[shape](torch.randn(4096, 16, generator=torch.Generator().manual_seed(0)))
     expected, moments = by_numpy(x), Moments.from_activations(x)
     for metric in METRICS:

@@ -1,4 +1,4 @@
-"""The strongest contexts, against a brute force over what `run_with_cache` gives row by row."""
+"""Compare top examples with a brute-force search over the activations of `run_with_cache`, row by row."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def chosen(model: Any) -> sp.NeuronMask:
 
 
 def whole_rows(model: Any, rows: list[torch.Tensor], names: list[str]) -> dict[str, list[torch.Tensor]]:
-    """By hook name, the activations [pos neuron] of each row, run alone and without padding."""
+    """Return the activations [pos neuron] of each row, run alone without padding, by hook name."""
     with torch.no_grad():
         caches = [model.run_with_cache(row[None], names_filter=names)[1] for row in rows]
     return {name: [cache[name][0].flatten(1) for cache in caches] for name in names}
@@ -36,7 +36,7 @@ def whole_rows(model: Any, rows: list[torch.Tensor], names: list[str]) -> dict[s
 def check(
     model: Any, rows: list[torch.Tensor], found: sp.TopExamples, *, k: int, context: int, first: int, atol: float = 1e-5
 ) -> None:
-    """`found` is what sorting all rows by their largest |z| gives; `first` is the first position that counts."""
+    """Compare `found` with sorting all rows by their largest |z|; `first` is the first position that counts."""
     activations = whole_rows(model, rows, list(found))
     for name, by_neuron in found.items():
         z = activations[name]
@@ -45,21 +45,21 @@ def check(
             assert [abs(example.value) for example in examples] == pytest.approx(strengths[:k], rel=1e-4, abs=atol)
             assert len({example.row for example in examples}) == len(examples)
             for example in examples:
-                row, own = rows[example.row].tolist(), z[example.row][:, neuron]
-                assert abs(float(own[example.position])) == pytest.approx(
-                    float(own[first:].abs().max()), rel=1e-4, abs=atol
+                row, activation = rows[example.row].tolist(), z[example.row][:, neuron]
+                assert abs(float(activation[example.position])) == pytest.approx(
+                    float(activation[first:].abs().max()), rel=1e-4, abs=atol
                 )
                 low, high = max(0, example.position - context), example.position + context + 1
                 assert example.peak == example.position - low
                 assert example.tokens == tuple(token_text(model.tokenizer, token) for token in row[low:high])
-                expected = own.clone()
+                expected = activation.clone()
                 expected[:first] = torch.nan
                 np.testing.assert_allclose(example.activations, expected[low:high], rtol=1e-4, atol=atol)
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("batch_tokens", [1, 60, 4096])
-def test_the_strongest_are_those_of_a_brute_force(tiny: Tiny, batch_tokens: int) -> None:
+def test_examples_match_a_brute_force_search(tiny: Tiny, batch_tokens: int) -> None:
     rows = random_rows(14)
     before = count_hooks(tiny.model)
     found = top(tiny.model, rows, chosen(tiny.model), k=4, context=3, batch_tokens=batch_tokens)
@@ -71,7 +71,7 @@ def test_the_strongest_are_those_of_a_brute_force(tiny: Tiny, batch_tokens: int)
 @pytest.mark.model
 @settings(max_examples=12, deadline=None)
 @given(batch_tokens=st.integers(1, 300), k=st.integers(1, 20), context=st.integers(0, 30), rows=st.integers(1, 20))
-def test_neither_batches_nor_sizes_matter(opt: Any, batch_tokens: int, k: int, context: int, rows: int) -> None:
+def test_examples_do_not_depend_on_batches(opt: Any, batch_tokens: int, k: int, context: int, rows: int) -> None:
     corpus = random_rows(rows, seed=rows)
     found = top(opt, corpus, chosen(opt), k=k, context=context, batch_tokens=batch_tokens)
     check(opt, corpus, found, k=k, context=context, first=1)
@@ -83,12 +83,12 @@ def test_on_the_bundled_model_and_real_text(demo: Any) -> None:
     mask = random_mask(demo, 0.003)
     found = top(demo, corpus, mask)
     rows = [torch.tensor(row) for row in corpus["input_ids"]]
-    check(demo, rows, found, k=10, context=15, first=2, atol=1e-4)  # BOS does not count, nor does what follows it
+    check(demo, rows, found, k=10, context=15, first=2, atol=1e-4)  # neither BOS nor the token after it counts
     assert sum(map(len, found.values())) == mask.count()
     for by_neuron in found.values():
         for example in (example for examples in by_neuron.values() for example in examples):
             assert example.document == corpus["document"][example.row]
-    # In no context is a neuron stronger than the extremes that `collect` saw.
+    # The strongest activation of a neuron is the extreme that `collect` records.
     stats = sp.collect(demo, corpus, progress=False)
     for name, by_neuron in found.items():
         for neuron, examples in by_neuron.items():
@@ -98,8 +98,8 @@ def test_on_the_bundled_model_and_real_text(demo: Any) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_and_special_tokens_are_neither_peak_nor_context(tiny: Tiny, side: str) -> None:
-    """Padded by an id that is also BOS and EOS: as if the rows came alone."""
+def test_padding_and_special_tokens_are_not_peaks(tiny: Tiny, side: str) -> None:
+    """The padding id is also BOS and EOS. The examples are those of the rows without padding."""
     rows = [torch.cat([torch.tensor([1]), row]) for row in random_rows(6)]
     longest = max(map(len, rows))
     found = top(tiny.model, [padded(rows, side, pad_id=1)], chosen(tiny.model), k=6, context=longest)
@@ -108,15 +108,17 @@ def test_padding_and_special_tokens_are_neither_peak_nor_context(tiny: Tiny, sid
 
 
 @pytest.mark.model
-def test_equal_rows_come_in_the_order_of_the_corpus(opt: Any) -> None:
+def test_equal_rows_are_in_the_order_of_the_corpus(opt: Any) -> None:
     row = random_rows(1)[0]
-    found = top(opt, [row] * 300, chosen(opt), k=5, batch_tokens=50)  # more rows than are sorted together
+    found = top(
+        opt, [row] * 300, chosen(opt), k=5, batch_tokens=50
+    )  # more rows than the window that is sorted by length
     assert [example.row for example in found[MLP][3]] == [0, 1, 2, 3, 4]
     assert len({example.position for example in found[MLP][3]}) == 1
 
 
 @pytest.mark.model
-def test_ablations_in_force_are_seen(opt: Any) -> None:
+def test_active_ablations_apply(opt: Any) -> None:
     rows = random_rows(5)
     mask = chosen(opt)
     with sp.ablate(opt, sp.NeuronMask.from_neurons(mask.layout, {MLP: [3]})):
@@ -128,7 +130,7 @@ def test_ablations_in_force_are_seen(opt: Any) -> None:
 
 @pytest.mark.model
 def test_a_corpus_smaller_than_k_and_rows_without_context(opt: Any) -> None:
-    rows = [torch.tensor([1, 300]), torch.tensor([300, 301, 302])]  # the first has one counted token, no context
+    rows = [torch.tensor([1, 300]), torch.tensor([300, 301, 302])]  # the first row has a counted token without context
     (example,) = top(opt, rows, chosen(opt), k=10)[MLP][3]
     assert (example.row, example.document, len(example.tokens)) == (1, None, 3)
     with pytest.raises(sp.SpLensError, match="no token of the corpus counts"):
@@ -145,7 +147,7 @@ def test_the_logits_are_not_computed(opt: Any) -> None:
 
 
 @pytest.mark.model
-def test_texts_are_named_by_what_they_say(demo: Any) -> None:
+def test_texts_are_named_by_their_content(demo: Any) -> None:
     texts = ["def f(x):\n    return x", "of the people"]
     found = top(demo, texts, chosen(demo), k=2)[MLP][3]
     assert {example.document for example in found} == set(sp.load_corpus(texts, demo, tokens=None)["document"])
@@ -167,7 +169,7 @@ def test_bad_input(opt: Any, neurons: list[int], options: dict[str, int], messag
 
 
 @pytest.mark.model
-def test_a_broken_activation_is_named(opt: Any) -> None:
+def test_the_error_for_nan_names_site_layer_and_batch(opt: Any) -> None:
     def broken(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         return activation.masked_fill(torch.arange(activation.shape[-1]) == 3, torch.nan)
 
@@ -178,13 +180,13 @@ def test_a_broken_activation_is_named(opt: Any) -> None:
         top(opt, random_rows(2), chosen(opt))
 
 
-def test_a_mask_of_another_model_is_refused(opt: Any) -> None:
+def test_a_mask_of_another_model_is_an_error(opt: Any) -> None:
     other = Layout((NeuronGroup("mlp", 0, 7),))
     with pytest.raises(sp.SpLensError, match="the mask is of another model"):
         top(opt, random_rows(2), sp.NeuronMask.from_neurons(other, {"blocks.0.mlp.hook_post": [0]}))
 
 
-# As data: no model from here on.
+# The result as data, without a model.
 
 
 def two_examples() -> sp.TopExamples:
@@ -195,7 +197,7 @@ def two_examples() -> sp.TopExamples:
     return sp.TopExamples(layout, contexts, {"model": "tiny", "k": 2})
 
 
-def test_they_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
+def test_saved_examples_are_loaded_exactly(tmp_path: Path) -> None:
     examples = two_examples()
     examples.save(tmp_path / "examples.safetensors")
     loaded = sp.TopExamples.load(tmp_path / "examples.safetensors")
@@ -206,7 +208,7 @@ def test_they_come_back_from_disk_bit_by_bit(tmp_path: Path) -> None:
         sp.NeuronMask.load(tmp_path / "examples.safetensors")
 
 
-def test_the_frame_has_a_row_a_token() -> None:
+def test_the_frame_has_one_row_per_token() -> None:
     frame = two_examples().frame()
     assert len(frame) == 4 + 2 + 2
     peaks = frame.query("peak")
@@ -221,15 +223,15 @@ def test_the_frame_has_a_row_a_token() -> None:
 @pytest.mark.model
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\"), max_size=20))
-def test_token_texts_hide_no_byte(demo: Any, text: str) -> None:
-    """With the bytes put back for what is written out, the texts of the tokens are the text."""
+def test_token_texts_contain_every_byte(demo: Any, text: str) -> None:
+    """After replacing escaped bytes, the texts of the tokens join to the original text."""
     ids = demo.tokenizer(text, add_special_tokens=False)["input_ids"]
     texts = [token_text(demo.tokenizer, token) for token in ids]
-    plain = [
-        bytes.fromhex(one.replace("\\x", "")) if re.fullmatch(r"(\\x[0-9a-f]{2})+", one) else one.encode()
-        for one in texts
+    encoded = [
+        bytes.fromhex(part.replace("\\x", "")) if re.fullmatch(r"(\\x[0-9a-f]{2})+", part) else part.encode()
+        for part in texts
     ]
-    assert b"".join(plain).decode() == text
+    assert b"".join(encoded).decode() == text
 
 
 def test_token_texts_of_other_tokenizers() -> None:
