@@ -28,7 +28,7 @@ SHAPES = {
 
 @st.composite
 def activations(draw: st.DrawFn) -> torch.Tensor:
-    """Draw float32 activations [token neuron] of several distributions and sizes, some with a mean of ten times the std."""
+    """Draw float32 activations [token neuron] of several distributions and sizes, some with a large mean."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     size = draw(st.integers(1, 300)), draw(st.integers(1, 4))
     plain = SHAPES[draw(st.sampled_from(list(SHAPES)))](torch.randn(size, generator=generator))
@@ -72,7 +72,7 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray, scale: np.ndarray, 
 
 
 def assert_is(moments: Moments, x: torch.Tensor, tolerance: float = 1e-6) -> None:
-    """Compare moments with those of `x`, relative to the value; std and mean relative to the scale of the activations."""
+    """Compare moments with those of `x`; errors are relative to the value, and to the scale of z for std and mean."""
     expected = by_numpy(x)
     assert moments.count == len(x)
     for metric in METRICS:
