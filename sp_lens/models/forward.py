@@ -119,7 +119,8 @@ def visit_activations(
         model: A bridge or a `HookedTransformer`.
         batch: Input of the model.
         groups: Neuron groups whose activations are visited.
-        visit: Function of a group and its activations, called while the forward pass runs.
+        visit: Function of a group and its activations, called while the forward pass runs. The axes of heads and
+            neurons in a head are flattened into one.
 
     Raises:
         SpLensError: If the hook of a group does not fire exactly once.
