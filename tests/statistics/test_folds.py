@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sp_lens as sp
-from sp_lens.data.batching import deal
+from sp_lens.data.batching import assign_folds
 from sp_lens.statistics.moments import Moments, leave_one_out, standard_errors
 from sp_lens.typing import METRICS
 
@@ -73,12 +73,12 @@ def test_images_are_assigned_to_folds_one_by_one() -> None:
 @pytest.mark.model
 def test_corpora_that_cannot_be_divided_into_folds_raise_an_error(opt: Any) -> None:
     rows = random_rows(6)
-    assert list(deal(opt, rows, 5).values()) == [0, 1, 2, 3, 4, 0]  # a row without a document is one by itself
+    assert list(assign_folds(opt, rows, 5).values()) == [0, 1, 2, 3, 4, 0]  # a row without a document is one by itself
     for corpus, folds, match in (
-        (rows, 4, "folds=4: expected 5 or more"),
-        (rows, 7, "has 6 documents: ask for 6 folds at most"),
-        (rows[:3], 5, "has 3 documents: none can be made"),
-        (["one text that is long " * 90] * 3, 5, "has 1 documents"),
+        (rows, 4, "folds=4 is too few"),
+        (rows, 7, "only 6 documents. Use at most folds=6"),
+        (rows[:3], 5, "only 3 documents. Omit folds"),
+        (["one text that is long " * 90] * 3, 5, "only 1 documents"),
         (iter(rows), 5, "read once only"),
     ):
         with pytest.raises(sp.SpLensError, match=match):
