@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 
-from sp_lens.data.batching import batches
-from sp_lens.errors import SpLensError, check_at_least
+from sp_lens.data.batching import batches, no_counted_token
+from sp_lens.errors import check_at_least
 from sp_lens.models.forward import forward, inference
 from sp_lens.models.hooks import attached, check_mask, model_name
 from sp_lens.neurons.layout import NeuronGroup
@@ -70,7 +70,7 @@ def sample_activations(
                 candidates = torch.cat([sample[name], values]) if name in sample else values
                 sample[name] = candidates[order.to(values.device)]
     if not len(keys):
-        raise SpLensError("no token of the corpus counts: a counted token is text with another text token before it.")
+        raise no_counted_token()
     return ActivationSample(sample, mask, {"model": model_name(model)})
 
 
