@@ -44,11 +44,11 @@ def test_the_edges_of_chosen_neurons_are_the_range_of_these_neurons(opt: Any) ->
 @pytest.mark.parametrize(
     ("corpora", "options", "message"),
     [
-        ({}, {}, "expected {label: corpus}, one or more"),
-        (["text"], {}, "got list"),
+        ({}, {}, "expected a non-empty dictionary of corpora"),
+        (["text"], {}, "corpora is a list"),
         ({"a": iter(["text"])}, {}, "corpus 'a' can be read once only"),
         ({"a": random_rows(2)}, {"layer": 9}, "no layer 9 at site 'mlp': there are layers 0 to 1"),
-        ({"a": random_rows(2)}, {"bins": 0}, "bins 0: expected 1 or more"),
+        ({"a": random_rows(2)}, {"bins": 0}, "bins is 0: expected 1 or more"),
     ],
 )
 def test_invalid_arguments_are_rejected(opt: Any, corpora: Any, options: dict[str, Any], message: str) -> None:
