@@ -1,14 +1,16 @@
-"""Experiments that look at neurons and prune nothing: figures 1 and 5."""
+"""Experiments that compare activations without pruning: figure 1 (importances) and figure 5 (densities)."""
 
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from sp_lens import plots
 from sp_lens.data.text import load_corpus
 from sp_lens.evaluation.bootstrap import bootstrap_mean
-from sp_lens.experiments.result import Finding, Found, compared, origins
+from sp_lens.experiments.result import Finding, Outcome, difference_finding, offline_origins
 from sp_lens.experiments.setting import Setting
 from sp_lens.scoring.score import score
 from sp_lens.scoring.significance import SpecialisationTest, specialisation_test
@@ -17,77 +19,97 @@ from sp_lens.scoring.uncertainty import uncertainty
 from sp_lens.statistics.collect import collect, collect_histograms
 from sp_lens.typing import Site, Split
 
-LAYER, NEURONS = 2, range(100)  # of Figure 5
-NAMES: dict[Site, str] = {"mlp": "feed-forward", "attn": "attention"}
-TIMES = 2.0  # a neuron is specialised when its mean |z| differs by more than this factor
+LAYER, NEURONS = 2, range(100)  # shown in figure 5 of the paper
+SITE_NAMES: dict[Site, str] = {"mlp": "feed-forward", "attn": "attention"}
+FACTOR = 2.0  # a neuron counts as specialised if its mean |z| on two corpora differs by more than this factor
 
 
-def illustration(setting: Setting) -> Found:
-    """The importance of each neuron on both corpora: those far above the diagonal are pruned."""
-    found = Found()
+def illustration(setting: Setting) -> Outcome:
+    """Run figure 1: plot the importance of each neuron for both corpora. Neurons far above the diagonal are pruned."""
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
-    setting.tell_time(corpora, [Counter(forget=1, retain=1)])
-    sides = [corpora[side] for side in ("forget", "retain")]
-    options: dict[str, Any] = {"folds": setting.folds(*sides), "progress": setting.progress}
-    forget, retain = (collect(setting.model, corpus, **options) for corpus in sides)
-    found.corpora = origins(corpora)
+    setting.log_time(corpora, [Counter(forget=1, retain=1)])
+    folds = setting.folds(corpora.forget, corpora.retain)
+    forget, retain = (
+        collect(setting.model, corpus, folds=folds, progress=setting.progress)
+        for corpus in (corpora.forget, corpora.retain)
+    )
     scores = score(forget, retain, metric="abs").select("mlp").frame()
-    low, middle, high = scores["value"].quantile([0.05, 0.5, 0.95])
-    measured = f"scores by abs, 5 %, median, 95 % of the feed-forward neurons: {low:.2f}, {middle:.2f}, {high:.2f}"
-    found.findings.append(Finding("neurons differ in what they matter for", measured, bool(high > TIMES * low)))
-    if options["folds"]:
+    outcome = Outcome(findings=[score_range_finding(scores["value"])], corpora=offline_origins(corpora))
+    if folds:
         test = specialisation_test(forget, retain, progress=setting.progress)
-        scores = (
-            uncertainty(forget, retain)
-            .select("mlp")
-            .frame()
-            .assign(adjusted=test.adjusted.select("mlp").frame()["value"])
-        )
-        found.findings.append(_beyond_chance(test))
-    found.figures["figure-1"] = plots.importance_scatter(forget, retain, site="mlp")
-    found.data["figure-1"] = scores
-    return found
+        adjusted = test.adjusted.select("mlp").frame()["value"]
+        scores = uncertainty(forget, retain).select("mlp").frame().assign(adjusted=adjusted)
+        outcome.findings.append(significance_finding(test))
+    outcome.figures["figure-1"] = plots.importance_scatter(forget, retain, site="mlp")
+    outcome.data["figure-1"] = scores
+    return outcome
 
 
-def _beyond_chance(test: SpecialisationTest) -> Finding:
-    """How many neurons differ surely: folds of documents swapped between the corpora."""
-    chosen = test.mask()
-    said = " and ".join(f"{chosen.share(site):.0%} of the {name} neurons" for site, name in NAMES.items())
-    claim = "neurons are specialised beyond chance"
-    return Finding(claim, f"{said}, at a false discovery rate of {test.rate:.0%}", chosen.count() > 0)
+def score_range_finding(scores: pd.Series) -> Finding:
+    """Judge whether the scores of feed-forward neurons (metric `abs`) spread over more than a factor of 2."""
+    low, median, high = scores.quantile([0.05, 0.5, 0.95])
+    measured = (
+        "5th percentile, median and 95th percentile of the scores of feed-forward neurons (metric abs): "
+        f"{low:.2f}, {median:.2f}, {high:.2f}"
+    )
+    return Finding("neurons differ in which corpus they matter for", measured, bool(high > FACTOR * low))
 
 
-def densities(setting: Setting) -> Found:
-    """Activation densities on three corpora, and how many neurons are specialised beyond chance."""
-    found = Found()
+def significance_finding(test: SpecialisationTest) -> Finding:
+    """Judge whether a permutation test over folds of documents finds any specialised neuron."""
+    specialised = test.mask()
+    shares = " and ".join(f"{specialised.share(site):.0%} of the {name} neurons" for site, name in SITE_NAMES.items())
+    measured = f"{shares}, at a false discovery rate of {test.rate:.0%}"
+    return Finding("neurons are specialised beyond chance", measured, specialised.count() > 0)
+
+
+def densities(setting: Setting) -> Outcome:
+    """Run figure 5: plot activation densities on three corpora, and compare code with prose and with other code."""
     names = ("pile_codeless", "code", "python") if setting.offline else ("pile_codeless", "pile", "code")
 
-    def read(name: str, split: Split = "collect") -> Any:
+    def load(name: str, split: Split = "collect") -> Any:
         return load_corpus(name, setting.model, tokens=setting.scale.tokens, split=split, offline=setting.offline)
 
-    corpora = {name: read(name) for name in names}
-    found.corpora = origins(corpora)
+    corpora = {name: load(name) for name in names}
+    outcome = Outcome(corpora=offline_origins(corpora))
     layer = min(LAYER, setting.model.cfg.n_layers - 1)
-    options: dict[str, Any] = {"folds": setting.folds(*corpora.values()), "progress": setting.progress}
-    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, **options)
+    folds = setting.folds(*corpora.values())
+    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, folds=folds, progress=setting.progress)
     neurons = range(min(len(NEURONS), stats["code"].layout.select("attn")[layer].width))
-    found.figures["figure-5"] = plots.density(stats, site="attn", layer=layer, neurons=neurons)
-    frames = [one.histogram_frame("attn", layer, neurons).assign(corpus=name) for name, one in stats.items()]
-    found.data["figure-5"] = pd.concat(frames).query("tokens > 0")
-    more_code = collect(setting.model, read("code", "evaluate"), progress=setting.progress)
+    outcome.figures["figure-5"] = plots.density(stats, site="attn", layer=layer, neurons=neurons)
+    frames = [item.histogram_frame("attn", layer, neurons).assign(corpus=name) for name, item in stats.items()]
+    outcome.data["figure-5"] = pd.concat(frames).query("tokens > 0")
+    more_code = collect(setting.model, load("code", "evaluate"), progress=setting.progress)
     between = specialisation({"code": stats["code"], "prose": stats["pile_codeless"]}).frame()
     within = specialisation({"code": stats["code"], "more code": more_code}).frame()
-    for site, name in NAMES.items():
-        of_site = between["site"] == site
-        twice, by_chance = ((frame.loc[of_site, "specificity"] > TIMES).to_numpy(float) for frame in (between, within))
-        said = (
-            f"{twice.mean():.1%} of {len(twice)} neurons, {by_chance.mean():.1%} between two samples of code; more by"
+    for site, name in SITE_NAMES.items():
+        differs, control = (
+            (frame.loc[frame["site"] == site, "specificity"] > FACTOR).to_numpy(float) for frame in (between, within)
         )
-        claim = f"{name} neurons are specialised: for some, code and prose differ more than {TIMES:g} times"
-        found.findings.append(compared(claim, bootstrap_mean(twice - by_chance), said))
-        found.table.append(
-            {"site": name, "neurons": len(twice), "code / prose": f"{twice.mean():.1%}",
-             "code / more code": f"{by_chance.mean():.1%}"}
+        outcome.findings.append(specialised_finding(name, differs, control))
+        outcome.table.append(
+            {"site": name, "neurons": len(differs), "code / prose": f"{differs.mean():.1%}",
+             "code / more code": f"{control.mean():.1%}"}
         )  # fmt: skip
-    return found
+    return outcome
+
+
+def specialised_finding(
+    name: str, differs: Float[np.ndarray, " neuron"], control: Float[np.ndarray, " neuron"]
+) -> Finding:
+    """Judge whether more neurons are specialised between code and prose than between two samples of code.
+
+    Args:
+        name: Name of the site, "feed-forward" or "attention".
+        differs: 1 for each neuron whose mean |z| on code and on prose differs by more than a factor of 2, else 0.
+        control: The same for two samples of code.
+    """
+    claim = (
+        f"{name} neurons are specialised: mean |z| differs by more than a factor of {FACTOR:g} between code and prose "
+        "for more neurons than between two samples of code"
+    )
+    compared = (
+        f"{differs.mean():.1%} of {len(differs)} neurons, {control.mean():.1%} between two samples of code; difference"
+    )
+    return difference_finding(claim, compared, bootstrap_mean(differs - control))

@@ -1,4 +1,10 @@
-"""Continuations of a prompt, sampled from a hooked model."""
+"""Sample continuations of a prompt from a hooked model, with a random number generator for each continuation.
+
+This is a short loop of our own instead of the `generate` of transformers. With a logits processor that adds the same
+noise, `generate` gave the same texts on 13 bridged architectures, in the same time. But a `HookedTransformer` is not a
+transformers model, its own `generate` draws all rows from one generator, and `generate` applies the settings in a
+model's `generation_config`, such as a repetition penalty, which would change what is measured.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,25 +23,32 @@ from sp_lens.models.task import require_causal
 
 
 def prompt_tokens(model: Any, prompt: str, *, tokens: int) -> list[int]:
-    """The prompt as the model reads it, BOS before it where TransformerLens puts one.
+    """Tokenize a prompt, with BOS in front if TransformerLens prepends it for this model.
+
+    Args:
+        model: A causal language model.
+        prompt: Text to continue.
+        tokens: Number of tokens that will be sampled after the prompt.
 
     Raises:
-        SpLensError: for a model that continues no text, and a prompt without tokens or without room for `tokens` more.
+        SpLensError: If the model is not a causal language model, the prompt has no tokens, or prompt and continuation
+            are longer than the context of the model.
     """
     require_causal(model, "continuing a text")
     text = tokenizer_of(model)(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-    found = [*frame_of(model)[0], *text]
     if not text:
-        raise SpLensError(f"the prompt {prompt!r} has no tokens: give one that has.")
-    if tokens < 1 or len(found) + tokens > model.cfg.n_ctx:
+        raise SpLensError(f"The prompt {prompt!r} has no tokens: give a prompt that is not empty.")
+    start = [*frame_of(model)[0], *text]
+    context = model.cfg.n_ctx
+    if tokens < 1 or len(start) + tokens > context:
         raise SpLensError(
-            f"tokens={tokens}: expected at least 1, and at most {model.cfg.n_ctx - len(found)}, as the model reads "
-            f"{model.cfg.n_ctx} at once and the prompt has {len(found)}."
+            f"tokens={tokens}: expected at least 1 and at most {context - len(start)}, because the context of the "
+            f"model has {context} tokens and the prompt takes {len(start)} of them."
         )
-    return found
+    return start
 
 
-def continuations_of(
+def sample_continuations(
     model: Any,
     prompt: str,
     *,
@@ -46,99 +59,89 @@ def continuations_of(
     batch: int,
     progress: bool,
 ) -> list[str]:
-    """Texts that the model goes on with, each sampled token by token, ablations in force included.
+    """Sample texts that continue a prompt, token by token, with all hooks and ablations in force.
 
-    A token is the largest of logits / temperature + Gumbel noise, which is a sample of the softmax. The noise of a
-    continuation comes from a generator of its own, seeded by (seed, number of the continuation): neither the batch
-    nor how many continuations are asked for changes it. The logits themselves differ in the last bits from one size
-    of batch to another, so that two tokens that are level to within that may change places. (One uniform number a
-    token, put through the cumulative probabilities, would be cheaper; but there all the boundaries between tokens
-    move a little, and 50,000 of them move often enough.)
+    Each token is the argmax of logits / temperature + Gumbel noise, which is a sample of the softmax. The noise of a
+    continuation comes from its own generator, seeded by (seed, index of the continuation), so it does not depend on
+    the batch size or on the number of continuations. The logits differ in the last bits between batch sizes, which can
+    swap two tokens whose values are equal to within that rounding. (Inverting the cumulative distribution with one
+    uniform number per token would be cheaper, but rounding then moves all boundaries between the tokens a little, and
+    with 50,000 tokens that changes samples often.)
 
-    All rows of a batch start from the same prompt and grow together, so there is no padding that a hook could see.
-    One that has ended (EOS) runs on until all have, and its text is cut at the end.
+    All rows of a batch have the same prompt and the same length, so hooks never see padding. A row that has reached
+    EOS continues until all rows have, and its text is cut at EOS.
 
-    The keys and values of what has been read are kept, so that a step reads one token: `tokens` passes a batch, all
-    but the first over one position. Where a model keeps none, each step reads the whole text; so does a bridge of
-    TransformerLens 3, which with them in hand gives other logits (GPT-2, Llama, Gemma, ...; measured on 3.9 with
-    transformers 5.24).
+    Keys and values are cached, so each step after the first reads one token per row. Models without attention, such as
+    Mamba, read the whole text in each step.
     """
     if continuations < 1 or batch < 1:
-        raise SpLensError(f"continuations={continuations}, batch={batch}: expected at least one.")
+        raise SpLensError(f"continuations={continuations}, batch={batch}: expected at least 1 of each.")
     if not 0 < temperature < math.inf:
-        raise SpLensError(f"temperature={temperature}: expected a number above 0; 1 samples what the model believes.")
+        raise SpLensError(
+            f"temperature={temperature}: expected a finite number above 0; 1 samples the model's distribution."
+        )
     if seed < 0:
         raise SpLensError(f"seed={seed}: expected 0 or more.")
     start = torch.tensor(prompt_tokens(model, prompt, tokens=tokens), device=input_device(model))
     texts = []
     with inference(model), tqdm(total=continuations * tokens, unit=" tokens", disable=not progress) as bar:
         for first in range(0, continuations, batch):
-            places = range(first, min(first + batch, continuations))
-            generators = [np.random.default_rng([seed, place]) for place in places]
-            prompts = start.expand(len(places), -1)
-            new = _sample(model, prompts, generators, tokens=tokens, temperature=temperature, bar=bar)
-            texts += [_text(model.tokenizer, row) for row in new.tolist()]
+            indices = range(first, min(first + batch, continuations))
+            generators = [np.random.default_rng([seed, index]) for index in indices]
+            text, cache, eos = start.expand(len(indices), -1), None, model.tokenizer.eos_token_id
+            for _ in range(tokens):
+                logits, cache = _next_logits(model, text, cache)
+                sampled = _sample(logits, generators, temperature)
+                text = torch.cat([text, sampled[:, None].to(text.device)], dim=1)
+                bar.update(len(text))
+                if (text[:, len(start) :] == eos).any(dim=1).all():
+                    break
+            texts += [_decode(model.tokenizer, row) for row in text[:, len(start) :].tolist()]
     return texts
-
-
-def _sample(
-    model: Any,
-    text: Int[torch.Tensor, "row pos"],
-    generators: Sequence[np.random.Generator],
-    *,
-    tokens: int,
-    temperature: float,
-    bar: Any,
-) -> Int[torch.Tensor, "row new"]:
-    """The tokens that follow; fewer than asked for where all rows have ended."""
-    read, cache = text.shape[1], None
-    ended = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-    for _ in range(tokens):
-        logits, cache = _next_logits(model, text, cache)
-        drawn = _draw(logits, generators, temperature)
-        text = torch.cat([text, drawn[:, None].to(text.device)], dim=1)
-        bar.update(len(text))
-        ended |= text[:, -1] == model.tokenizer.eos_token_id
-        if ended.all():
-            break
-    return text[:, read:]
 
 
 def _next_logits(
     model: Any, text: Int[torch.Tensor, "row pos"], cache: Any
 ) -> tuple[Float[torch.Tensor, "row d_vocab"], Any]:
-    """The logits of the token after the text, of which all but the last token is in the cache, if there is one."""
+    """Return the logits of the next token, and the cache of keys and values that now covers the whole text.
+
+    A bridge is called through the transformers model inside it, which runs the same hooks. The forward method of the
+    bridge took eight times as long on the bundled model (TransformerLens 4.3), and with a cache it returned different
+    logits for GPT-2, Llama and Gemma in TransformerLens 3.9.
+
+    Args:
+        model: A bridge or a `HookedTransformer`.
+        text: Token ids of all rows.
+        cache: Cache of all but the last token, or None to read the whole text.
+    """
+    new = text if cache is None else text[:, -1:]
+    if hasattr(model, "original_model"):
+        # The mask is explicit because the id of the padding token may occur in the text.
+        output = model.original_model(
+            input_ids=new, attention_mask=torch.ones_like(text), past_key_values=cache, use_cache=True
+        )
+        return output.logits[:, -1], getattr(output, "past_key_values", None)
     import transformer_lens
 
-    mask = torch.ones_like(text)  # said, as either class may take an id for padding that stands in the text
-    if hasattr(model, "original_model"):
-        if hasattr(transformer_lens, "TransformerLensKeyValueCache"):  # TransformerLens 3
-            return model(text, attention_mask=mask, return_type="logits")[:, -1], None
-        new = text if cache is None else text[:, -1:]
-        kept = {} if cache is None else {"past_key_values": cache}
-        logits, cache = model(new, attention_mask=mask, return_type="logits_and_cache", use_cache=True, **kept)
-        return logits[:, -1], cache
-    if cache is None:  # by name, as TransformerLens 4 has no such class, and no HookedTransformer
-        kind = getattr(transformer_lens, "TransformerLensKeyValueCache")  # noqa: B009
-        cache, new = kind.init_cache(model.cfg, text.device, len(text)), text
-    else:
-        new = text[:, -1:]
-    logits = model(new, attention_mask=mask[:, : new.shape[1]], past_kv_cache=cache, return_type="logits")
+    if cache is None:  # looked up by name because TransformerLens 4 has neither this class nor HookedTransformer
+        cache_class = getattr(transformer_lens, "TransformerLensKeyValueCache")  # noqa: B009
+        cache = cache_class.init_cache(model.cfg, text.device, len(text))
+    logits = model(new, attention_mask=torch.ones_like(new), past_kv_cache=cache, return_type="logits")
     return logits[:, -1], cache
 
 
-def _draw(
+def _sample(
     logits: Float[torch.Tensor, "row d_vocab"], generators: Sequence[np.random.Generator], temperature: float
 ) -> Int[torch.Tensor, " row"]:
-    """A token of each row: the largest of logits and noise, -log of a standard exponential being Gumbel's."""
+    """Sample one token per row. The Gumbel noise is -log of standard exponential random numbers."""
     if logits.isnan().any():
         raise nan_logits()
     noise = -np.log(np.stack([generator.standard_exponential(logits.shape[1]) for generator in generators]))
     return (logits.float() / temperature + torch.from_numpy(noise).float().to(logits.device)).argmax(dim=-1)
 
 
-def _text(tokenizer: Any, new: list[int]) -> str:
-    """The continuation alone, up to where it ended."""
+def _decode(tokenizer: Any, new: list[int]) -> str:
+    """Decode the sampled tokens up to EOS."""
     if tokenizer.eos_token_id in new:
         new = new[: new.index(tokenizer.eos_token_id)]
     return tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""Experiments that are pruning runs: figures 2 to 4, attention heads, vision."""
+"""Experiments that compare pruning runs: figures 2 to 4, attention heads, and vision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,37 +9,37 @@ import pandas as pd
 from sp_lens import plots
 from sp_lens.evaluation.bootstrap import DocumentHits, Interval, interval
 from sp_lens.experiments.registry import Pair
-from sp_lens.experiments.result import Finding, Found, compared, origins
-from sp_lens.experiments.setting import Setting, plain
+from sp_lens.experiments.result import Finding, Outcome, difference_finding, offline_origins
+from sp_lens.experiments.setting import Setting, path_component
 from sp_lens.pruning.run import PruneRun
 
 Runs = Mapping[str, PruneRun]
 Hits = Mapping[str, DocumentHits]
 
 
-def pruning(setting: Setting) -> Found:
-    """Every pair forgotten by every variant; one figure a pair."""
-    found = Found()
-    variants, steps = setting.experiment.variants, setting.steps
-    passes = [setting.passes(options) for _ in setting.pairs for options in variants.values()]
-    for place, pair in enumerate(setting.pairs):
+def pruning(setting: Setting) -> Outcome:
+    """Run every variant of the experiment on every pair of corpora, and draw one figure per pair."""
+    outcome = Outcome()
+    experiment = setting.experiment
+    for index, pair in enumerate(setting.pairs):
         corpora = setting.corpora(pair)
-        if place == 0:
-            setting.tell_time(corpora, passes)
-        runs = {label: setting.run(pair, label, corpora, **steps, **options) for label, options in variants.items()}
-        hits = {label: setting.hits(pair, label, corpora, run) for label, run in runs.items()}
-        found.corpora |= origins(corpora)
-        found.table += [as_row(pair, label, runs[label], hits[label]) for label in runs]
-        found.findings += FINDINGS[setting.experiment.name](pair, runs, hits)
-        for figure in setting.experiment.figures:
-            name = plain(f"{setting.experiment.name}-{pair.forget}-{pair.retain}")
-            found.figures[name] = getattr(plots, figure)(runs, hits=hits)
-            found.data[name] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
-    return found
+        if index == 0:
+            passes = [setting.passes(options) for options in experiment.variants.values()]
+            setting.log_time(corpora, passes * len(setting.pairs))
+        runs = {label: setting.run(pair, label, corpora, **options) for label, options in experiment.variants.items()}
+        hits = {label: setting.document_hits(pair, label, corpora, run) for label, run in runs.items()}
+        outcome.corpora |= offline_origins(corpora)
+        outcome.table += [run_row(pair, label, runs[label], hits[label]) for label in runs]
+        outcome.findings += FINDINGS[experiment.name](pair, runs, hits)
+        for figure in experiment.figures:
+            name = path_component(f"{experiment.name}-{pair.forget}-{pair.retain}")
+            outcome.figures[name] = getattr(plots, figure)(runs, hits=hits)
+            outcome.data[name] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
+    return outcome
 
 
-def as_row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[str, Any]:
-    """A run as a row of the page's table, at its best step."""
+def run_row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[str, Any]:
+    """Return the row of the results table that describes a run at its best step."""
     before, after = run.history.iloc[0], run.history.iloc[run.best_step]
     return {
         "pair": str(pair),
@@ -52,69 +52,83 @@ def as_row(pair: Pair, label: str, run: PruneRun, hits: DocumentHits) -> dict[st
     }
 
 
-def tradeoff_finding(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
-    """Whether scored neurons separate better than random ones."""
+def tradeoff_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+    """Judge whether pruning by score (`abs`) is more selective than random pruning."""
     difference = hits["abs"].more_than(hits["random"])
-    return [compared(f"{pair}: more selectively than at random", difference, "abs less random")]
+    claim = f"{pair}: more selective than random pruning"
+    return [difference_finding(claim, "selectivity, abs minus random", difference)]
 
 
-def _perplexity(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+def perplexity_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+    """Judge whether the forget perplexity rises by a larger factor than the retain perplexity at the best step."""
     run = runs["abs"]
-    best = max(run.best_step, 1)
-    before, after = run.history.iloc[0], run.history.iloc[best]
+    before, after = run.history.iloc[0], run.history.iloc[max(run.best_step, 1)]
     forget, retain = (after[f"{side}_perplexity"] / before[f"{side}_perplexity"] for side in ("forget", "retain"))
-    measured = f"at {after['share']:.0%}, forget perplexity times {forget:.3g}, retain perplexity times {retain:.3g}"
-    return [Finding(f"{pair}: the perplexity of what is forgotten rises more", measured, bool(forget > retain))]
+    measured = (
+        f"with {after['share']:.0%} of the neurons pruned, the forget perplexity is multiplied by {forget:.3g} and the "
+        f"retain perplexity by {retain:.3g}"
+    )
+    return [Finding(f"{pair}: the perplexity of the forgotten corpus rises more", measured, bool(forget > retain))]
 
 
-def _metrics(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+def metric_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+    """Compare the importance metrics with random pruning, with `freq`, and between the two sites (figure 4)."""
     findings = []
     for site, name in (("mlp", "feed-forward"), ("attn", "attention")):
-        control = [one for label, one in hits.items() if label.startswith("random") and f" {site}" in label]
+        random = [item for label, item in hits.items() if label.startswith(f"random {site}")]
         for metric in ("freq", "abs", "rms", "std"):
             findings.append(
-                compared(
+                difference_finding(
                     f"{name}: {metric} beats random",
-                    _above_mean(hits[f"{metric} {site}"], control),
-                    f"{metric} less the mean of {len(control)} random runs",
+                    f"selectivity, {metric} minus the mean of {len(random)} random runs",
+                    _above_mean(hits[f"{metric} {site}"], random),
                 )
             )
         for metric in ("abs", "rms", "std"):
             difference = hits[f"{metric} {site}"].more_than(hits[f"freq {site}"])
-            measured = f"{metric} less freq: {difference} points"
+            measured = f"selectivity, {metric} minus freq: {difference} points"
             findings.append(Finding(f"{name}: {metric} beats freq or matches it", measured, _not_below(difference)))
     difference = hits["abs mlp"].more_than(hits["abs attn"])
-    findings.append(compared("feed-forward neurons separate better than attention neurons", difference, "by abs"))
-    return findings
-
-
-def _heads(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
-    control = [one for label, one in hits.items() if label.startswith("heads at random")]
-    scored = [label for label in hits if label.startswith("heads by")]
-    findings = [
-        compared(f"{label}: more selectively than at random", _above_mean(hits[label], control), "less random")
-        for label in scored
+    claim = "feed-forward neurons separate better than attention neurons"
+    return [
+        *findings,
+        difference_finding(claim, "selectivity with abs, feed-forward minus attention neurons", difference),
     ]
-    difference = hits["neurons"].more_than(hits[scored[0]])
-    return [*findings, compared("single neurons separate better than whole heads", difference, "neurons less heads")]
+
+
+def head_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
+    """Compare pruning whole attention heads with random heads and with single attention neurons."""
+    random = [item for label, item in hits.items() if label.startswith("heads at random")]
+    by_score = [label for label in hits if label.startswith("heads by")]
+    findings = [
+        difference_finding(
+            f"{label}: more selective than random heads",
+            f"selectivity, minus the mean of {len(random)} random runs",
+            _above_mean(hits[label], random),
+        )
+        for label in by_score
+    ]
+    difference = hits["neurons"].more_than(hits[by_score[0]])
+    claim = "single neurons separate better than whole heads"
+    return [*findings, difference_finding(claim, "selectivity, neurons minus heads", difference)]
 
 
 def _not_below(difference: Interval) -> bool | None:
-    """Whether a difference is 0 or more, as far as its interval says."""
+    """Return whether the confidence interval of a difference reaches 0 or more, or None if there is no interval."""
     return None if np.isnan(difference.high) else difference.high >= 0
 
 
 FINDINGS = {
-    "figure-2": tradeoff_finding,
-    "figure-3": _perplexity,
-    "figure-4": _metrics,
-    "attention-heads": _heads,
-    "vision": tradeoff_finding,
+    "figure-2": tradeoff_findings,
+    "figure-3": perplexity_findings,
+    "figure-4": metric_findings,
+    "attention-heads": head_findings,
+    "vision": tradeoff_findings,
 }
 
 
-def _above_mean(one: DocumentHits, others: list[DocumentHits]) -> Interval:
-    """By how much the selectivity of one is above the mean of others, of the same documents."""
-    value = one.selectivity - float(np.mean([other.selectivity for other in others]))
-    draws = one.draws() - np.mean([other.draws() for other in others], axis=0)
+def _above_mean(hits: DocumentHits, others: list[DocumentHits]) -> Interval:
+    """Return the selectivity minus the mean selectivity of other runs on the same documents, with its interval."""
+    value = hits.selectivity - float(np.mean([other.selectivity for other in others]))
+    draws = hits.draws() - np.mean([other.draws() for other in others], axis=0)
     return interval(value, draws)

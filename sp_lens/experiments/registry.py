@@ -1,7 +1,7 @@
-"""The experiments of arXiv 2403.01267 as data: models, corpora, sites, metrics, steps, and what is claimed of each.
+"""The experiments of arXiv 2403.01267 as data: models, corpora, sites, metrics, steps, and the claims of the paper.
 
-`sp_lens.reproduce` runs them. What the paper's captions and the released scripts do not say is chosen here, and said
-in the experiment's `choices`.
+`sp_lens.reproduce` runs them. Settings that neither the captions of the paper nor the released scripts specify are our
+choice and are listed in `Experiment.choices`.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ ScaleName = Literal["smoke", "small", "paper"]
 
 
 class Scale(NamedTuple):
-    """How much an experiment reads and prunes.
+    """Amount of data and number of pruning steps of an experiment.
 
     Attributes:
-        name: "smoke", "small" or "paper".
-        tokens: of each of the four corpora of text.
-        images: of each corpus of images, at most.
-        steps: how many.
-        share: of the neurons that are gone after the last step.
-        continuations: sampled for the toxicity, and how many tokens each is long.
-        window_tokens: of WikiText, for its perplexity.
-        updates: of the methods that train, and of relearning.
-        pairs: of what is forgotten and kept, the first so many; None is all.
+        name: Name of the scale: "smoke", "small" or "paper".
+        tokens: Number of tokens of each of the four text corpora.
+        images: Maximum number of images of each image corpus.
+        steps: Number of pruning steps.
+        share: Share of the neurons that is pruned after the last step.
+        continuations: Number of continuations sampled for the toxicity, and tokens of each.
+        window_tokens: Number of WikiText tokens read for the perplexity.
+        updates: Number of updates of the methods that train, and of relearning.
+        pairs: Number of pairs of corpora that are used, None for all.
     """
 
     name: ScaleName
@@ -66,7 +66,10 @@ SCALES: dict[ScaleName, Scale] = {
 
 
 class Pair(NamedTuple):
-    """What is forgotten and what is kept, by name; of images with classes: "cifar10:ship", "cifar10:-ship"."""
+    """Names of the forgotten and the retained corpus.
+
+    Image corpora are named with classes: "cifar10:ship" is the ships, "cifar10:-ship" all other classes.
+    """
 
     forget: str
     retain: str
@@ -80,18 +83,18 @@ class Experiment:
     """One figure or table of the paper.
 
     Attributes:
-        name: as the command line has it.
-        title: what it is.
-        claim: what the paper says comes of it.
-        kind: how it is run.
-        models: the paper's, by their Hub names.
-        pairs: what is forgotten and kept.
-        variants: options of `prune`, by the label of the curve or bar.
-        figures: functions of `sp_lens.plots` that draw the runs, where kind is "pruning".
-        released: fraction and steps of the released script, where they are not those of the scale "paper".
-        images: it is of classifiers of images.
-        offline_pairs: instead of `pairs` with the images that are here, where the classes are others.
-        choices: what is ours.
+        name: Name on the command line.
+        title: Title of the figure or table.
+        claim: What the paper claims about the result.
+        kind: Key of the function that runs the experiment, in `sp_lens.experiments.reproduce.RUNNERS`.
+        models: Hub names of the models in the paper.
+        pairs: Pairs of corpora to forget and to retain.
+        variants: Arguments of `prune` by the label of the curve or bar.
+        figures: Names of the functions of `sp_lens.plots` that draw the runs, if `kind` is "pruning".
+        released: Fraction and number of steps in the released script, if they differ from the scale "paper".
+        images: Whether the experiment uses image classifiers.
+        offline_pairs: Pairs that replace `pairs` offline, if the offline images have other classes.
+        choices: Settings that are our choice.
     """
 
     name: str
@@ -152,7 +155,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             _TEXT_MODELS,
             (_CODE,),
             {},
-            choices="The paper's figure is a drawing; ours is its first step, measured.",
+            choices="The paper's figure is a drawing. Ours shows measurements of its first step.",
         ),
         Experiment(
             "figure-2",
@@ -163,8 +166,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE, _PILE, Pair("python", "non_python"), Pair("non_python", "python")),
             _MLP_AND_RANDOM,
             ("tradeoff",),
-            choices="The released scripts keep `code` where Python goes, a tenth of which is Python; here it is left "
-            "out. A random control is added.",
+            choices="The released scripts forget Python and retain `code`, a tenth of which is Python. Here the retained "
+            "code contains no Python. We add random pruning as a control.",
         ),
         Experiment(
             "figure-3",
@@ -175,7 +178,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE, _PILE),
             _MLP_AND_RANDOM,
             ("perplexity",),
-            choices="The runs are those of figure-2, and are not run twice.",
+            choices="The runs are the same as in figure-2.",
         ),
         Experiment(
             "figure-4",
@@ -187,7 +190,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE,),
             _METRICS,
             ("selectivity",),
-            choices="Three seeds of the random control.",
+            choices="Random pruning is repeated with three seeds.",
         ),
         Experiment(
             "figure-5",
@@ -197,8 +200,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("facebook/opt-125m",),
             (_CODE,),
             {},
-            choices="A neuron counts as specialised when its mean |z| on one corpus is more than twice that on the "
-            "other; how often that happens between two samples of the same corpus is the control.",
+            choices="A neuron counts as specialised if its mean |z| on one corpus is more than twice its mean |z| on the "
+            "other. The control is how often this happens between two samples of the same corpus.",
         ),
         Experiment(
             "attention-heads",
@@ -209,8 +212,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE,),
             _HEADS,
             ("tradeoff",),
-            choices="Only the definition is known, so models and steps are those of figure 4; three seeds of the "
-            "random control.",
+            choices="Only the definition is known, so models and steps are those of figure-4. Random pruning of heads is "
+            "repeated with three seeds.",
         ),
         Experiment(
             "model-size",
@@ -220,8 +223,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             _TEXT_MODELS,
             (_CODE, _PILE),
             {"abs": {"site": "mlp", "metric": "abs"}},
-            choices="The paper says it of Figure 2; here it is a number for each model, with its interval. A "
-            "larger model also has more accuracy to lose.",
+            choices="The paper makes this claim about Figure 2. Here each model has a selectivity with a confidence "
+            "interval. A larger model also has more accuracy to lose.",
         ),
         Experiment(
             "data-efficiency",
@@ -231,7 +234,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("facebook/opt-1.3b",),
             (_CODE,),
             {"abs": {"site": "mlp", "metric": "abs"}},
-            choices="Collected once, from a hundredth of the scale's tokens on; evaluated on all of them.",
+            choices="Neurons are scored once, with 1 % to 100 % of the tokens of the scale. All runs are evaluated on the "
+            "same tokens.",
         ),
         Experiment(
             "vision",
@@ -247,19 +251,19 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "toxicity",
             "Toxic comments forgotten, civil ones kept",
-            "The model's own continuations become less toxic, and WikiText perplexity hardly rises.",
+            "The continuations that the model writes become less toxic, and WikiText perplexity hardly rises.",
             "toxicity",
             ("openai-community/gpt2-large", "meta-llama/Llama-2-7b-hf"),
             (Pair("toxic", "civil"),),
             {"abs": {"site": "attn", "metric": "abs"}, "random": {"site": "attn", "metric": "random"}},
             released=(0.005, 10),
-            choices="Of Llama-2-7B the paper prunes both sites, in one step; here attention alone. The prompt is ours. "
-            "A model that hardly predicts such comments (see its top-1) has little to forget.",
+            choices="The paper prunes both sites of Llama-2-7B in one step. Here only attention neurons are pruned. The "
+            "prompt is ours. A model that hardly predicts such comments (see its top-1 accuracy) has little to forget.",
         ),
         Experiment(
             "other-methods",
             "One class of images forgotten, by selective pruning and by other methods",
-            "Selective pruning compares well with other methods of unlearning, without a gradient, in few passes.",
+            "Selective pruning compares well with other unlearning methods, without gradients and in few passes.",
             "methods",
             ("Ahmed9275/Vit-Cifar100",),
             (Pair("cifar100:rocket", "cifar100:-rocket"), Pair("cifar100:mushroom", "cifar100:-mushroom")),
@@ -267,7 +271,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             released=(0.03, 1),
             images=True,
             offline_pairs=(Pair("cifar10:ship", "cifar10:-ship"), Pair("cifar10:cat", "cifar10:-cat")),
-            choices="Each other method has its defaults; nothing was searched.",
+            choices="The other methods run with their default settings. No settings were searched.",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Where an experiment runs: a model, a scale, the corpora that it reads, and the folder of its runs."""
+"""The setting of an experiment: model, scale, corpora, and the folders in which its pruning runs are kept."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sp_lens.data.batching import MIN_FOLDS, documents_in
-from sp_lens.data.corpora import load_corpora
+from sp_lens.data.corpora import Corpora, load_corpora
 from sp_lens.data.image_registry import LOCAL
 from sp_lens.data.images import load_images, split_classes
 from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
@@ -25,8 +25,7 @@ from sp_lens.typing import Split
 
 logger = logging.getLogger(__name__)
 
-# Of documents, in the figures of neurons.
-BLOCKS = 20
+MAX_FOLDS = 20  # folds of documents for the tests and intervals of single neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +33,13 @@ class Setting:
     """One experiment on one model.
 
     Attributes:
-        experiment: which.
-        model: a bridge or a `HookedTransformer`.
-        scale: how much is read and pruned.
-        out: folder of all results.
-        offline: read what is on this machine.
-        spare_sinks: never prune the neurons of attention sinks, `ActivationStats.sinks`.
-        progress: show bars.
+        experiment: The experiment.
+        model: A bridge or a `HookedTransformer`.
+        scale: Number of tokens, images and pruning steps.
+        out: Folder of all results.
+        offline: Whether to read the text and images of this machine instead of the Hub's.
+        spare_sinks: Whether to protect the neurons of attention sinks from pruning, see `ActivationStats.sinks`.
+        progress: Whether to show progress bars.
     """
 
     experiment: Experiment
@@ -52,51 +51,63 @@ class Setting:
     progress: bool
 
     @property
-    def name(self) -> str:
-        """Of the model."""
+    def model_name(self) -> str:
+        """Name of the model."""
         return model_name(self.model)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """What is forgotten and kept, of what can be read here."""
+        """Pairs of corpora of the experiment that can be read here, as many as the scale allows."""
         pairs = (self.offline and self.experiment.offline_pairs) or self.experiment.pairs
         return pairs[: self.scale.pairs]
 
     @property
-    def steps(self) -> dict[str, Any]:
-        """The fraction of a step and how many, as `prune` takes them."""
+    def step_options(self) -> dict[str, Any]:
+        """The arguments `fraction` and `steps` of `prune`."""
         if self.scale.share == SCALES["paper"].share and self.experiment.released:
             fraction, steps = self.experiment.released
             return {"fraction": fraction, "steps": min(steps, self.scale.steps)}
         return {"fraction": self.scale.share / self.scale.steps, "steps": self.scale.steps}
 
-    def corpora(self, pair: Pair) -> dict[str, Any]:
-        """The four corpora of a pair, as `prune` names them."""
+    def corpora(self, pair: Pair) -> Corpora:
+        """Load the four corpora of a pair."""
         if not self.experiment.images:
-            return dict(load_corpora(*pair, self.model, tokens=self.scale.tokens, offline=self.offline))
-        return {
-            "forget": self.images(pair.forget, "collect"),
-            "retain": self.images(pair.retain, "collect"),
-            "eval_forget": self.images(pair.forget, "evaluate"),
-            "eval_retain": self.images(pair.retain, "evaluate"),
-        }
+            return load_corpora(*pair, self.model, tokens=self.scale.tokens, offline=self.offline)
+        return Corpora(
+            forget=self.images(pair.forget, "collect"),
+            retain=self.images(pair.retain, "collect"),
+            eval_forget=self.images(pair.forget, "evaluate"),
+            eval_retain=self.images(pair.retain, "evaluate"),
+        )
 
     def images(self, name: str, split: Split) -> Any:
-        """Images by name and classes: as many as the scale says, or all that there are."""
+        """Load images by the name of the dataset and its classes: the number of the scale, or all if there are fewer.
+
+        Args:
+            name: Name as in `Pair`, such as "cifar10:-ship".
+            split: Dataset split.
+        """
         source, classes = split_classes(name)
         options: dict[str, Any] = {**classes, "split": split, "offline": self.offline}
         if source not in LOCAL and not self.offline:
             return load_images(source, self.model, **options, images=self.scale.images)
-        there = len(load_images(source, self.model, **options))
-        return load_images(source, self.model, **options, images=min(there, self.scale.images))
+        available = len(load_images(source, self.model, **options))
+        return load_images(source, self.model, **options, images=min(available, self.scale.images))
 
     def run(self, pair: Pair, label: str, corpora: Mapping[str, Any], **options: Any) -> PruneRun:
-        """A pruning run, which is resumed or read where it has been done, by this or another experiment."""
-        options |= self.protected(pair, corpora)
+        """Prune, or resume or load the same run if this or another experiment has begun or finished it.
+
+        Args:
+            pair: Pair of corpora, for the name of the folder.
+            label: Label of the variant, for the name of the folder.
+            corpora: The four corpora.
+            **options: Further arguments of `prune`.
+        """
+        options |= self.step_options | self.protected(pair, corpora)
         return prune(self.model, **corpora, out=self._run_folder(pair, label), progress=self.progress, **options)
 
     def protected(self, pair: Pair, corpora: Mapping[str, Any]) -> dict[str, NeuronMask]:
-        """The sinks on what is retained, as `prune` takes them, found once; nothing where they are not spared."""
+        """Return the argument `protect` of `prune`: the attention sinks on the retain corpus, if they are spared."""
         if not self.spare_sinks:
             return {}
         file = self._run_folder(pair, "sinks") / "mask.safetensors"
@@ -104,38 +115,42 @@ class Setting:
             collect(self.model, corpora["retain"], progress=self.progress).sinks().save(file)
         return {"protect": NeuronMask.load(file)}
 
-    def hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
-        """By document, what the model has right at the run's best step and before it."""
+    def document_hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
+        """Count the right predictions in each held-out document before pruning and at the best step of the run."""
         file = self._run_folder(pair, label) / "documents.safetensors"
-        if file.exists() and "forget_nats_after" in (hits := DocumentHits.load(file)).tensors:  # older ones have none
-            return hits
+        if file.exists() and "forget_nats_after" in (hits := DocumentHits.load(file)).tensors:
+            return hits  # files of earlier versions do not contain losses
         pruned = ablate(self.model, run.mask_at(run.best_step))
         hits = document_hits(self.model, corpora, pruned, progress=self.progress)
         hits.save(file)
         return hits
 
     def folds(self, *corpora: Any) -> int | None:
-        """Into how many folds documents are dealt, of each corpus as many; None where they are too few."""
+        """Return the number of folds into which the documents of each corpus are divided, None if they are too few."""
         fewest = min(len(documents_in(self.model, corpus)) for corpus in corpora)
-        return min(BLOCKS, fewest) if fewest >= MIN_FOLDS else None
+        return min(MAX_FOLDS, fewest) if fewest >= MIN_FOLDS else None
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
-        read = self.scale.images if self.experiment.images else self.scale.tokens
-        steps = f"{self.steps['steps']}-steps-of-{100 * self.steps['fraction']:.3g}-percent"
-        what = f"{self.scale.name}-{read}-{steps}" + "-sinks-spared" * self.spare_sinks + "-offline" * self.offline
-        return self.out / "runs" / self.name / what / plain(f"{pair.forget}-{pair.retain}") / plain(label)
+        size = self.scale.images if self.experiment.images else self.scale.tokens
+        steps = f"{self.step_options['steps']}-steps-of-{100 * self.step_options['fraction']:.3g}-percent"
+        scale = f"{self.scale.name}-{size}-{steps}" + "-sinks-spared" * self.spare_sinks + "-offline" * self.offline
+        folder = self.out / "runs" / self.model_name / scale
+        return folder / path_component(f"{pair.forget}-{pair.retain}") / path_component(label)
 
     def passes(self, options: Mapping[str, Any]) -> Counter[str]:
-        """How often a run with these options reads each of its corpora, evaluation by document included."""
+        """Count how often a run with these options reads each corpus, including the evaluation by document."""
         collecting = {key: options[key] for key in ("metric", "recollect") if key in options}
-        return passes_of(self.steps["steps"], **collecting) + Counter(eval_forget=2, eval_retain=2)
+        return passes_of(self.step_options["steps"], **collecting) + Counter(eval_forget=2, eval_retain=2)
 
-    def tell_time(self, corpora: Mapping[str, Any], passes: Iterable[Counter[str]]) -> None:
-        """Log what so many passes over the four corpora, of one run and the next, will take together."""
-        told = estimate_passes(self.model, corpora, sum(passes, Counter()))
-        logger.info("%s on %s: %s; what is done already is not done again", self.experiment.name, self.name, told)
+    def log_time(self, corpora: Mapping[str, Any], passes: Iterable[Counter[str]]) -> None:
+        """Log an estimate of the time that the given passes over the four corpora take in total."""
+        estimate = estimate_passes(self.model, corpora, sum(passes, Counter()))
+        logger.info(
+            "%s on %s: %s; runs that were done before are not repeated",
+            self.experiment.name, self.model_name, estimate,
+        )  # fmt: skip
 
 
-def plain(name: str) -> str:
-    """A name as part of a path."""
+def path_component(name: str) -> str:
+    """Replace the characters of a name that may not occur in the name of a file."""
     return re.sub(r"[^\w.+-]+", "-", name)
