@@ -1,8 +1,6 @@
-"""What scores a text for toxicity: a classifier of Hugging Face's, or one that is trained here on labelled tweets."""
+"""Classifiers that score texts for toxicity: a Hugging Face model, or one that is trained here on labelled tweets."""
 
-import html
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,49 +8,49 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sp_lens.data.local_tables import table
-from sp_lens.data.offline import read_offline, split_of
+from sp_lens.data.local_tables import clean_tweet, table
+from sp_lens.data.offline import read_offline, split_of_tweet
 from sp_lens.errors import SpLensError
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-# From this score on a text is called toxic.
-THRESHOLD = 0.5
+THRESHOLD = 0.5  # texts with this score or more are called toxic
 _BATCH = 16
-_PASSAGES = 1000
+_NOVEL_PASSAGES = 1000
+_PASSAGE_LENGTH = 200  # characters
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """Anything that scores texts."""
+    """An object that scores texts for toxicity."""
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What it is, as plain values; its held-out `accuracy` among them where that is known."""
+        """Description of the classifier as plain values, with its held-out `accuracy` if that is known."""
         ...
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """How toxic each text is, 0 to 1."""
+        """Return the toxicity of each text, from 0 to 1."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class TweetClassifier:
-    """TF-IDF of words and logistic regression, trained on labelled tweets, with what it scored on others.
+    """TF-IDF of words with logistic regression, trained on labelled tweets, and its results on other texts.
 
-    It knows the coarse words of tweets, and little more: of civil comments that people have called toxic it finds the
-    minority that `civil_recall` says. A text without any word that it knows has a score of about 0.3.
+    It recognises the coarse words of tweets and little more: `civil_recall` is the minority of toxic civil comments
+    that it finds. A text without any word of its vocabulary has a score of about 0.3.
 
     Attributes:
-        accuracy: on held-out tweets.
-        balanced_accuracy: the mean of the recalls of toxic and of other held-out tweets: five in six are toxic, so
-            calling all toxic has an accuracy of 0.83, and a balanced one of 0.5.
-        auc: area under the ROC curve on held-out tweets.
-        held_out: how many those are.
-        civil_recall: share of toxic civil comments that it calls toxic; another domain.
-        novel_alarms: share of passages of novels, of 200 characters, that it calls toxic: what that recall costs.
-        pipeline: of scikit-learn.
+        accuracy: Accuracy on held-out tweets.
+        balanced_accuracy: Mean of the recalls of toxic and of other held-out tweets. Five in six tweets are toxic, so
+            calling all of them toxic has an accuracy of 0.83 and a balanced accuracy of 0.5.
+        auc: Area under the ROC curve on held-out tweets.
+        held_out: Number of held-out tweets.
+        civil_recall: Share of toxic civil comments, which are not tweets, that it calls toxic.
+        novel_alarms: Share of passages of novels, 200 characters each, that it calls toxic: its false alarms.
+        pipeline: The scikit-learn pipeline.
     """
 
     accuracy: float
@@ -65,28 +63,31 @@ class TweetClassifier:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What it is and what it scored."""
+        """Description of the classifier with its measured accuracies."""
         numbers = {name: value for name, value in vars(self).items() if name != "pipeline"}
         return {"classifier": "TF-IDF and logistic regression on tweets", "label": "hate or offensive", **numbers}
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """How toxic each text is, 0 to 1; the classes count the same, though five in six tweets are toxic."""
+        """Return the toxicity of each text, from 0 to 1, for classes of equal weight."""
         return self.pipeline.predict_proba(list(texts))[:, 1].tolist()
 
 
 def tweet_classifier() -> TweetClassifier:
-    """Train a classifier of toxic text on the labelled tweets in the folder `SP_LENS_DATA`, in seconds, offline.
+    """Train a classifier of toxic text on the labelled tweets in the folder `SP_LENS_DATA`, offline, in seconds.
 
-    Toxic is a tweet labelled hate or offensive (Davidson et al. 2017, "Automated Hate Speech Detection and the Problem
-    of Offensive Language"); the two classes weigh the same. A tweet belongs to training (60 %) or to the held-out part
-    (20 %) by a hash of its cleaned text, so copies and retweets of one are on one side; by the other 20 % it
-    was chosen to leave out the most common English words: "you" and "she" are in many a rude tweet, and in novels. The
-    other settings are scikit-learn's. Nothing is drawn: the result is always the same.
+    A tweet is toxic if it is labelled hate or offensive (Davidson et al. 2017, "Automated Hate Speech Detection and the
+    Problem of Offensive Language"). The two classes have equal weight. Training and evaluation use the dataset splits
+    of the offline corpora `toxic` and `civil`: it is trained on the tweets of the split "train" (60 %) and measured on
+    those of "evaluate" (20 %), so no tweet that a model is collected or evaluated on is in its training data. All
+    copies and retweets of a tweet are in one split. Common English words are left out, because "you" and "she" are in
+    many rude tweets and in novels. That was decided on the remaining 20 %. All other settings are the defaults of
+    scikit-learn. Nothing is random: the result is always the same.
 
-    Of a text, HTML entities are read ("&amp;"), user names, links and the word RT taken out, and case is dropped.
+    Texts are cleaned (`clean_tweet`: HTML entities are decoded; user names, links and the retweet mark are removed) and
+    converted to lower case.
 
     Raises:
-        SpLensError: without scikit-learn, or where the folder has no tweets, comments or novels.
+        SpLensError: If scikit-learn is not installed, or if the folder lacks the tweets, the comments or the novels.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -94,69 +95,73 @@ def tweet_classifier() -> TweetClassifier:
         from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
         from sklearn.pipeline import make_pipeline
     except ImportError as error:
-        raise SpLensError(f"this needs scikit-learn: pip install 'sp-lens[toxicity]' ({error}).") from error
+        raise SpLensError(
+            f"tweet_classifier() needs scikit-learn: pip install 'sp-lens[toxicity]' ({error})."
+        ) from error
     tweets, comments = table("tweets-offensive.parquet"), table("civil-comments-toxic.parquet")
-    novels = [passage.text[:200] for passage in itertools.islice(read_offline("novels", "evaluate"), _PASSAGES)]
+    documents = itertools.islice(read_offline("novels", "evaluate"), _NOVEL_PASSAGES)
+    passages = [document.text[:_PASSAGE_LENGTH] for document in documents]
     texts, toxic = tweets["text"], (tweets["label"] != "neither").to_numpy()
-    split = np.array([split_of(f"tweets/{cleaned(text)}") for text in texts])
+    split = np.array([split_of_tweet(text) for text in texts])
     train, held_out = split == "train", split == "evaluate"
     pipeline = make_pipeline(
-        TfidfVectorizer(preprocessor=cleaned, stop_words="english"),
+        TfidfVectorizer(preprocessor=_cleaned, stop_words="english"),
         LogisticRegression(class_weight="balanced", max_iter=1000),
     ).fit(texts[train], toxic[train])
 
     def scores(texts: Any) -> np.ndarray:
         return pipeline.predict_proba(texts)[:, 1]
 
-    found = scores(texts[held_out])
+    held_out_scores = scores(texts[held_out])
     return TweetClassifier(
-        accuracy=float(accuracy_score(toxic[held_out], found >= THRESHOLD)),
-        balanced_accuracy=float(balanced_accuracy_score(toxic[held_out], found >= THRESHOLD)),
-        auc=float(roc_auc_score(toxic[held_out], found)),
+        accuracy=float(accuracy_score(toxic[held_out], held_out_scores >= THRESHOLD)),
+        balanced_accuracy=float(balanced_accuracy_score(toxic[held_out], held_out_scores >= THRESHOLD)),
+        auc=float(roc_auc_score(toxic[held_out], held_out_scores)),
         held_out=int(held_out.sum()),
         civil_recall=float((scores(comments["text"]) >= THRESHOLD).mean()),
-        novel_alarms=float((scores(novels) >= THRESHOLD).mean()),
+        novel_alarms=float((scores(passages) >= THRESHOLD).mean()),
         pipeline=pipeline,
     )
 
 
-def cleaned(text: str) -> str:
-    """A text as the classifier of tweets reads it.
-
-    Example:
-        >>> cleaned("RT @someone: Salt &amp; pepper https://t.co/x")
-        ': salt & pepper'
-    """
-    return " ".join(re.sub(r"https?://\S+|@\w+|\bRT\b", " ", html.unescape(text)).lower().split())
+def _cleaned(text: str) -> str:
+    return clean_tweet(text).lower()
 
 
-def classifier_of(classifier: Any, label: str) -> Classifier:
-    """The classifier that a name, a folder, a pipeline, or a classifier names.
+def as_classifier(classifier: Any, label: str) -> Classifier:
+    """Return a classifier unchanged, or make one from the name or folder of a model, or from a pipeline.
+
+    Args:
+        classifier: See `toxicity`.
+        label: Label that means toxic.
 
     Raises:
-        SpLensError: for a model that can't be loaded or has no trained classes, a label that is none of its classes,
-            and for anything else.
+        SpLensError: If the model cannot be loaded, is not a trained text classifier, or does not have the label, or if
+            `classifier` is of another type.
     """
     if hasattr(classifier, "scores") and hasattr(classifier, "about"):
         return classifier
     import transformers
 
     if isinstance(classifier, str | Path):
-        classifier = _pipeline(str(classifier))
+        classifier = _load_pipeline(str(classifier))
     if not isinstance(classifier, transformers.TextClassificationPipeline):
         raise SpLensError(
-            "a classifier is the name or folder of a Hugging Face model that classifies texts, a pipeline("
-            f'"text-classification"), or tweet_classifier(); got {type(classifier).__name__}.'
+            "classifier must be the name or folder of a Hugging Face text classifier, a "
+            'pipeline("text-classification"), or tweet_classifier(); '
+            f"got {type(classifier).__name__}."
         )
     labels = list((classifier.model.config.id2label or {}).values())
     if label not in labels:
-        raise SpLensError(f"label={label!r} is no class of the classifier: it has {', '.join(map(repr, labels))}.")
-    return _Pipeline(classifier, label)
+        raise SpLensError(
+            f"label={label!r} is not a label of the classifier: expected one of {', '.join(map(repr, labels))}."
+        )
+    return _PipelineClassifier(classifier, label)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pipeline:
-    """A text-classification pipeline of transformers: the score of one of its labels."""
+class _PipelineClassifier:
+    """One label of a text-classification pipeline of transformers."""
 
     pipeline: Any
     label: str
@@ -166,38 +171,44 @@ class _Pipeline:
         return {"classifier": self.pipeline.model.config.name_or_path, "label": self.label}
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        # All classes of each text, cut to what the classifier reads.
-        results = self.pipeline(list(texts), top_k=None, truncation=True, max_length=self._longest(), batch_size=_BATCH)
-        scores = [next(one["score"] for one in result if one["label"] == self.label) for result in results]
-        if stranger := next((score for score in scores if not 0 <= score <= 1), None):
-            raise SpLensError(
-                f"the classifier scores a text {stranger:.3g}, which is no probability: build the pipeline with "
-                'function_to_apply="sigmoid" or "softmax".'
-            )
+        """Return the probability of the label for each text, truncated to what the model reads."""
+        results = self.pipeline(
+            list(texts), top_k=None, truncation=True, max_length=self._max_length(), batch_size=_BATCH
+        )
+        scores = [next(item["score"] for item in result if item["label"] == self.label) for result in results]
+        for score in scores:
+            if not 0 <= score <= 1:
+                raise SpLensError(
+                    f"The classifier returned the score {score:.3g}, which is not a probability: build the pipeline "
+                    'with function_to_apply="sigmoid" or "softmax".'
+                )
         return scores
 
-    def _longest(self) -> int:
-        """How many tokens it reads: a RoBERTa two fewer than it has positions, and not every tokenizer knows."""
+    def _max_length(self) -> int:
+        """Return the number of tokens that the model reads.
+
+        RoBERTa reads two fewer than it has positions, and not every tokenizer knows the number.
+        """
         positions = getattr(self.pipeline.model.config, "max_position_embeddings", None) or 514
         return min(self.pipeline.tokenizer.model_max_length, positions - 2)
 
 
-def _pipeline(name: str) -> Any:
+def _load_pipeline(name: str) -> Any:
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-        kind = (config.architectures or ["nothing"])[0]
-        if not kind.endswith("ForSequenceClassification"):  # transformers would put a random head on it
+        architecture = (config.architectures or ["no architecture"])[0]
+        if not architecture.endswith("ForSequenceClassification"):  # transformers would add a randomly initialised head
             raise SpLensError(
-                f"{name!r} holds a {kind}, and a classifier of texts was expected (ForSequenceClassification)."
+                f"{name!r} holds {architecture}: expected a text classifier (...ForSequenceClassification)."
             )
         return transformers.pipeline("text-classification", model=name, trust_remote_code=False)
     except SpLensError:
         raise
-    except Exception as error:  # nothing there, of an unknown kind, or damaged: each library has errors of its own
+    except Exception as error:  # missing, damaged or unknown models raise errors of several libraries
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise SpLensError(
-            f"cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face model that "
-            f"classifies texts while the Hub can be reached; tweet_classifier() needs neither. {reason}"
+            f"Cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face text "
+            f"classifier while the Hub can be reached; tweet_classifier() works without the Hub. {reason}"
         ) from error

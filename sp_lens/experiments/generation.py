@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
+from transformer_lens import TransformerLensKeyValueCache
 
 from sp_lens.data.tokenization import frame_of, tokenizer_of
 from sp_lens.errors import SpLensError
@@ -105,9 +106,8 @@ def _next_logits(
 ) -> tuple[Float[torch.Tensor, "row d_vocab"], Any]:
     """Return the logits of the next token, and the cache of keys and values that now covers the whole text.
 
-    A bridge is called through the transformers model inside it, which runs the same hooks. The forward method of the
-    bridge took eight times as long on the bundled model (TransformerLens 4.3), and with a cache it returned different
-    logits for GPT-2, Llama and Gemma in TransformerLens 3.9.
+    A bridge is called through the transformers model inside it, which runs the same hooks. With a cache, the forward
+    method of the bridge of TransformerLens 3.9 returned different logits for GPT-2, Llama, Gemma and other models.
 
     Args:
         model: A bridge or a `HookedTransformer`.
@@ -121,11 +121,8 @@ def _next_logits(
             input_ids=new, attention_mask=torch.ones_like(text), past_key_values=cache, use_cache=True
         )
         return output.logits[:, -1], getattr(output, "past_key_values", None)
-    import transformer_lens
-
-    if cache is None:  # looked up by name because TransformerLens 4 has neither this class nor HookedTransformer
-        cache_class = getattr(transformer_lens, "TransformerLensKeyValueCache")  # noqa: B009
-        cache = cache_class.init_cache(model.cfg, text.device, len(text))
+    if cache is None:
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, text.device, len(text))
     logits = model(new, attention_mask=torch.ones_like(new), past_kv_cache=cache, return_type="logits")
     return logits[:, -1], cache
 

@@ -166,8 +166,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE, _PILE, Pair("python", "non_python"), Pair("non_python", "python")),
             _MLP_AND_RANDOM,
             ("tradeoff",),
-            choices="The released scripts forget Python and retain `code`, a tenth of which is Python. Here the retained "
-            "code contains no Python. We add random pruning as a control.",
+            choices="The released scripts forget Python and retain `code`, a tenth of which is Python. Here the "
+            "retained code contains no Python. We add random pruning as a control.",
         ),
         Experiment(
             "figure-3",
@@ -200,8 +200,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("facebook/opt-125m",),
             (_CODE,),
             {},
-            choices="A neuron counts as specialised if its mean |z| on one corpus is more than twice its mean |z| on the "
-            "other. The control is how often this happens between two samples of the same corpus.",
+            choices="A neuron counts as specialised if its mean |z| on one corpus is more than twice its mean |z| on "
+            "the other. The control is how often this happens between two samples of the same corpus.",
         ),
         Experiment(
             "attention-heads",
@@ -212,8 +212,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             (_CODE,),
             _HEADS,
             ("tradeoff",),
-            choices="Only the definition is known, so models and steps are those of figure-4. Random pruning of heads is "
-            "repeated with three seeds.",
+            choices="Only the definition is known, so models and steps are those of figure-4. Random pruning of heads "
+            "is repeated with three seeds.",
         ),
         Experiment(
             "model-size",
@@ -234,8 +234,8 @@ EXPERIMENTS: dict[str, Experiment] = {
             ("facebook/opt-1.3b",),
             (_CODE,),
             {"abs": {"site": "mlp", "metric": "abs"}},
-            choices="Neurons are scored once, with 1 % to 100 % of the tokens of the scale. All runs are evaluated on the "
-            "same tokens.",
+            choices="Neurons are scored once, with 1 % to 100 % of the tokens of the scale. All runs are evaluated on "
+            "the same tokens.",
         ),
         Experiment(
             "vision",
@@ -257,8 +257,9 @@ EXPERIMENTS: dict[str, Experiment] = {
             (Pair("toxic", "civil"),),
             {"abs": {"site": "attn", "metric": "abs"}, "random": {"site": "attn", "metric": "random"}},
             released=(0.005, 10),
-            choices="The paper prunes both sites of Llama-2-7B in one step. Here only attention neurons are pruned. The "
-            "prompt is ours. A model that hardly predicts such comments (see its top-1 accuracy) has little to forget.",
+            choices="The paper prunes both sites of Llama-2-7B in one step. Here only attention neurons are pruned. "
+            "The prompt is ours. A model that hardly predicts such comments (see its top-1 accuracy) has "
+            "little to forget.",
         ),
         Experiment(
             "other-methods",

@@ -116,16 +116,20 @@ def _run(experiment: Experiment, models: Sequence[Any], settings: Any, image_for
         names.append(setting.model_name)
         sizes.append(parameters_of(model))
         if experiment.kind != "sizes":
-            results.append(_save(setting, outcomes[-1], names[-1], sizes[-1], started, image_format))
+            results.append(
+                _save(setting, outcomes[-1], names[-1], sizes[-1], started=started, image_format=image_format)
+            )
             started = time.monotonic()
     if experiment.kind == "sizes" and setting:
         together = compare_sizes(outcomes)
-        results.append(_save(setting, together, " + ".join(names), max(sizes), started, image_format))
+        results.append(
+            _save(setting, together, " + ".join(names), max(sizes), started=started, image_format=image_format)
+        )
     return results
 
 
 def _save(
-    setting: Setting, outcome: Outcome, model: str, parameters: int, started: float, image_format: str
+    setting: Setting, outcome: Outcome, model: str, parameters: int, *, started: float, image_format: str
 ) -> Reproduction:
     """Write the figures and their data, and last the result that names them."""
     folder = setting.out / setting.experiment.name / (model if model == setting.model_name else "models")

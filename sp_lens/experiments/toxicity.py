@@ -10,7 +10,7 @@ import pandas as pd
 
 from sp_lens.errors import SpLensError, check_shares
 from sp_lens.evaluation.bootstrap import bootstrap_mean
-from sp_lens.experiments.classifiers import THRESHOLD, classifier_of
+from sp_lens.experiments.classifiers import THRESHOLD, as_classifier
 from sp_lens.experiments.generation import prompt_tokens, sample_continuations
 from sp_lens.models.hooks import model_name
 from sp_lens.storage.schema import mapping_with
@@ -155,7 +155,7 @@ def toxicity(
             context, if the classifier cannot be loaded or does not have the label, or if the logits are NaN.
     """
     prompt_tokens(model, prompt, tokens=tokens)
-    scorer = classifier_of(classifier, label)
+    scorer = as_classifier(classifier, label)
     scorer.scores([prompt])  # raises its errors before the long work
     sampling = {"continuations": continuations, "tokens": tokens, "temperature": temperature, "seed": seed}
     texts = sample_continuations(model, prompt, **sampling, batch=batch, progress=progress)

@@ -1,7 +1,6 @@
 """The command line: each command on the bundled model, exit codes, error messages and help."""
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -108,26 +107,3 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert f"example: sp-lens {command}" in " ".join(text.split())
-
-
-def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo writes its files, and leaves a folder with other files unchanged."""
-    out = tmp_path / "demo"
-    assert main(["demo", "--out", str(out)]) == 0
-    assert "forgotten: code" in capsys.readouterr().out
-    names = {path.name for path in out.iterdir()}
-    files = {"tradeoff.html", "density.html", "report.html", "history.csv", "mask.safetensors", "summary.txt"}
-    assert files | {"pruned-model"} <= names
-    report = (out / "report.html").read_text("utf-8")
-    assert report.count("<td>1 of 3,072 MLP neurons</td>") == 1
-    assert len(re.findall(r"<h3 [^>]*>Neuron \d+ of layer", report)) == 4
-    history = pd.read_csv(out / "history.csv")
-    assert len(history) == 9
-    best = history.loc[(history["forget_drop"] - history["retain_drop"]).idxmax()]
-    assert best["forget_drop"] > 3 * best["retain_drop"]
-    transformers.AutoModelForCausalLM.from_pretrained(out / "pruned-model")
-    other = tmp_path / "mine"
-    other.mkdir()
-    (other / "thesis.txt").write_text("years of work")
-    assert main(["demo", "--out", str(other)]) == 2
-    assert (other / "thesis.txt").exists()

@@ -1,4 +1,4 @@
-"""The bundled models on real text and images: they have learned, and pruning is selective."""
+"""The bundled models predict held-out text and images, and pruning them is selective."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.model
 @pytest.mark.parametrize(
     ("name", "loss", "top1"), [("python", 3.6, 0.30), ("non_python", 3.2, 0.38), ("prose", 4.4, 0.25)]
 )
-def test_it_has_learned(demo: Any, name: str, loss: float, top1: float) -> None:
-    """Far better than the bigrams in its card, on documents that it was not trained on."""
+def test_the_causal_model_has_learned(demo: Any, name: str, loss: float, top1: float) -> None:
+    """It is far better than the bigrams in its model card on documents that it was not trained on."""
     result = sp.evaluate(
         demo, sp.load_corpus(name, demo, tokens=20_000, split="evaluate", offline=True), progress=False
     )
@@ -31,7 +31,7 @@ def test_it_has_learned(demo: Any, name: str, loss: float, top1: float) -> None:
 def masked() -> Any:
     """The bundled RoBERTa."""
     if HERE < (4, 3):
-        pytest.skip("TransformerLens has a bridge for RoBERTa since 4.3")
+        pytest.skip("the bridge for RoBERTa needs TransformerLens 4.3")
     return sp.load_model("demo-masked", device="cpu")
 
 
@@ -39,12 +39,12 @@ def masked() -> Any:
 def vision() -> Any:
     """The bundled ViT."""
     if "SP_LENS_DATA" not in os.environ:
-        pytest.skip("CIFAR-10 lies in the folder that SP_LENS_DATA names")
+        pytest.skip("reads CIFAR-10 from the folder that SP_LENS_DATA names")
     return sp.load_model("demo-vision", device="cpu")
 
 
 def relative_drops(run: sp.PruneRun) -> tuple[float, float]:
-    """What the last step has cost the forget and the retain corpus, as a share of the accuracy there was."""
+    """Return the drops in forget and retain accuracy after the last step, as shares of the initial accuracies."""
     first, last = run.history.iloc[0], run.history.iloc[-1]
     return last["forget_drop"] / first["forget_top1"], last["retain_drop"] / first["retain_top1"]
 
@@ -67,10 +67,10 @@ def test_pruning_is_selective_and_random_pruning_is_not(demo: Any, forget: str, 
 @pytest.mark.parametrize(
     ("name", "loss", "top1"), [("python", 2.6, 0.5), ("non_python", 2.4, 0.54), ("prose", 3.1, 0.42)]
 )
-def test_the_masked_one_has_learned(masked: Any, name: str, loss: float, top1: float) -> None:
+def test_the_masked_language_model_has_learned(masked: Any, name: str, loss: float, top1: float) -> None:
     text = sp.load_corpus(name, masked, tokens=20_000, split="evaluate", offline=True)
     result = sp.evaluate(masked, text, progress=False)
-    assert result.tokens == pytest.approx(3_000, rel=0.05)  # 15 % are asked for
+    assert result.tokens == pytest.approx(3_000, rel=0.05)  # 15 % of the tokens are predicted
     assert result.loss < loss
     assert result.top1 > top1
 
@@ -86,11 +86,11 @@ def test_a_masked_language_model_forgets_code_and_keeps_prose(masked: Any) -> No
     assert random_forgotten < 1.5 * random_kept
 
 
-def test_a_masked_language_model_from_the_command_line(masked: Any, tmp_path: Path) -> None:
-    """Pruned, drawn and exported; plain transformers then fills a mask as the ablated model does."""
-    run, asked = tmp_path / "run", ["--tokens", "1000", "--offline"]
+def test_a_masked_language_model_is_pruned_and_exported_by_the_command_line(masked: Any, tmp_path: Path) -> None:
+    """After pruning, plotting and exporting, plain transformers gives the logits of the ablated model."""
+    run, text = tmp_path / "run", ["--tokens", "1000", "--offline"]
     sides = ["--forget", "code", "--retain", "prose", "--fraction", "0.1", "--steps", "1", "--out", str(run)]
-    assert main(["prune", "--model", "demo-masked", *asked, *sides]) == 0
+    assert main(["prune", "--model", "demo-masked", *text, *sides]) == 0
     assert main(["plot", "tradeoff", str(run), "--out", str(tmp_path / "tradeoff.html")]) == 0
     mask = run / "mask.safetensors"
     assert main(["export", "--model", "demo-masked", "--mask", str(mask), "--out", str(tmp_path / "pruned")]) == 0
@@ -117,7 +117,7 @@ def test_a_classifier_forgets_cats_and_keeps_the_other_classes(vision: Any, site
         steps=2,
         progress=False,
     )
-    assert run.history["retain_top1"][0] > 0.5  # of ten classes
+    assert run.history["retain_top1"][0] > 0.5  # there are ten classes
     forgotten, kept = relative_drops(run)
     assert forgotten > 0.5
     assert kept < 0.12
@@ -125,7 +125,7 @@ def test_a_classifier_forgets_cats_and_keeps_the_other_classes(vision: Any, site
 
 @pytest.mark.parametrize("name", ["amnesiac", "bad_teacher"])
 def test_a_classifier_forgets_ships_by_other_methods(vision: Any, name: str) -> None:
-    """With the learning rate of the defaults, in eight updates of 31 images."""
+    """Eight updates of 31 images with the default learning rate are enough."""
 
     def read(split: Any, images: int, **which: Any) -> Any:
         return sp.load_images("cifar10", vision, images=images, split=split, **which)
@@ -146,7 +146,7 @@ def test_a_classifier_forgets_ships_by_other_methods(vision: Any, name: str) -> 
     assert drops["retain_drop"] < 0.1
 
 
-def test_ablation_effect_of_heads_agrees_with_evaluating(demo: Any) -> None:
+def test_the_ablation_effect_of_a_head_is_its_rise_in_loss(demo: Any) -> None:
     held_out = sp.load_corpus("code", demo, tokens=1_000, split="evaluate", offline=True)
     effects = sp.ablation_effect(demo, held_out, progress=False)
     layer, head = divmod(int(effects.stack().argmax()), 6)

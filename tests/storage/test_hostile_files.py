@@ -25,7 +25,7 @@ from sp_lens.errors import DamagedFile
 from sp_lens.experiments.registry import EXPERIMENTS
 from sp_lens.experiments.result import Reproduction
 from sp_lens.experiments.results_page import write_page
-from sp_lens.experiments.setting import plain
+from sp_lens.experiments.setting import path_component
 from sp_lens.models.loading import weights_fingerprint
 from sp_lens.storage.schema import Int64, mapping_with, validate
 from sp_lens.storage.serialization import read_json, write_bytes
@@ -234,8 +234,8 @@ def test_writing_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
 
 
 @given(st.text())
-def test_plain_names_contain_no_path_separator(name: str) -> None:
-    assert not {"/", "\\", "\x00", "\n"} & set(plain(name))
+def test_path_components_contain_no_path_separator(name: str) -> None:
+    assert not {"/", "\\", "\x00", "\n"} & set(path_component(name))
 
 
 def test_weights_that_the_model_does_not_have_are_rejected(demo: Any) -> None:
