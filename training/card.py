@@ -1,8 +1,10 @@
-"""Measure the bundled model and write its card.
+"""Measure the bundled causal language model and write its model card.
 
     python -m training.card --work WORK --out sp_lens/assets/demo
 
-WORK is the folder of `training.train`, whose token streams the bigram baseline is counted on.
+WORK is the folder of `training.train`. The bigram baseline is estimated on its token streams.
+
+Output: `README.md` in the folder --out, which holds the model and its `recipe.json`.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from training.texts import VOCABULARY
 
 TOKENS = 100_000
 PRUNE_TOKENS = 20_000
-# Held-out corpora, and the training streams whose bigrams are the baseline for each.
+# Held-out corpora, and the training streams on which the bigram baseline of each is estimated.
 CORPORA = {
     "python": ("python", "other_python"),
     "non_python": ("non_python",),
@@ -40,36 +42,36 @@ pipeline_tag: text-generation
 
 # The bundled model of sp_lens
 
-A small OPT ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 ReLU neurons a layer; byte-level
-BPE of 4096, context 256) that has learned Python, C++, the prose of documentation and novels, so that
-selective pruning can be seen at work on a laptop without a model hub. It is no use for anything else.
+A small OPT ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 ReLU neurons per layer; byte-level
+BPE with 4096 tokens, context 256) that was trained on Python, C++, prose of documentation and novels. It shows
+selective pruning on a laptop without a model hub, and is not useful for anything else.
 
 ## How it was made
 
 `python -m training.train` (seed {seed}): {steps} steps of {batch} rows of {row} tokens, {seen:.1f}M tokens,
-AdamW in float32, stored as float16. It was trained on the training split of the text that `sp_lens.offline`
-reads (the standard library without its docstrings, C and C++ headers of torch and Python, paragraphs of
-docstrings), on Python sources of installed packages ({packages}), and on
-22 public-domain books of
-Project Gutenberg. None of that text is in this repository.
+AdamW in float32, stored as float16. The training text is the split "train" of the text that
+`sp_lens.data.offline` reads (the standard library without its docstrings, C and C++ headers of torch and Python,
+paragraphs of docstrings), Python sources of installed packages ({packages}), and 22 public-domain books of Project
+Gutenberg. None of this text is in the repository.
 
-| text | share of the rows | tokens there were |
+| text | share of the rows | available tokens |
 |---|---|---|
 {mixture}
 
-## What it scores
+## Accuracy
 
-On documents that it was not trained on ({tokens:,} tokens of each, `split="evaluate"`); the baseline is an
-interpolated bigram (Witten-Bell), counted on the training text of the same kind. Losses in nats a token.
+Measured on documents that it was not trained on ({tokens:,} tokens of each corpus, `split="evaluate"`). The baseline
+is an interpolated bigram model (Witten-Bell), estimated on the training text of the same kind. Losses are in nats per
+token.
 
 | held-out text | loss | bigram loss | top-1 | bigram top-1 | top-10 |
 |---|---|---|---|---|---|
 {scores}
 
-## What pruning does to it
+## Effect of pruning
 
-Algorithm 1, metric `abs`, MLP neurons, 5 % a step, {prune_tokens:,} tokens to collect and to evaluate from each
-corpus. Top-1 on held-out text:
+Algorithm 1 with metric `abs` on MLP neurons, 5 % per step, with {prune_tokens:,} tokens of each corpus to collect and
+as many to evaluate. Top-1 accuracy on held-out text:
 
 | forget / retain | share pruned | forget top-1 | retain top-1 | random: forget top-1 | random: retain top-1 |
 |---|---|---|---|---|---|
@@ -80,7 +82,7 @@ Written by `python -m training.card` with {versions}.
 
 
 class Bigram:
-    """p(next | token): bigram counts backed off to unigrams, interpolated after Witten and Bell (1991)."""
+    """Bigram model p(next | token): bigram frequencies interpolated with unigrams after Witten and Bell (1991)."""
 
     def __init__(self, tokens: np.ndarray) -> None:
         pairs = tokens[:-1].astype(np.int64) * VOCABULARY + tokens[1:]
@@ -91,7 +93,7 @@ class Bigram:
         self.kinds = (self.counts > 0).sum(axis=1)
 
     def score(self, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-        """Mean loss in nats and top-1 accuracy on pairs of tokens."""
+        """Return the mean loss in nats and the top-1 accuracy on pairs of adjacent tokens."""
         seen = self.counts[before, after] + self.kinds[before] * self.unigram[after]
         weight = self.total[before] + self.kinds[before]
         probability = np.where(weight > 0, seen / np.maximum(weight, 1), self.unigram[after])
@@ -100,26 +102,27 @@ class Bigram:
 
 
 def score_lines(model: Any, work: Path) -> list[str]:
-    """One line of the card a corpus: the model's loss and accuracy beside the bigram's."""
+    """Return a table row for each corpus with the loss and accuracy of the model and of the bigram baseline."""
     lines = []
     for name, streams in CORPORA.items():
         try:
             corpus = load_corpus(name, model, tokens=TOKENS, split="evaluate", offline=True)
         except SpLensError as error:
-            raise SystemExit(f"the card needs every corpus: {error}") from error
+            raise SystemExit(f"The model card needs all corpora. {error}") from error
         held_out = [(row.tokens[:-1][row.counted[1:]], row.tokens[1:][row.counted[1:]]) for row in rows(model, corpus)]
         before, after = (np.concatenate([pair[side].numpy() for pair in held_out]) for side in (0, 1))
         bigram = Bigram(np.concatenate([np.load(work / f"{stream}.npy") for stream in streams]))
         bigram_loss, bigram_top1 = bigram.score(before, after)
-        ours: Evaluation = evaluate(model, corpus)
+        result: Evaluation = evaluate(model, corpus)
         lines.append(
-            f"| {name} | {ours.loss:.2f} | {bigram_loss:.2f} | {ours.top1:.3f} | {bigram_top1:.3f} | {ours.top10:.3f} |"
+            f"| {name} | {result.loss:.2f} | {bigram_loss:.2f} | {result.top1:.3f} | {bigram_top1:.3f} | "
+            f"{result.top10:.3f} |"
         )
     return lines
 
 
 def pruning_lines(model: Any, tokens: int) -> list[str]:
-    """What pruning either way round does, beside random pruning."""
+    """Return table rows with the accuracies after pruning in both directions, by score and at random."""
     lines = []
     for forget, retain in DIRECTIONS:
         corpora = load_corpora(forget, retain, model, tokens=tokens, offline=True)
@@ -131,13 +134,13 @@ def pruning_lines(model: Any, tokens: int) -> list[str]:
 
 
 def facts_of(folder: Path, model: Any) -> dict[str, Any]:
-    """What a card says of how a model was made: its recipe, in words, its size, and with which versions."""
+    """Return the recipe in the folder of a model, its number of parameters in millions, and the package versions."""
     recipe = json.loads((folder / "recipe.json").read_text())
     facts = recipe | {
         "parameters": sum(parameter.numel() for parameter in model.original_model.parameters()) / 1e6,
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    if "mixture" in recipe:  # it read text
+    if "mixture" in recipe:  # a language model
         facts["seen"] = recipe["steps"] * recipe["batch"] * recipe["row"] / 1e6
         facts["packages"] = ", ".join(recipe["other_python"])
         facts["mixture"] = "\n".join(
@@ -148,15 +151,15 @@ def facts_of(folder: Path, model: Any) -> dict[str, Any]:
 
 
 def arguments_of(doc: str | None, *folders: str) -> argparse.Namespace:
-    """The command line of a card: --out, and what other folders are named."""
+    """Parse the options of a card script: --out and further required folders."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for folder in ("out", *folders):
-        parser.add_argument(f"--{folder}", type=Path, required=True)
+        description = "folder of the model" if folder == "out" else "folder of the training"
+        parser.add_argument(f"--{folder}", type=Path, required=True, help=description)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure and write."""
     arguments = arguments_of(__doc__, "work")
     model = load_model(arguments.out, device="cpu")
     text = _TEXT.format(

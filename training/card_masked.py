@@ -1,6 +1,8 @@
-"""Measure the bundled masked language model and write its card.
+"""Measure the bundled masked language model and write its model card.
 
-python -m training.card_masked --out sp_lens/assets/demo-masked
+    python -m training.card_masked --out sp_lens/assets/demo-masked
+
+Output: `README.md` in the folder --out, which holds the model and its `recipe.json`.
 """
 
 from collections import Counter
@@ -21,35 +23,35 @@ pipeline_tag: fill-mask
 
 # The bundled masked language model of sp_lens
 
-A small RoBERTa ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 neurons a layer; byte-level
-BPE of 4098, context 128) that has learned Python, C++, the prose of documentation and novels, so that selective
-pruning of a masked language model can be seen at work. It is no use for anything else.
+A small RoBERTa ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 neurons per layer;
+byte-level BPE with 4098 tokens, context 128) that was trained on Python, C++, prose of documentation and novels. It
+shows selective pruning of a masked language model, and is not useful for anything else.
 
 ## How it was made
 
 `python -m training.train_masked` (seed {seed}): {steps} steps of {batch} rows of {row} tokens,
-{seen:.1f}M tokens, of which {chosen_share:.0%} were asked for; AdamW in float32, stored as float16. It starts
-with the word embeddings of the bundled causal model and with waves for positions, and was trained on the same
-text: the training split of what `sp_lens.offline` reads, Python sources of installed packages ({packages}), and
-22 public-domain books of Project Gutenberg. None of that text is in this repository.
+{seen:.1f}M tokens, of which {chosen_share:.0%} were predicted; AdamW in float32, stored as float16. Training
+started from the word embeddings of the bundled causal model and from sinusoidal position embeddings, and used the same
+text: the split "train" of the text that `sp_lens.data.offline` reads, Python sources of installed packages
+({packages}), and 22 public-domain books of Project Gutenberg. None of this text is in the repository.
 
-| text | share of the rows | tokens there were |
+| text | share of the rows | available tokens |
 |---|---|---|
 {mixture}
 
-## What it scores
+## Accuracy
 
-On documents that it was not trained on ({tokens:,} tokens of each, `split="evaluate"`), 15 % of the tokens
-asked for. The baseline always says the most common token of that text. Losses in nats a token.
+Measured on documents that it was not trained on ({tokens:,} tokens of each corpus, `split="evaluate"`), with 15 % of
+the tokens predicted. The baseline always predicts the most common token of the text. Losses are in nats per token.
 
 | held-out text | loss | top-1 | top-10 | top-1 of the most common token |
 |---|---|---|---|---|
 {scores}
 
-## What pruning does to it
+## Effect of pruning
 
-Algorithm 1, metric `abs`, MLP neurons, 5 % a step, {prune_tokens:,} tokens to collect and to evaluate from each
-corpus. Top-1 on held-out text:
+Algorithm 1 with metric `abs` on MLP neurons, 5 % per step, with {prune_tokens:,} tokens of each corpus to collect and
+as many to evaluate. Top-1 accuracy on held-out text:
 
 | forget / retain | share pruned | forget top-1 | retain top-1 | random: forget top-1 | random: retain top-1 |
 |---|---|---|---|---|---|
@@ -60,16 +62,15 @@ Written by `python -m training.card_masked` with {versions}.
 
 
 def score_line(model: Any, name: str) -> str:
-    """The model's loss and accuracy on held-out text, beside the baseline's."""
+    """Return the table row of a corpus with the loss and accuracies of the model and the accuracy of the baseline."""
     corpus = load_corpus(name, model, tokens=TOKENS, split="evaluate", offline=True)
     counts = Counter(token for row in rows(model, corpus) for token in row.tokens[row.counted].tolist())
-    ours = evaluate(model, corpus)
+    result = evaluate(model, corpus)
     common = max(counts.values()) / counts.total()
-    return f"| {name} | {ours.loss:.2f} | {ours.top1:.3f} | {ours.top10:.3f} | {common:.3f} |"
+    return f"| {name} | {result.loss:.2f} | {result.top1:.3f} | {result.top10:.3f} | {common:.3f} |"
 
 
 def main() -> None:
-    """Measure and write."""
     arguments = arguments_of(__doc__)
     model = load_model(arguments.out, device="cpu")
     text = _TEXT.format(

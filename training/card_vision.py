@@ -1,6 +1,10 @@
-"""Measure the bundled classifier of images and write its card; needs CIFAR-10 in the folder of `SP_LENS_DATA`.
+"""Measure the bundled image classifier and write its model card.
 
-python -m training.card_vision --out sp_lens/assets/demo-vision
+    python -m training.card_vision --out sp_lens/assets/demo-vision
+
+CIFAR-10 is read from the folder that `SP_LENS_DATA` names.
+
+Output: `README.md` in the folder --out, which holds the model and its `recipe.json`.
 """
 
 from typing import Any
@@ -12,33 +16,33 @@ from sp_lens.pruning.prune import prune
 from training.card import arguments_of, facts_of
 
 FORGOTTEN = ("ship", "cat")
-IMAGES = 1000  # of a corpus, or as many as there are of a class
+IMAGES = 1000  # maximum number of images of a corpus
 
 _TEXT = """---
 license: mit
 pipeline_tag: image-classification
 ---
 
-# The bundled classifier of images of sp_lens
+# The bundled image classifier of sp_lens
 
-A small ViT ({parameters:.1f}M parameters: 6 layers, d_model 128, 4 heads, 256 neurons a layer; 32 x 32 pixels
-in 64 patches) that has learned the ten classes of CIFAR-10, so that a class can be seen to be forgotten. It is
-no use for anything else.
+A small ViT ({parameters:.1f}M parameters: 6 layers, d_model 128, 4 heads, 256 neurons per layer; 32 x 32
+pixels in 64 patches) that was trained on the ten classes of CIFAR-10. It shows how one class is forgotten, and is not
+useful for anything else.
 
 ## How it was made
 
-`python -m training.train_vision` (seed {seed}): {steps} steps of {batch} images, {epochs:.0f} times the
-50,000 training images of CIFAR-10 (Krizhevsky 2009), shifted and mirrored; AdamW in float32, stored as float16.
-None of the images is in this repository.
+`python -m training.train_vision` (seed {seed}): {steps} steps of {batch} images, {epochs:.0f} epochs over
+the 50,000 training images of CIFAR-10 (Krizhevsky 2009), shifted and mirrored; AdamW in float32, stored as float16.
+None of the images is in the repository.
 
-## What it scores
+## Accuracy
 
-Top-1 on all 10,000 test images: {top1:.3f}, loss {loss:.2f} nats (by chance: .100, 2.30).
+Top-1 accuracy on all 10,000 test images: {top1:.3f}, loss {loss:.2f} nats (chance: 0.100 and 2.30).
 
-## What pruning does to it
+## Effect of pruning
 
-Algorithm 1, metric `abs`, 3 % a step. One half of the test images is collected from, the other evaluated on:
-{images:,} images of the classes that are kept, and all of the class that is forgotten. Top-1:
+Algorithm 1 with metric `abs`, 3 % per step. One half of the test images is used to collect and the other half to
+evaluate: {images:,} images of the retained classes, and all images of the forgotten class. Top-1 accuracy:
 
 | forgotten | site | share pruned | forgotten class | other classes | random: forgotten class | random: other classes |
 |---|---|---|---|---|---|---|
@@ -49,7 +53,7 @@ Written by `python -m training.card_vision` with {versions}.
 
 
 def pruning_lines(model: Any) -> list[str]:
-    """What forgetting a class does at either site, beside random pruning."""
+    """Return table rows with the accuracies after forgetting a class at either site, by score and at random."""
     lines = []
     for name in FORGOTTEN:
         forget, eval_forget = (
@@ -75,19 +79,18 @@ def pruning_lines(model: Any) -> list[str]:
 
 
 def main() -> None:
-    """Measure and write."""
     arguments = arguments_of(__doc__)
     model = load_model(arguments.out, device="cpu")
     facts = facts_of(arguments.out, model)
-    halves = [
+    results = [
         evaluate(model, load_images("cifar10", model, images=None, split=split)) for split in ("collect", "evaluate")
     ]
-    total = sum(half.tokens for half in halves)
+    total = sum(result.tokens for result in results)
     text = _TEXT.format(
         **facts | {"images": IMAGES},
         epochs=facts["steps"] * facts["batch"] / facts["images"],
-        top1=sum(half.top1 * half.tokens for half in halves) / total,
-        loss=sum(half.loss * half.tokens for half in halves) / total,
+        top1=sum(result.top1 * result.tokens for result in results) / total,
+        loss=sum(result.loss * result.tokens for result in results) / total,
         pruning="\n".join(pruning_lines(model)),
     )
     (arguments.out / "README.md").write_text(text)

@@ -1,7 +1,8 @@
-"""The text that the bundled language models learn: read once, as one stream of tokens a source.
+"""Read the training text of the bundled language models, as one stream of tokens for each source.
 
-The training split of the offline text (`sp_lens.offline`), novels from the folder that `SP_LENS_DATA` names, and the
-Python sources of installed packages.
+The sources are the train split of the offline text (`sp_lens.data.offline`), which includes novels from the folder
+that `SP_LENS_DATA` names, and the Python sources of installed packages. Output: `prepare` writes the tokenizer and the
+streams to the folder WORK of the training scripts.
 """
 
 import importlib.util
@@ -20,17 +21,17 @@ from sp_lens.data.offline import Document, read_offline, split_of
 logger = logging.getLogger(__name__)
 
 VOCABULARY = 4096
-PAD, EOS = 0, 1  # the first two of the vocabulary; EOS is BOS too, as in OPT
+PAD, EOS = 0, 1  # the first two ids of the vocabulary; EOS is also BOS, as in OPT
 CONTEXT = 256
 
-# What share of the rows comes from which text.
+# Share of the training rows from each source.
 MIXTURE = {"python": 0.16, "other_python": 0.19, "non_python": 0.20, "prose": 0.20, "novels": 0.25}
-# Python sources beside the standard library. None of them carries a copy of it.
+# Packages whose Python sources are read in addition to the standard library. None contains a copy of it.
 OTHER_PYTHON = ("torch", "transformers", "numpy", "pandas", "sympy", "networkx")
 
 
 def training_documents(source: str) -> Iterator[str]:
-    """Texts of one part of the mixture; prose leaves out what held-out documents say word for word."""
+    """Return the training texts of one source. Prose omits paragraphs that also occur in held-out documents."""
     if source == "other_python":
         yield from _other_python()
     elif source == "prose":
@@ -60,7 +61,7 @@ def _other_python() -> Iterator[str]:
 
 
 def train_tokenizer(texts: dict[str, list[str]]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on a sample of every text, with OPT's habit of one `</s>` in front."""
+    """Train a byte-level BPE tokenizer on a sample of all sources. Like OPT's, it puts one `</s>` before a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,7 +80,7 @@ def train_tokenizer(texts: dict[str, list[str]]) -> PreTrainedTokenizerFast:
 
 
 def prepare(work: Path) -> dict[str, np.ndarray]:
-    """The token stream of each source, read once and kept in `work` as uint16 arrays."""
+    """Return the token stream of each source. They are read once and stored in `work` as uint16 arrays."""
     files = {source: work / f"{source}.npy" for source in MIXTURE}
     if not all(file.exists() for file in files.values()):
         texts = {source: list(training_documents(source)) for source in tqdm(MIXTURE, desc="reading")}
@@ -94,7 +95,7 @@ def prepare(work: Path) -> dict[str, np.ndarray]:
 
 
 def windows(generator: np.random.Generator, streams: dict[str, np.ndarray], *, rows: int, tokens: int) -> np.ndarray:
-    """Random stretches of the streams, mixed: [row token]."""
+    """Return random stretches of the streams, mixed in the proportions of `MIXTURE`: [row token]."""
     sources = generator.choice(list(MIXTURE), size=rows, p=list(MIXTURE.values()))
     starts = [generator.integers(0, len(streams[source]) - tokens - 1) for source in sources]
     stretches = [streams[source][start : start + tokens] for source, start in zip(sources, starts, strict=True)]

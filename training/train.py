@@ -1,14 +1,16 @@
-"""Train the bundled model from text that is on this machine, or one like it of another size or architecture.
+"""Train the bundled causal language model on text of this machine, or a similar model of another size or architecture.
 
     python -m training.train --work WORK --out sp_lens/assets/demo [--device cuda]
     python -m training.train --work WORK --out models/opt-64 --width 64
     python -m training.train --work WORK --out models/neox-128 --width 128 --architecture neox
 
-A small OPT (ReLU, so that `freq` means something) learns Python, C++, the prose of documentation and
-novels (`training.texts`). Seeded and resumable: the same call after a kill goes on from the last checkpoint in
-WORK. Then `python -m training.card` measures the bundled one. The others are for the question whether larger
-models separate better, and whether GELU neurons do (`sp-lens reproduce`): they are not bundled, but see the same
-text in the same order.
+A small OPT learns Python, C++, prose of documentation and novels (`training.texts`). Its activation function is ReLU,
+for which the metric `freq` is informative. Training is seeded, and the same call resumes after an interruption. The
+other models show whether larger models separate better, and whether GELU neurons do (`sp-lens reproduce`). They are
+not bundled, but see the same text in the same order.
+
+Output: token streams, tokenizer and checkpoints in WORK; the model, its tokenizer and `recipe.json` in the folder
+--out. `python -m training.card` then measures the bundled model and writes its model card.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from transformers import (
 from training.texts import CONTEXT, EOS, MIXTURE, OTHER_PYTHON, PAD, VOCABULARY, prepare, windows
 from training.training import SEED, arguments_of, train
 
-BATCH = 32  # rows, each as long as the model's context
+BATCH = 32  # rows of `CONTEXT` tokens
 STEPS = 2800
 PEAK_RATE = 2e-3
 
@@ -39,7 +41,7 @@ D_HEAD = 32
 
 
 def config_of(architecture: str, width: int) -> PretrainedConfig:
-    """Of an OPT (ReLU, learned positions) or a GPT-NeoX (GELU, rotary positions, attention and MLP side by side)."""
+    """Return the configuration of an OPT (ReLU, learned positions) or a GPT-NeoX (GELU, rotary, parallel blocks)."""
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": width,
@@ -57,8 +59,12 @@ def config_of(architecture: str, width: int) -> PretrainedConfig:
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--width", type=int, default=WIDTH, help=f"a multiple of {D_HEAD} (default: %(default)s)")
-    parser.add_argument("--architecture", choices=("opt", "neox"), default="opt")
+    parser.add_argument(
+        "--width", type=int, default=WIDTH, help=f"d_model, a multiple of {D_HEAD} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--architecture", choices=("opt", "neox"), default="opt", help="OPT or GPT-NeoX (default: %(default)s)"
+    )
 
 
 def main() -> None:

@@ -1,13 +1,17 @@
-"""Train the bundled masked language model, on the text that the causal one has learned.
+"""Train the bundled masked language model on the same text as the bundled causal model.
 
     python -m training.train_masked --work WORK --out sp_lens/assets/demo-masked [--device cuda]
 
-A small RoBERTa with the tokenizer of `training.train`, to which <s> and <mask> are added. WORK may be the
-folder of that training, whose token streams are then read again; its tokenizer must be the
-bundled one. Seeded and resumable.
+The model is a small RoBERTa with the tokenizer of `training.train`, to which <s> and <mask> are added. WORK may be the
+folder of that training, whose token streams are then used again. Its tokenizer must be the one of the bundled causal
+model. Training is seeded, and the same call resumes after an interruption.
+
+Output: token streams, tokenizer and checkpoints in WORK; the model, its tokenizer and `recipe.json` in the folder
+--out. `python -m training.card_masked` then measures the model and writes its model card.
 """
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +27,11 @@ from training.training import SEED, arguments_of, train
 BATCH, CONTEXT = 64, 128  # rows, tokens
 STEPS = 2400
 PEAK_RATE = 1e-3
-# More than the 15 % of an evaluation: each row teaches more (Wettig et al. 2023, "Should you mask 15%").
+# More than the 15 % of an evaluation, so that the model learns more from each row (Wettig et al. 2023, "Should you mask
+# 15% in masked language modeling?").
 CHOSEN_SHARE = 0.3
 BOS, MASK = VOCABULARY, VOCABULARY + 1
-DEMO = Path(__file__).with_name("demo")
+DEMO = Path(str(files("sp_lens.assets") / "demo"))  # the bundled causal model
 
 CONFIG = RobertaConfig(
     vocab_size=VOCABULARY + 2,
@@ -34,7 +39,7 @@ CONFIG = RobertaConfig(
     num_hidden_layers=4,
     num_attention_heads=6,
     intermediate_size=768,
-    max_position_embeddings=CONTEXT + PAD + 1,  # positions are counted from after the padding's
+    max_position_embeddings=CONTEXT + PAD + 1,  # RoBERTa counts positions from PAD + 1
     type_vocab_size=1,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
@@ -46,7 +51,7 @@ CONFIG = RobertaConfig(
 
 
 def with_mask(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder` with <s> and <mask>, and RoBERTa's habit of <s> before a text and </s> after it."""
+    """Return the tokenizer in `folder` with the tokens <s> and <mask>, which encodes a text as <s> text </s>."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.add_special_tokens(
         {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "mask_token": "<mask>"}
@@ -59,17 +64,17 @@ def with_mask(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def untrained() -> Any:
-    """A RoBERTa that knows the words of the bundled causal model, and waves for positions.
+    """Return a RoBERTa with the word embeddings of the bundled causal model and sinusoidal position embeddings.
 
-    A run from random ones, at twice the rate, was at 5.9 nats after 290 steps, little better than how often words are,
-    and was stopped; this one was at 5.4 then.
+    A run with random embeddings and twice the learning rate had a loss of 5.9 nats after 290 steps, little better than
+    unigram frequencies, and was stopped. This initialisation had 5.4 nats after as many steps.
     """
     torch.manual_seed(SEED)
     model = RobertaForMaskedLM(CONFIG)
     words = OPTForCausalLM.from_pretrained(DEMO, dtype=torch.float32).get_input_embeddings().weight
     embeddings = model.roberta.embeddings
-    place = torch.arange(CONTEXT)[:, None] * 10_000 ** -torch.linspace(0, 1, CONFIG.hidden_size // 2)
-    waves = torch.cat([place.sin(), place.cos()], dim=1) * 2**0.5  # (Vaswani et al. 2017, section 3.5)
+    angles = torch.arange(CONTEXT)[:, None] * 10_000 ** -torch.linspace(0, 1, CONFIG.hidden_size // 2)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1) * 2**0.5  # (Vaswani et al. 2017, section 3.5)
     with torch.no_grad():
         embeddings.word_embeddings.weight[:VOCABULARY] = words
         embeddings.position_embeddings.weight[PAD + 1 :] = waves * words.std()
@@ -77,26 +82,28 @@ def untrained() -> Any:
 
 
 def loss_of(model: Any, rows: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
-    """Cross-entropy of the chosen tokens, of which 80 % are masked, 10 % random and 10 % as they were."""
+    """Return the cross-entropy of the chosen tokens: 80 % are masked, 10 % replaced at random, 10 % unchanged."""
     chosen = (generator.random(rows.shape) < CHOSEN_SHARE) & (rows != EOS)
     dice = generator.random(rows.shape)
     seen = np.where(chosen & (dice < 0.8), MASK, rows)
     seen = np.where(chosen & (dice >= 0.9), generator.integers(2, VOCABULARY, rows.shape), seen)
     seen = np.pad(np.pad(seen, ((0, 0), (1, 0)), constant_values=BOS), ((0, 0), (0, 1)), constant_values=EOS)
     hidden = model.roberta(torch.tensor(seen).to(model.device)).last_hidden_state[:, 1:-1]
-    target = torch.tensor(chosen).to(model.device)  # the head is a third of the work: only where it is asked
+    # The output head is a third of the cost, so it runs on the chosen tokens only.
+    target = torch.tensor(chosen).to(model.device)
     return cross_entropy(model.lm_head(hidden[target]), torch.tensor(rows).to(model.device)[target])
 
 
 def main() -> None:
     arguments = arguments_of(__doc__, steps=STEPS)
     streams = prepare(arguments.work)
-    words, ours = (
+    bundled, prepared = (
         PreTrainedTokenizerFast.from_pretrained(folder).get_vocab() for folder in (DEMO, arguments.work / "tokenizer")
     )
-    if words != ours:
+    if bundled != prepared:
         raise SystemExit(
-            f"{arguments.work} has another tokenizer than {DEMO}, whose word embeddings this one starts with"
+            f"The tokenizer in {arguments.work} differs from that of {DEMO}, whose word embeddings initialise this "
+            "model: use the WORK folder of that model, or an empty folder with the same versions of all packages."
         )
 
     def loss_at(model: Any, step: int) -> torch.Tensor:

@@ -1,10 +1,13 @@
-"""Train the bundled classifier of images on CIFAR-10.
+"""Train the bundled image classifier on CIFAR-10.
 
     python -m training.train_vision --work WORK --out sp_lens/assets/demo-vision [--device cuda]
 
-A small ViT that reads 32 x 32 pixels in 64 patches, from the folder that `SP_LENS_DATA` names. Images are shifted and
-mirrored while it learns. Seeded and resumable. The tests train a smaller one on scikit-learn's digits
-(`digits_classifier`) in half a minute.
+The model is a small ViT that reads images of 32 x 32 pixels in 64 patches. CIFAR-10 is read from the folder that
+`SP_LENS_DATA` names, and training images are shifted and mirrored. Training is seeded, and the same call resumes after
+an interruption. The tests train a smaller model on scikit-learn's digits (`digits_classifier`) in half a minute.
+
+Output: checkpoints in WORK; the model, its image processor and `recipe.json` in the folder --out. `python -m
+training.card_vision` then measures the model and writes its model card.
 """
 
 import json
@@ -40,23 +43,26 @@ def classifier(
     name: str, config: Any, work: Path, out: Path, *, steps: int, batch: int, peak_rate: float, shift: int,
     mirror: bool, device: str = "cpu",
 ) -> Path:  # fmt: skip
-    """Train on the named set's training split; a transformers folder with its image processor.
+    """Train on the split "train" of a named image dataset, and save the model with its image processor.
 
     Args:
-        name: of `sp_lens.images`.
-        config: of the model; the classes are put in.
-        work: folder for checkpoints.
-        out: folder to make.
-        steps: how many in all.
-        batch: images in a step.
-        peak_rate: learning rate.
-        shift: images are moved by as many pixels at most, either way.
-        mirror: and half of them mirrored.
-        device: where to.
+        name: Name of the dataset, as in `sp_lens.load_images`.
+        config: Configuration of the model. The names of the classes are added to it.
+        work: Folder for checkpoints.
+        out: Folder for the trained model.
+        steps: Total number of steps.
+        batch: Number of images in a step.
+        peak_rate: Learning rate after the warm-up.
+        shift: Maximum shift of an image in pixels, in each direction.
+        mirror: Whether to mirror half of the images.
+        device: Device to train on.
+
+    Returns:
+        The folder `out`.
     """
     dataset = read_named(name, "train")[0]
     names = dataset.features["label"].names
-    config.id2label, config.label2id = dict(enumerate(names)), {one: number for number, one in enumerate(names)}
+    config.id2label, config.label2id = dict(enumerate(names)), {label: index for index, label in enumerate(names)}
     size = config.image_size
     arrays = [np.asarray(image.convert(GREY_OR_COLOUR[config.num_channels])) for image in dataset["image"]]
     images = np.stack(arrays).reshape(len(arrays), size, size, config.num_channels)
@@ -66,7 +72,7 @@ def classifier(
     def loss_at(model: Any, step: int) -> torch.Tensor:
         generator = np.random.default_rng((SEED, step))
         chosen = generator.integers(0, len(pixels), batch)
-        seen = _moved(pixels[chosen], generator, shift, mirror).to(model.device)
+        seen = _augmented(pixels[chosen], generator, shift, mirror).to(model.device)
         return model(pixel_values=seen / 127.5 - 1, labels=labels[chosen].to(model.device)).loss
 
     torch.manual_seed(SEED)
@@ -78,18 +84,18 @@ def classifier(
     return out
 
 
-def _moved(pixels: torch.Tensor, generator: np.random.Generator, shift: int, mirror: bool) -> torch.Tensor:
-    """Each image shifted, black coming in at the edge, and perhaps mirrored."""
+def _augmented(pixels: torch.Tensor, generator: np.random.Generator, shift: int, mirror: bool) -> torch.Tensor:
+    """Return the images shifted, with black pixels at the edge, and if `mirror` is set half of them mirrored."""
     side = pixels.shape[-1]
     padded = torch.nn.functional.pad(pixels, (shift,) * 4)
     down, right = generator.integers(0, 2 * shift + 1, (2, len(pixels)))
     flip = generator.random(len(pixels)) < 0.5
-    moved = [p[:, y : y + side, x : x + side] for p, y, x in zip(padded, down, right, strict=True)]
-    return torch.stack([p.flip(-1) if mirror and f else p for p, f in zip(moved, flip, strict=True)])
+    shifted = [p[:, y : y + side, x : x + side] for p, y, x in zip(padded, down, right, strict=True)]
+    return torch.stack([p.flip(-1) if mirror and f else p for p, f in zip(shifted, flip, strict=True)])
 
 
 def digits_classifier(work: Path, out: Path) -> Path:
-    """A tiny ViT that reads handwritten digits, trained in half a minute."""
+    """Train a tiny ViT on handwritten digits in half a minute, and return its folder."""
     return classifier("digits", DIGITS, work, out, steps=2500, batch=64, peak_rate=3e-3, shift=1, mirror=False)
 
 

@@ -1,4 +1,8 @@
-"""The loop that trains the bundled models: AdamW, a warm-up and a cosine, checkpoints to go on from."""
+"""Train a bundled model: AdamW, linear warm-up and cosine decay, and checkpoints to resume from.
+
+Output: the checkpoint in the folder `work`. The scripts that call `train` save the trained model in their folder
+--out.
+"""
 
 import argparse
 import logging
@@ -30,17 +34,20 @@ def train(
     weight_decay: float = 0.1,
     device: str = "cpu",
 ) -> Any:
-    """Train in float32 (on a GPU: bfloat16 autocast) from the last checkpoint in `work` to `steps`.
+    """Train in float32 (with bfloat16 autocast on a GPU) from the last checkpoint in `work` to step `steps`.
 
     Args:
-        model: a transformers model.
-        loss_at: the model and the number of a step -> its loss. A function of these alone, so that a resumed
-            run sees the same data.
-        work: folder for the checkpoint.
-        steps: how many in all.
-        peak_rate: the learning rate after the warm-up.
-        weight_decay: of matrices; biases and norms have none.
-        device: where to.
+        model: A transformers model.
+        loss_at: Function of the model and the number of a step that returns the loss. It must depend on nothing else,
+            so that a resumed run sees the same data.
+        work: Folder of the checkpoint.
+        steps: Total number of steps.
+        peak_rate: Learning rate after the warm-up.
+        weight_decay: Weight decay of the matrices. Biases and norms have none.
+        device: Device to train on.
+
+    Returns:
+        The trained model in evaluation mode.
     """
     model.to(device).train()
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -53,7 +60,7 @@ def train(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps, peak_rate)
-        torch.manual_seed(SEED + step)  # of dropout
+        torch.manual_seed(SEED + step)  # for dropout
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu"):
             loss = loss_at(model, step)
         loss.backward()
@@ -68,7 +75,7 @@ def train(
 
 
 def _learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to the last rate."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to `LAST_RATE`."""
     if step < WARM_UP:
         return peak * (step + 1) / WARM_UP
     progress = (step - WARM_UP) / max(1, steps - WARM_UP)
@@ -101,12 +108,13 @@ def _resume(model: Any, optimizer: torch.optim.AdamW, folder: Path) -> int:
 def arguments_of(
     doc: str | None, *, steps: int, add: Callable[[argparse.ArgumentParser], None] = lambda _: None
 ) -> argparse.Namespace:
-    """The command line that every training script has, --work, --out, --steps, --device, and what `add` adds to it."""
+    """Parse the options of every training script (--work, --out, --steps, --device) and those that `add` adds."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is read and for checkpoints")
+    parser.add_argument("--work", type=Path, required=True, help="folder for token streams and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=steps, help="number of training steps (default: %(default)s)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="device to train on (default: %(default)s)")
     add(parser)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
