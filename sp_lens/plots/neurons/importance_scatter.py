@@ -84,7 +84,7 @@ def importance_scatter(
     _add_lines(figure, frame, threshold=threshold, eps=eps, share=share)
     for axis, side, stats in (("xaxis", "retain", retain), ("yaxis", "forget", forget)):
         corpus = corpus_names(stats.about.get("corpora"))
-        name = f"importance on {side} data{f' ({escape_plotly(corpus)})' if corpus else ''}"
+        name = f"importance on {side} data{f', {escape_plotly(corpus)}' if corpus else ''}"
         title = f"{name}:<br>{METRIC_NAMES[metric]}, log scale"
         ticks = log_ticks(frame[f"{side}_drawn"].min(), frame[side].max())
         figure.update_layout({axis: {"type": "log", "title_text": title, **ticks}})
