@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from tqdm.auto import tqdm
 
 from sp_lens.data.batch import AnyBatch
@@ -123,7 +123,7 @@ class DocumentHits:
             `forget_nats_after` the sum of the losses in nats. The retain corpus has the same tensors.
     """
 
-    tensors: Mapping[str, Float[torch.Tensor, " document"]]
+    tensors: Mapping[str, Real[torch.Tensor, " _"]]
 
     @property
     def selectivity(self) -> float:
