@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 import transformers
 from factories import DEMO_FOLDER, Tiny, random_mask, tiny_bridge
@@ -105,15 +106,18 @@ def test_mean_share_and_frame_of_known_scores() -> None:
 
 
 @pytest.mark.parametrize(("toxic", "count"), [(0, 20), (1, 20), (37, 1000), (500, 1000), (20, 20)])
-def test_intervals_agree_with_scipy(toxic: int, count: int) -> None:
-    stats = pytest.importorskip("scipy.stats", reason="scipy comes with scikit-learn: pip install '.[toxicity]'")
+def test_intervals_agree_with_wilson_and_with_the_bootstrap_of_scipy(toxic: int, count: int) -> None:
     result = result_of([0.9] * toxic + [0.1] * (count - toxic))
-    wilson = stats.binomtest(toxic, count).proportion_ci(method="wilson")
-    assert result.share_interval == pytest.approx(tuple(wilson), abs=1e-9)
+    # The ends of Wilson's interval are the shares p with (share - p)^2 = z^2 p (1 - p) / count (Wilson 1927).
+    z = 1.959963984540054
+    wilson = np.roots([1 + z**2 / count, -(2 * toxic + z**2) / count, (toxic / count) ** 2])
+    assert result.share_interval == pytest.approx(sorted(wilson.real), abs=1e-9)
     low, high = result.mean_interval
     assert low <= result.mean <= high
     if 0 < toxic < count:
-        bootstrap = stats.bootstrap((result.scores,), np.mean, method="percentile", random_state=0).confidence_interval
+        bootstrap = scipy.stats.bootstrap(
+            (result.scores,), np.mean, method="percentile", random_state=0
+        ).confidence_interval
         assert (low, high) == pytest.approx(tuple(bootstrap), abs=0.1 * (bootstrap.high - bootstrap.low) + 1e-9)
 
 
