@@ -1,8 +1,7 @@
-"""README and the pages of the documentation stay true: their code runs, and what they point at is there.
+"""The README and the documentation are true: their code runs, and the names, commands and files they mention exist.
 
-A block of `python` is run, the blocks of a page one after the other in one namespace; a block of `{ .python .no-run }`
-is not, and one of `{ .python .transformer-lens-3 }` is where that is installed. Links between pages are checked by
-`make docs`.
+The `python` blocks of a page run one after the other in one namespace. A `{ .python .no-run }` block does not run, and
+a `{ .python .transformer-lens-3 }` block runs only with that version. `make docs` checks the links between pages.
 """
 
 import re
@@ -22,20 +21,25 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
     for path in [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").rglob("*.md"))]
 }
+CHEAT_SHEET = "docs/pages/cheat-sheet.md"
 TL3 = "{ .python .transformer-lens-3 }"
 RUN = ("python", TL3) if version("transformer_lens").startswith("3.") else ("python",)
 
 
 def blocks(page: str, *kinds: str) -> list[str]:
-    """The blocks of code of some kinds on a page."""
+    """Return the code blocks of some kinds on a page."""
     return cells.blocks(PAGES[page], *kinds)
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.model] * (TL3 in PAGES[page])) for page in PAGES if blocks(page, *RUN)],
+    [
+        pytest.param(page, marks=[pytest.mark.model] * (TL3 in PAGES[page]))
+        for page in PAGES
+        if page != CHEAT_SHEET and blocks(page, *RUN)
+    ],
 )
-def test_its_code_runs(
+def test_the_code_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -45,7 +49,36 @@ def test_its_code_runs(
     assert page != "README.md" or "Evaluation(top1=" in printed
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
+def test_every_cell_of_the_cheat_sheet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(CHEAT_SHEET, "python"):
+        exec(block, names)
+    codes = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGES[CHEAT_SHEET], flags=re.MULTILINE)
+    assert len(codes) > 40
+    for code in codes:
+        try:
+            exec(code, dict(names))
+        except Exception as error:
+            raise AssertionError(f"this cell of the cheat sheet fails: {code}") from error
+
+
+@pytest.mark.smollm
+def test_the_example_of_the_readme_prints_what_the_readme_says(
+    smollm_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / smollm_file.name).symlink_to(smollm_file)
+    monkeypatch.chdir(tmp_path)
+    cells.run(cells.blocks(README, "python", comment="smollm"), "README.md")
+    line = re.compile(r"^(\w+): next-token accuracy ([0-9.]+) -> ([0-9.]+)$", flags=re.MULTILINE)
+    printed, promised = line.findall(capsys.readouterr().out), line.findall(README)
+    assert [name for name, _, _ in printed] == [name for name, _, _ in promised] == ["code", "prose"]
+    # The text is that of the running Python and its packages, so the numbers may differ slightly.
+    for (_, *measured), (_, *stated) in zip(printed, promised, strict=True):
+        assert [float(number) for number in measured] == pytest.approx([float(number) for number in stated], abs=0.02)
+
+
+def test_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
@@ -59,7 +92,7 @@ def test_the_make_targets_and_commands_of_the_readme_exist(capsys: pytest.Captur
         assert exit_.value.code == 0
 
 
-def test_the_shell_commands_of_the_pages_are_understood() -> None:
+def test_the_shell_commands_of_the_pages_are_valid() -> None:
     lines = [
         line for page in PAGES for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()
     ]
