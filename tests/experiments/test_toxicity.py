@@ -115,9 +115,8 @@ def test_intervals_agree_with_wilson_and_with_the_bootstrap_of_scipy(toxic: int,
     low, high = result.mean_interval
     assert low <= result.mean <= high
     if 0 < toxic < count:
-        bootstrap = scipy.stats.bootstrap(
-            (result.scores,), np.mean, method="percentile", random_state=0
-        ).confidence_interval
+        seed: dict[str, Any] = {"random_state": 0}  # called rng in newer versions of scipy, which accept both
+        bootstrap = scipy.stats.bootstrap((result.scores,), np.mean, method="percentile", **seed).confidence_interval
         assert (low, high) == pytest.approx(tuple(bootstrap), abs=0.1 * (bootstrap.high - bootstrap.low) + 1e-9)
 
 
