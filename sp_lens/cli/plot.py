@@ -35,7 +35,7 @@ def add_plot(commands: Any) -> None:
 
 def _add_figures_of_runs(add_figure: Callable[..., argparse.ArgumentParser]) -> None:
     for name, description in {
-        "tradeoff": "Figure 2: accuracy lost on the forget corpus against accuracy lost on the retain corpus",
+        "tradeoff": "Figure 2: drop in accuracy on the forget corpus against the drop on the retain corpus",
         "perplexity": "Figure 3: perplexity on the forget corpus against perplexity on the retain corpus",
         "selectivity": "Figure 4: the largest difference between the two accuracy drops, by metric and site",
     }.items():

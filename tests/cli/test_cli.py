@@ -22,7 +22,7 @@ def test_prune_plot_export_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFi
 
     for figure in ("tradeoff", "perplexity", "selectivity", "pruned-by-layer"):
         assert main(["plot", figure, run, "--out", str(tmp_path / f"{figure}.html")]) == 0
-    assert "accuracy lost on forget" in (tmp_path / "tradeoff.html").read_text()
+    assert "drop in accuracy on forget" in (tmp_path / "tradeoff.html").read_text()
     assert "perplexity on forget" in (tmp_path / "perplexity.html").read_text()
 
     assert main(["export", "--model", "demo", "--mask", mask, "--out", str(tmp_path / "pruned")]) == 0
