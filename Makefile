@@ -32,7 +32,7 @@ test-lowest: $(LOWEST)/installed
 # Models with trained weights (SmolLM2, MiniLM), 8-bit and 4-bit weights with each package that transformers supports on a
 # CPU, and lm-evaluation-harness.
 test-models: $(VENV)/installed-models
-	$(BIN)/python -m pytest -m "smollm or minilm or quantised or harness" tests
+	$(BIN)/python -m pytest -m "smollm or minilm or quantized or harness" tests
 
 # Fault injection: runs that are killed, truncated, interrupted, or out of disk space or memory, up to a hundred times each,
 # and the table of the results; then the file fuzzer, for a long time. Half an hour.

@@ -39,7 +39,7 @@ def test_there_are_six_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
-    def test_is_valid_and_without_faults(self, path: Path) -> None:
+    def test_the_notebook_is_valid_and_without_faults(self, path: Path) -> None:
         text = path.read_text("utf-8")
         notebook = nbformat.reads(text, as_version=4)
         nbformat.validate(notebook)
@@ -54,7 +54,7 @@ class TestNotebook:
         assert figures
         assert all(base64.b64decode(figure).startswith(PNG) for figure in figures)
 
-    def test_is_tidy(self, path: Path) -> None:
+    def test_the_notebook_is_tidy(self, path: Path) -> None:
         """Cells, identifiers and metadata do not change when the notebook is tidied again."""
         notebook = nbformat.read(path, as_version=4)
         again = copy.deepcopy(notebook)
@@ -63,7 +63,7 @@ class TestNotebook:
             assert (cell.id, cell.metadata, cell.source) == (tidied.id, tidied.metadata, tidied.source)
         assert notebook.metadata == again.metadata
 
-    def test_begins_with_its_topic_and_duration(self, path: Path) -> None:
+    def test_the_notebook_begins_with_its_topic_and_duration(self, path: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         first = notebook.cells[0].source
         assert re.match(r"# .+\n\n\*This notebook shows [^*]+ minutes?\s+on\s+two\s+cores\.\*\n", first)
@@ -111,7 +111,7 @@ def notebook_with_fault(fault: str) -> Any:
         ("large", "more than 1,000,000"),
     ],
 )
-def test_faults_are_found(fault: str, message: str) -> None:
+def test_faults_of_a_notebook_are_found(fault: str, message: str) -> None:
     notebook = notebook_with_fault(fault)
     assert re.search(message, "; ".join(execute.faults(notebook, nbformat.writes(notebook))))
 

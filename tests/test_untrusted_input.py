@@ -28,7 +28,7 @@ PACKAGE = Path(sp.__file__).parent
 VISION_FOLDER = DEMO_FOLDER.with_name("demo-vision")
 
 
-def test_no_pickle_anywhere() -> None:
+def test_the_package_reads_no_pickles() -> None:
     """Neither the modules nor the functions and options that read a pickle are used. Weights are tested below."""
     modules = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for file in PACKAGE.rglob("*.py"):

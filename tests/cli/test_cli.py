@@ -13,7 +13,9 @@ from sp_lens.cli.__main__ import main
 TEXT = ["--offline", "--tokens", "2000"]
 
 
-def test_prune_plot_export_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_prunes_plots_exports_and_evaluates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, mask = str(tmp_path / "run"), str(tmp_path / "run" / "mask.safetensors")
     settings = ["--forget", "code", "--retain", "prose", "--fraction", "0.1", "--steps", "2"]
     assert main(["prune", "--model", "demo", *TEXT, *settings, "--out", run]) == 0
@@ -43,7 +45,7 @@ def test_prune_plot_export_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFi
     assert abs(half - full["loss"]) < 1e-2
 
 
-def test_collect_and_plot(tmp_path: Path) -> None:
+def test_the_command_line_collects_and_plots(tmp_path: Path) -> None:
     files = [str(tmp_path / f"{name}.safetensors") for name in ("prose", "code")]
     for name, file in zip(("prose", "code"), files, strict=True):
         histograms = ["--bins", "50", "--range", "-1", "1"]

@@ -109,7 +109,7 @@ def some_images(count: int = 4) -> list[PIL.Image]:
     return [PIL.fromarray(np.full((8, 8), 20 * n, dtype=np.uint8)) for n in range(count)]
 
 
-def test_a_folder_of_class_folders(digits: Any, tmp_path: Path) -> None:
+def test_a_folder_with_one_folder_per_class_is_a_corpus(digits: Any, tmp_path: Path) -> None:
     for number, image in enumerate(some_images()):
         class_folder = tmp_path / "images" / str(number % 2 + 4)
         class_folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def test_classes_with_the_same_name_are_given_by_index(folder: Path) -> None:
     assert sp.load_images(dataset, model, images=None).features["label"].names[0] == "crane (0)"
 
 
-def test_a_dataset_of_colour_images_of_another_size(digits: Any) -> None:
+def test_images_of_another_size_and_mode_are_converted(digits: Any) -> None:
     images = [image.resize((20, 30)).convert("RGB") for image in some_images()]
     dataset = Dataset.from_dict(
         {"img": images, "fine": [1, 2, 3, 1]}, features=Features({"img": Image(), "fine": ClassLabel(10)})
@@ -231,7 +231,7 @@ def test_batches_of_images_are_halved_when_memory_runs_out(digits: Any) -> None:
         same(actual, expected)
 
 
-def test_prune_plot_export_and_evaluate_from_the_command_line(
+def test_the_command_line_prunes_plots_exports_and_evaluates_image_models(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, model = tmp_path / "run", ["--model", str(folder)]

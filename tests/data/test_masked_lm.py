@@ -34,7 +34,7 @@ def masked_rows(model: Any, rows: list[torch.Tensor], *, batch_tokens: int = 409
     return result
 
 
-def test_shares_of_chosen_and_replaced_tokens(bert: Any) -> None:
+def test_chosen_and_replaced_tokens_have_the_shares_of_bert(bert: Any) -> None:
     rows = [torch.randint(2, 4096, (100,), generator=torch.Generator().manual_seed(n)) for n in range(400)]
     masked = random = kept = 0
     for tokens, predicted, row in masked_rows(bert, rows).values():

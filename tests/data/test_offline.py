@@ -136,7 +136,7 @@ def test_nothing_but_docstrings_is_removed_from_code() -> None:
         ("", ""),
     ],
 )
-def test_code_without_docstrings(source: str, code: str) -> None:
+def test_docstrings_are_removed_without_changing_other_code(source: str, code: str) -> None:
     assert without_docstrings(source) == code
 
 

@@ -65,7 +65,7 @@ def test_an_iterator_can_be_evaluated(opt: Any) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(0, 5))
-def test_ranks_break_ties_as_argmax_does(scores: list[list[int]], target: int) -> None:
+def test_equal_logits_are_ranked_as_by_argmax(scores: list[list[int]], target: int) -> None:
     logits = torch.tensor(scores, dtype=torch.float32)
     targets = torch.full((len(scores),), target)
     order = torch.argsort(logits, dim=1, descending=True, stable=True)

@@ -129,7 +129,7 @@ def test_more_context_lowers_the_perplexity_of_wikitext(demo: Any) -> None:
     assert near.perplexity < far.perplexity
 
 
-def test_bad_input_is_an_error(demo: Any) -> None:
+def test_invalid_arguments_raise_an_error(demo: Any) -> None:
     errors: dict[str, dict[str, Any]] = {
         r"window=300: expected 2 to 256": {"window": 300},
         r"window=1: expected": {"window": 1},

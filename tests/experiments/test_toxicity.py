@@ -62,7 +62,9 @@ def plain_scores(folder: Path, texts: list[str], *, index: int, multi_label: boo
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", None])
-def test_a_as_classifier_hugging_face(demo: Any, tmp_path: Path, problem_type: str | None) -> None:
+def test_a_hugging_face_classifier_scores_as_plain_transformers(
+    demo: Any, tmp_path: Path, problem_type: str | None
+) -> None:
     """Both a folder and its pipeline, for labels that can hold together and for labels that exclude each other."""
     folder = bert(tmp_path / "bert", ["toxic", "obscene", "insult"], problem_type)
     options: dict[str, Any] = {"label": "obscene", "continuations": 6, "tokens": 80, "progress": False}
@@ -162,7 +164,7 @@ def test_errors_of_the_classifier_are_raised_before_sampling(demo: Any, monkeypa
 
 
 @TWEETS
-def test_the_as_classifier_tweets() -> None:
+def test_the_tweet_classifier_has_the_documented_accuracy() -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install '.[toxicity]'")
     classifier = sp.tweet_classifier()
     assert classifier.accuracy > 0.925

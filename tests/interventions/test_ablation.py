@@ -50,7 +50,7 @@ def test_hooks_folding_and_export_agree_with_zeroed_weights(tiny: Tiny, tmp_path
     assert transformers.AutoTokenizer.from_pretrained(folder)("def f")["input_ids"]
 
 
-def test_fold_mask_is_zero_ablation() -> None:
+def test_fold_mask_equals_zero_ablation() -> None:
     model = tiny_bridge("llama", seed=3)
     mask = random_mask(model, 0.2)
     with sp.ablate(model, mask):

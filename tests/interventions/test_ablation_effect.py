@@ -83,7 +83,7 @@ def test_effects_do_not_depend_on_the_batches(opt: Any, batch_tokens: int) -> No
     check_effects(opt, ROWS, batch_tokens=batch_tokens)
 
 
-def test_effects_with_mean_ablation_and_within_another_ablation(tiny: Tiny) -> None:
+def test_effects_are_correct_with_mean_ablation_and_within_another_ablation(tiny: Tiny) -> None:
     stats, hooks = sp.collect(tiny.model, ROWS, progress=False), count_hooks(tiny.model)
     with sp.ablate(tiny.model, random_mask(tiny.model, 0.3)):
         check_effects(tiny.model, ROWS, mode="mean", reference=stats)
@@ -99,7 +99,7 @@ def test_effects_with_mean_ablation_and_within_another_ablation(tiny: Tiny) -> N
 
 
 @pytest.mark.parametrize("family", ["opt-post-norm", "gemma3", "bert", "vit"])
-def test_effects_for_families_with_other_block_outputs(family: str) -> None:
+def test_effects_are_correct_for_families_with_other_block_outputs(family: str) -> None:
     model = tiny_bridge(family)
     generator = torch.Generator().manual_seed(1)
     images = [{"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": label} for label in range(3)]
@@ -107,7 +107,7 @@ def test_effects_for_families_with_other_block_outputs(family: str) -> None:
 
 
 @pytest.mark.skipif(HERE < (4, 3), reason="needs the Gemma 4 bridge of TransformerLens 4.3")
-def test_effects_for_blocks_that_share_keys_and_values() -> None:
+def test_effects_are_correct_for_blocks_that_share_keys_and_values() -> None:
     settings: dict[str, Any] = {
         "vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 8,
         "num_key_value_heads": 2, "global_head_dim": 8, "intermediate_size": 48, "num_kv_shared_layers": 2,
@@ -122,7 +122,7 @@ def test_effects_for_blocks_that_share_keys_and_values() -> None:
 
 
 @pytest.mark.skipif(HERE < (4,), reason="TransformerLens 3.9 does not support weights on disk")
-def test_effects_of_a_model_offloaded_to_disk(tmp_path: Path) -> None:
+def test_effects_are_correct_for_a_model_offloaded_to_disk(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path / "gpt2")
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path / "gpt2")
     in_memory, on_disk = (sp.load_model(tmp_path / "gpt2", device_map={"": place}) for place in ("cpu", "disk"))
@@ -249,7 +249,7 @@ def test_the_estimate_is_the_derivative_of_the_evaluated_loss(tiny: Tiny) -> Non
     assert float(estimate[neuron]) == pytest.approx((losses[0] - losses[1]) / 0.02, rel=0.02, abs=1e-5)
 
 
-def test_estimates_for_masked_language_models_and_image_classifiers() -> None:
+def test_estimates_are_correct_for_masked_language_models_and_image_classifiers() -> None:
     """The estimate of the neuron with the largest one has the sign and roughly the size of its ablation effect."""
     generator = torch.Generator().manual_seed(1)
     images = [{"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": label} for label in range(3)]

@@ -108,7 +108,7 @@ def test_trained_weights_are_used(family: str, dtype: torch.dtype) -> None:
     assert abs(whole - expected) > 1e-4
 
 
-def test_a_model_that_was_loaded_with_the_fused_kernel() -> None:
+def test_the_fused_kernel_can_be_the_original_setting_of_the_model() -> None:
     hf = tiny_hf("llama")
     hf.set_attn_implementation("sdpa")
     model = bridge_of(hf, "tiny-llama")

@@ -1,4 +1,4 @@
-"""Test weights in 8 and 4 bits, with all quantisation packages that run on a CPU, against plain transformers."""
+"""Test weights in 8 and 4 bits, with all quantization packages that run on a CPU, against plain transformers."""
 
 import importlib
 import logging
@@ -15,7 +15,7 @@ from factories import output_modules, plain_activations, random_mask, random_row
 import sp_lens as sp
 from sp_lens.interventions.ablation import fold_mask
 
-pytestmark = [pytest.mark.model, pytest.mark.quantised]
+pytestmark = [pytest.mark.model, pytest.mark.quantized]
 
 DEMO = str(files("sp_lens.assets") / "demo")
 ROWS = random_rows(8, longest=40)
@@ -23,7 +23,7 @@ TOKENS = torch.randint(2, 4096, (4, 60), generator=torch.Generator().manual_seed
 
 
 class Method(NamedTuple):
-    """A quantisation method.
+    """A quantization method.
 
     Attributes:
         package: Name of the package to import.
@@ -60,19 +60,19 @@ def method(request: pytest.FixtureRequest) -> Method:
 
 
 @pytest.fixture(scope="module")
-def quantised(method: Method) -> Any:
+def quantized(method: Method) -> Any:
     return sp.load_model("demo", quantization_config=method.config())
 
 
 def plain(method: Method) -> Any:
-    """Return the plain transformers model with the same quantisation."""
+    """Return the plain transformers model with the same quantization."""
     return transformers.AutoModelForCausalLM.from_pretrained(
         DEMO, quantization_config=method.config(), attn_implementation="eager", dtype=torch.float32
     )
 
 
-def dequantised(method: Method) -> Any:
-    """Return the plain transformers model in float32 with the dequantised weights."""
+def dequantized(method: Method) -> Any:
+    """Return the plain transformers model in float32 with the dequantized weights."""
     packed = plain(method)
     if method.package == "bitsandbytes":
         return packed.dequantize()
@@ -90,71 +90,71 @@ def logits(model: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.logits
 
 
-def test_the_layout_equals_that_of_the_model_in_float32(quantised: Any, demo: Any, method: Method) -> None:
-    assert sp.layout_of(quantised) == sp.layout_of(demo)
-    stored = quantised.blocks[0].mlp.out.original_component.weight
+def test_the_layout_equals_that_of_the_model_in_float32(quantized: Any, demo: Any, method: Method) -> None:
+    assert sp.layout_of(quantized) == sp.layout_of(demo)
+    stored = quantized.blocks[0].mlp.out.original_component.weight
     assert type(stored) is not torch.nn.Parameter
-    assert torch.equal(logits(quantised), logits(plain(method)))
+    assert torch.equal(logits(quantized), logits(plain(method)))
 
 
-def test_statistics_equal_those_of_plain_transformers(quantised: Any, method: Method) -> None:
+def test_statistics_equal_those_of_plain_transformers(quantized: Any, method: Method) -> None:
     for row in ROWS[:2]:  # one at a time: the rounding of 8-bit activations depends on the other rows
-        values = sp.collect(quantised, [row], progress=False).importance("abs")
+        values = sp.collect(quantized, [row], progress=False).importance("abs")
         for name, z in plain_activations("opt", plain(method), [row]).items():
             torch.testing.assert_close(values[name], z.abs().mean(0), rtol=1e-4, atol=1e-5)
 
 
-def test_ablation_by_hooks_equals_zeroed_rows(quantised: Any, method: Method) -> None:
-    mask, zeroed, hooked = random_mask(quantised, 0.3), dequantised(method), plain(method)
-    whole = logits(quantised)
+def test_ablation_by_hooks_equals_zeroed_rows(quantized: Any, method: Method) -> None:
+    mask, zeroed, hooked = random_mask(quantized, 0.3), dequantized(method), plain(method)
+    whole = logits(quantized)
     zero_rows("opt", zeroed, mask)
     for name, module in output_modules("opt", hooked).items():
         module.register_forward_pre_hook(lambda _, z, name=name: (z[0].masked_fill(mask[name], 0),))
-    with sp.ablate(quantised, mask):
-        ablated = logits(quantised)
+    with sp.ablate(quantized, mask):
+        ablated = logits(quantized)
     assert torch.equal(ablated, logits(hooked))
     assert float((ablated - logits(zeroed)).abs().max()) < method.within
     assert float((ablated - whole).abs().max()) > 5  # far more than the rounding
     with torch.no_grad():
-        assert torch.equal(quantised.run_with_hooks(TOKENS, fwd_hooks=sp.ablation_hooks(mask)), ablated)
+        assert torch.equal(quantized.run_with_hooks(TOKENS, fwd_hooks=sp.ablation_hooks(mask)), ablated)
 
 
-def test_pruning_and_ablation_effects_work(quantised: Any, tmp_path: Path) -> None:
-    heads = sp.ablation_effect(quantised, ROWS[:2], progress=False)
+def test_pruning_and_ablation_effects_work(quantized: Any, tmp_path: Path) -> None:
+    heads = sp.ablation_effect(quantized, ROWS[:2], progress=False)
     assert all(value.isfinite().all() for value in heads.values())
     held_out = {"eval_forget": random_rows(4, seed=1), "eval_retain": random_rows(4, seed=2)}
     settings: dict[str, Any] = {"fraction": 0.1, "out": tmp_path / "run", "progress": False, **held_out}
-    sp.prune(quantised, ROWS[:4], ROWS[4:], steps=1, **settings)
-    run = sp.prune(quantised, ROWS[:4], ROWS[4:], steps=2, **settings)  # resumes the run
+    sp.prune(quantized, ROWS[:4], ROWS[4:], steps=1, **settings)
+    run = sp.prune(quantized, ROWS[:4], ROWS[4:], steps=2, **settings)  # resumes the run
     assert run.mask.count() == 2 * 307
-    with sp.ablate(quantised, run.mask):
-        loss = sp.evaluate(quantised, held_out["eval_retain"], progress=False).loss
+    with sp.ablate(quantized, run.mask):
+        loss = sp.evaluate(quantized, held_out["eval_retain"], progress=False).loss
     assert loss == pytest.approx(run.history["retain_loss"].iloc[-1])
 
 
-def test_packed_weights_are_not_changed(quantised: Any, tmp_path: Path) -> None:
+def test_packed_weights_are_not_changed(quantized: Any, tmp_path: Path) -> None:
     """quanto unpacks a weight when it is transposed, so writing to the result would silently have no effect."""
-    mask, before = random_mask(quantised, 0.3), logits(quantised)
+    mask, before = random_mask(quantized, 0.3), logits(quantized)
     with pytest.raises(sp.SpLensError, match=r"quantised or offloaded.*load the model in float16 or bfloat16"):
-        fold_mask(quantised, mask)
+        fold_mask(quantized, mask)
     with pytest.raises(sp.SpLensError, match=r"'demo' is quantised.*load the model in float16 or bfloat16"):
-        sp.export(quantised, mask, tmp_path / "pruned")
-    assert torch.equal(logits(quantised), before)
+        sp.export(quantized, mask, tmp_path / "pruned")
+    assert torch.equal(logits(quantized), before)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_saved_quantised_model_can_be_loaded(method: Method, quantised: Any, tmp_path: Path) -> None:
+def test_a_saved_quantized_model_can_be_loaded(method: Method, quantized: Any, tmp_path: Path) -> None:
     if method.package != "bitsandbytes":
         pytest.skip("only bitsandbytes is tested with saved integers")
     plain(method).save_pretrained(tmp_path / "demo")
     transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path / "demo")
-    assert torch.equal(logits(sp.load_model(tmp_path / "demo", device="cpu")), logits(quantised))
+    assert torch.equal(logits(sp.load_model(tmp_path / "demo", device="cpu")), logits(quantized))
 
 
-def test_a_quantised_fused_projection_is_rejected(method: Method, tmp_path: Path) -> None:
+def test_a_quantized_fused_projection_is_rejected(method: Method, tmp_path: Path) -> None:
     """TransformerLens splits GPT-2's projection into queries, keys and values, and packed integers cannot be split."""
     if method.package != "bitsandbytes":
-        pytest.skip("the other packages do not quantise the projection of GPT-2")
+        pytest.skip("the other packages do not quantize the projection of GPT-2")
     tiny_hf("gpt2").save_pretrained(tmp_path)
     with pytest.raises(sp.SpLensError, match=r"with this quantization_config.*split a fused QKV projection"):
         sp.load_model(tmp_path, quantization_config=method.config())

@@ -24,7 +24,7 @@ def test_the_model_has_the_expected_layout_and_loss(smollm: Any) -> None:
     assert sp.evaluate(smollm, [code], progress=False).loss < 1.6
 
 
-def test_the_complete_workflow(smollm: Any, tmp_path: Path) -> None:
+def test_the_complete_workflow_runs_on_smollm(smollm: Any, tmp_path: Path) -> None:
     """The workflow is: statistics, scores, two steps of pruning, evaluation, export, and loading the result."""
     text = corpora(smollm, "code", "prose", 2_500)
     stats = sp.collect(smollm, text["forget"], progress=False)

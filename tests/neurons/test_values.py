@@ -230,7 +230,7 @@ def one_layer(*numbers: float) -> NeuronValues:
     return NeuronValues(Layout((NeuronGroup("mlp", 0, len(numbers)),)), {MLP0: torch.tensor(numbers).double()})
 
 
-def test_scores_of_zero_and_negative_importances() -> None:
+def test_zero_and_negative_importances_have_defined_scores() -> None:
     forget, retain = one_layer(0, 1, -1, 2, 6), one_layer(0, 0, 1, -4, 3)
     assert score(forget, retain, eps=0)[MLP0].tolist() == [0, math.inf, 0, math.inf, 2]
     assert score(forget, retain, eps=1)[MLP0].tolist() == [0, 1, 0, 2, 1.5]

@@ -172,7 +172,7 @@ def test_invalid_arguments_raise(arguments: dict[str, Any], message: str, tmp_pa
     assert not (tmp_path / "r.html").exists()
 
 
-def test_something_else_than_a_run_raises() -> None:
+def test_a_report_on_something_other_than_a_run_raises() -> None:
     with pytest.raises(sp.SpLensError, match="expected a PruneRun"):
         sp.report(3, "r.html")  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_the_command_writes_the_same_report(tmp_path: Path, capsys: pytest.Captu
     assert "'code.safetensors' does not have the form LABEL=FILE" in capsys.readouterr().err
 
 
-def test_a_browser_opens_it_without_an_error(tmp_path: Path) -> None:
+def test_a_browser_opens_the_report_without_an_error(tmp_path: Path) -> None:
     """Without network: an attempt to load something would be an error on the console."""
     if CHROMIUM is None:
         pytest.skip("needs a Chromium to open the page in")

@@ -237,5 +237,7 @@ def test_for_paper_rejects_a_width_in_inches() -> None:
     ("labels", "ems", "lines"),
     [([], 50, 0), (["abs"], 50, 1), (["a" * 20] * 4, 60, 1), (["a" * 20] * 4, 31, 2), (["a" * 200], 30, 1)],
 )
-def test_the_number_of_lines_of_a_legend(labels: list[str], ems: float, lines: int) -> None:
+def test_the_lines_of_a_legend_are_counted_from_the_lengths_of_the_labels(
+    labels: list[str], ems: float, lines: int
+) -> None:
     assert legend_lines(labels, ems) == lines

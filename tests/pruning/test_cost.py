@@ -74,7 +74,7 @@ def test_a_collection_is_one_pass(opt: Any, corpora: dict[str, Any]) -> None:
     assert (cost.passes, cost.corpora, cost.tokens) == (1, 1, size(corpora["forget"]))
 
 
-def test_tokens_of_images() -> None:
+def test_image_tokens_are_counted_exactly() -> None:
     """They are exact although only a few images of a dataset are read."""
     model = tiny_bridge("vit")
     config = model.original_model.config
@@ -113,7 +113,7 @@ def test_seconds_use_the_speed_of_each_kind_of_pass(
     )
 
 
-def test_memory(opt: Any, corpora: dict[str, Any]) -> None:
+def test_the_memory_estimate_includes_statistics_and_logits(opt: Any, corpora: dict[str, Any]) -> None:
     cost = sp.estimate_cost(opt, corpora["forget"])
     assert cost.model_bytes == opt.original_model.get_memory_footprint()
     stats = sp.collect(opt, corpora["forget"], progress=False)

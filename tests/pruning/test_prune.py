@@ -108,7 +108,7 @@ def test_two_runs_are_equal(opt: Any) -> None:
     pd.testing.assert_frame_equal(first.history, second.history, check_exact=True)
 
 
-def test_stopping_rules(opt: Any) -> None:
+def test_a_run_stops_at_an_accuracy_threshold(opt: Any) -> None:
     assert prune(opt, min_retain_top1=1.1).steps == 0
     assert prune(opt, max_forget_top1=1.0).steps == 0
     assert prune(opt, min_retain_top1=0.0, max_forget_top1=-1.0).steps == 3

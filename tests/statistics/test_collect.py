@@ -164,7 +164,7 @@ def test_a_mixture_of_experts_is_refused() -> None:
         collect(tiny_bridge("mixtral"), random_rows(1))
 
 
-def test_a_cache_without_batch_axis_and_a_saved_file(opt: Any, tmp_path: Any) -> None:
+def test_a_cache_without_batch_axis_and_a_saved_file_give_the_same_statistics(opt: Any, tmp_path: Any) -> None:
     row = random_rows(1, longest=30)[0]
     _, cache = opt.run_with_cache(row[None])
     counted = torch.arange(len(row)) > 0

@@ -85,7 +85,7 @@ def assert_is(moments: Moments, x: torch.Tensor, tolerance: float = 1e-6) -> Non
 
 @quick
 @given(batched(), st.randoms())
-def test_any_batches_and_any_order_match_numpy(batches: list[torch.Tensor], order: random.Random) -> None:
+def test_moments_match_numpy_for_any_batches_and_any_order(batches: list[torch.Tensor], order: random.Random) -> None:
     moments = merged([Moments.from_activations(batch) for batch in batches], order)
     assert_is(moments, torch.cat(batches))
     np.testing.assert_array_equal(moments.positive.numpy(), (torch.cat(batches).numpy() > 0).sum(0))
@@ -108,7 +108,7 @@ def test_the_order_of_merging_does_not_matter(
 
 @quick
 @given(activations(), st.integers(-3, 3), st.sampled_from([1, -1, 3, -7]))
-def test_scaling_laws(x: torch.Tensor, exponent: int, digit: int) -> None:
+def test_metrics_scale_with_the_activations(x: torch.Tensor, exponent: int, digit: int) -> None:
     factor = digit * 10.0**exponent
     before, after = by_numpy(x), Moments.from_activations(x * factor)
     for metric in ("abs", "rms", "std"):
@@ -189,7 +189,7 @@ def test_histograms_are_those_of_numpy(given_: tuple[torch.Tensor, torch.Tensor,
 
 @quick
 @given(histogram_input(), st.data())
-def test_merged_histograms_are_those_of_all(
+def test_merged_histograms_equal_the_histogram_of_all_activations(
     given_: tuple[torch.Tensor, torch.Tensor, torch.Tensor], data: st.DataObject
 ) -> None:
     x, edges, neurons = given_
@@ -201,7 +201,7 @@ def test_merged_histograms_are_those_of_all(
     assert int(both.counts.sum() + both.outside.sum()) == len(x) * len(neurons)
 
 
-def test_unlike_histograms_do_not_merge() -> None:
+def test_histograms_with_different_edges_or_neurons_cannot_be_merged() -> None:
     x, edges, neurons = torch.randn(5, 3), torch.linspace(-1, 1, 4), torch.arange(3)
     histogram, moments = Histogram.from_activations(x, edges, neurons), Moments.from_activations(x)
     for other in (Histogram.from_activations(x, edges * 2, neurons), Histogram.from_activations(x, edges, neurons[:2])):
@@ -214,7 +214,7 @@ def test_unlike_histograms_do_not_merge() -> None:
 
 
 @pytest.mark.parametrize("histogram", [False, True])
-def test_tensors_and_back(histogram: bool) -> None:
+def test_moments_are_restored_from_their_tensors(histogram: bool) -> None:
     x, edges, neurons = torch.randn(9, 3), torch.linspace(-1, 1, 4), torch.tensor([2, 0])
     moments = Moments.from_activations(x)
     if histogram:

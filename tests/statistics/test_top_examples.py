@@ -78,7 +78,7 @@ def test_examples_do_not_depend_on_batches(opt: Any, batch_tokens: int, k: int, 
 
 
 @pytest.mark.model
-def test_on_the_bundled_model_and_real_text(demo: Any) -> None:
+def test_examples_of_the_bundled_model_on_code_match_a_brute_force_search(demo: Any) -> None:
     corpus = sp.load_corpus("code", demo, tokens=3000, offline=True)
     mask = random_mask(demo, 0.003)
     found = top(demo, corpus, mask)
@@ -129,7 +129,7 @@ def test_active_ablations_apply(opt: Any) -> None:
 
 
 @pytest.mark.model
-def test_a_corpus_smaller_than_k_and_rows_without_context(opt: Any) -> None:
+def test_a_small_corpus_gives_fewer_than_k_examples_and_needs_context(opt: Any) -> None:
     rows = [torch.tensor([1, 300]), torch.tensor([300, 301, 302])]  # the first row has a counted token without context
     (example,) = top(opt, rows, chosen(opt), k=10)[MLP][3]
     assert (example.row, example.document, len(example.tokens)) == (1, None, 3)
@@ -147,7 +147,7 @@ def test_the_logits_are_not_computed(opt: Any) -> None:
 
 
 @pytest.mark.model
-def test_texts_are_named_by_their_content(demo: Any) -> None:
+def test_strings_are_documents_named_by_their_content(demo: Any) -> None:
     texts = ["def f(x):\n    return x", "of the people"]
     found = top(demo, texts, chosen(demo), k=2)[MLP][3]
     assert {example.document for example in found} == set(sp.load_corpus(texts, demo, tokens=None)["document"])
@@ -162,7 +162,7 @@ def test_texts_are_named_by_their_content(demo: Any) -> None:
         ([1], {"context": -1}, "context is -1: expected 0 or more"),
     ],
 )
-def test_bad_input(opt: Any, neurons: list[int], options: dict[str, int], message: str) -> None:
+def test_invalid_arguments_raise_an_error(opt: Any, neurons: list[int], options: dict[str, int], message: str) -> None:
     mask = sp.NeuronMask.from_neurons(sp.layout_of(opt), {MLP: neurons})
     with pytest.raises(sp.SpLensError, match=message):
         top(opt, random_rows(2), mask, **options)
@@ -234,7 +234,7 @@ def test_token_texts_contain_every_byte(demo: Any, text: str) -> None:
     assert b"".join(encoded).decode() == text
 
 
-def test_token_texts_of_other_tokenizers() -> None:
+def test_token_texts_are_read_from_a_sentencepiece_like_tokenizer() -> None:
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 

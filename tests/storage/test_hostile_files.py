@@ -310,7 +310,7 @@ def test_validation_returns_the_expected_types() -> None:
         ([{"site": "mlp", "layer": "0", "width": 1}], tuple[sp.NeuronGroup, ...], r"it\[0\]\['layer'\] is '0'"),
     ],
 )
-def test_validation_is_strict(value: Any, expected: Any, message: str) -> None:
+def test_invalid_values_are_rejected_with_their_location(value: Any, expected: Any, message: str) -> None:
     with pytest.raises(sp.SpLensError, match=message):
         validate(value, expected, "it")
 

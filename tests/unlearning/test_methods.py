@@ -302,7 +302,7 @@ def test_invalid_options_raise_before_any_forward_pass(
     assert not calls
 
 
-def test_quantised_weights_raise() -> None:
+def test_quantized_weights_raise() -> None:
     model = tiny_bridge("opt")
     packed = torch.nn.Parameter(torch.zeros(4, dtype=torch.int8), requires_grad=False)
     model.original_model.register_parameter("packed", packed)
@@ -323,7 +323,7 @@ def test_nan_weights_and_text_without_a_prediction_raise() -> None:
     assert_same_bits(model, before)
 
 
-def test_on_the_bundled_model(demo: Any) -> None:
+def test_the_losses_change_in_the_expected_direction(demo: Any) -> None:
     """On a few hundred tokens, ascent increases the forget loss and fine-tuning does not increase the retain loss."""
     text = sp.load_corpora("code", "prose", demo, tokens=400, offline=True)
     ascent = run("gradient_ascent", demo, **text)

@@ -59,7 +59,7 @@ def values_of(hf: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in hf.named_parameters()}
 
 
-def test_updates_of_amnesiac() -> None:
+def test_updates_of_amnesiac_equal_those_of_plain_transformers() -> None:
     """With two classes, the wrong label is the other class and not random."""
     kind, options = FAMILIES["vit"][1:3]
     config = kind.config_class(**{**options, "num_labels": 2}, attn_implementation="eager")
@@ -88,7 +88,7 @@ def test_wrong_labels_are_uniform_over_the_other_classes() -> None:
     assert not torch.equal(wrong, _wrong_labels(right, 5, (0, 1)))  # another batch
 
 
-def test_updates_of_the_bad_teacher() -> None:
+def test_updates_of_the_bad_teacher_equal_those_of_plain_transformers() -> None:
     """KL(teacher || student) over all predicted tokens of both corpora. On retain it is 0 before the first update."""
     rows = {side: random_rows(5, seed=n) for n, side in enumerate(SIDES)}
     model, hf, good, bad = tiny_bridge("opt"), *(tiny_hf("opt") for _ in range(3))
@@ -157,7 +157,7 @@ def test_an_update_reads_both_corpora_in_proportion_to_their_sizes() -> None:
     assert sizes == [2, 4, 2, 4]
 
 
-def test_epochs_of_unsir() -> None:
+def test_epochs_of_unsir_equal_those_of_plain_transformers() -> None:
     """Noise from 40 updates of Adam, an update on its copies and the retain corpus, one on the retain corpus."""
     hf, model = tiny_hf("vit"), tiny_bridge("vit")
     corpora: dict[str, Any] = {
