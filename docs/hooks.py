@@ -43,8 +43,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the figures of the repository, and each notebook as a page."""
     for figure in [*FIGURES, *REPRODUCED]:
-        place = figure.relative_to(ROOT).as_posix()
-        files.append(File.generated(config, place, abs_src_path=str(figure)))
+        path = figure.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, path, abs_src_path=str(figure)))
     pages = {notebook.stem: _notebook(notebook) for notebook in NOTEBOOKS}
     for name, page in pages.items():
         files.append(File.generated(config, f"notebooks/{name}.md", content=page))
@@ -71,9 +71,9 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     return MATHS.sub(_mathml, content)
 
 
-def _mathml(found: re.Match[str]) -> str:
-    display = "block" if found[1] == "div" else "inline"
-    return latex2mathml.converter.convert(html.unescape(found[2]).strip(), display=display)
+def _mathml(match: re.Match[str]) -> str:
+    display = "block" if match[1] == "div" else "inline"
+    return latex2mathml.converter.convert(html.unescape(match[2]).strip(), display=display)
 
 
 def _notebook(path: Path) -> str:

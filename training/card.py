@@ -43,8 +43,8 @@ pipeline_tag: text-generation
 # The bundled model of sp_lens
 
 A small OPT ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 ReLU neurons per layer; byte-level
-BPE with 4096 tokens, context 256) that was trained on Python, C++, prose of documentation and novels. It shows
-selective pruning on a laptop without a model hub, and is not useful for anything else.
+BPE with 4096 tokens, context 256) that was trained on Python, C++, documentation prose and novels. Its purpose
+is to demonstrate selective pruning on a laptop without a model hub; it is not useful for anything else.
 
 ## How it was made
 

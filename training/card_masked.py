@@ -24,8 +24,8 @@ pipeline_tag: fill-mask
 # The bundled masked language model of sp_lens
 
 A small RoBERTa ({parameters:.1f}M parameters: 4 layers, d_model 192, 6 heads, 768 neurons per layer;
-byte-level BPE with 4098 tokens, context 128) that was trained on Python, C++, prose of documentation and novels. It
-shows selective pruning of a masked language model, and is not useful for anything else.
+byte-level BPE with 4098 tokens, context 128) that was trained on Python, C++, documentation prose and novels. Its
+purpose is to demonstrate selective pruning of a masked language model; it is not useful for anything else.
 
 ## How it was made
 

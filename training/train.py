@@ -4,7 +4,7 @@
     python -m training.train --work WORK --out models/opt-64 --width 64
     python -m training.train --work WORK --out models/neox-128 --width 128 --architecture neox
 
-A small OPT learns Python, C++, prose of documentation and novels (`training.texts`). Its activation function is ReLU,
+A small OPT learns Python, C++, documentation prose and novels (`training.texts`). Its activation function is ReLU,
 for which the metric `freq` is informative. Training is seeded, and the same call resumes after an interruption. The
 other models show whether larger models separate better, and whether GELU neurons do (`sp-lens reproduce`). They are
 not bundled, but see the same text in the same order.
