@@ -19,5 +19,5 @@ class Docstrings(griffe.Extension):
             return
         text = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
         if isinstance(obj, griffe.Function) and obj.returns is not None:
-            text = re.sub(r"^(Returns:\n +)", lambda found: f"{found[1]}{obj.returns}: ", text, flags=re.MULTILINE)
+            text = re.sub(r"^(Returns:\n +)", lambda match: f"{match[1]}{obj.returns}: ", text, flags=re.MULTILINE)
         obj.docstring.value = text

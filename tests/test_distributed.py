@@ -43,7 +43,7 @@ IMAGES = [
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    """Three processes; the libraries are imported once, by the fork server."""
+    """Provide three processes. The libraries are imported once, by the fork server."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sp_lens", "transformer_lens.model_bridge"])
     with ProcessPoolExecutor(3, mp_context=context) as executor:
@@ -92,7 +92,7 @@ def checksum(file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The same in one process: the folder of its files, and its evaluations."""
+    """Make the same calls in one process. Return the folder of its files, and its evaluations."""
     folder = tmp_path_factory.mktemp("single")
     return folder / "0-of-1", run_all(folder)
 

@@ -1,4 +1,4 @@
-"""The README and the documentation are true: their code runs, and the names, commands and files they mention exist.
+"""Test that the code of the README and the documentation runs, and that the names, commands and files in them exist.
 
 The `python` blocks of a page run one after the other in one namespace. A `{ .python .no-run }` block does not run, and
 a `{ .python .transformer-lens-3 }` block runs only with that version. `make docs` checks the links between pages.

@@ -1,4 +1,4 @@
-"""Changes of the public API are deliberate: tests/api.txt records it, and CHANGELOG.md describes each change."""
+"""Test that tests/api.txt records the public API, and that CHANGELOG.md describes each change of it."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""Offline text, compared with what `ast` and `inspect` say about modules of the standard library."""
+"""Offline text, compared with the results of `ast` and `inspect` on modules of the standard library."""
 
 import argparse
 import ast

@@ -25,7 +25,7 @@ NAN = float("nan")
 
 
 def hits(forget: int | Sequence[int], retain: int | Sequence[int] = 0, documents: int = 20) -> DocumentHits:
-    """Documents of 100 predictions, of which 50 are right before pruning and this many fewer afterwards.
+    """Return hits on documents of 100 predictions: 50 correct before pruning, and that many fewer after it.
 
     One number gives all documents of a corpus the same drop, so that the interval is a point. Several numbers repeat.
     """

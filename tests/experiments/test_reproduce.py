@@ -88,7 +88,7 @@ def test_a_single_model_is_given_without_a_list(out: Path, demo: Any) -> None:
 def test_share_and_spare_sinks_change_the_runs_and_their_folder(
     out: Path, demo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tenth of the neurons with the largest mean |z| stands in for the attention sinks."""
+    """The tenth of the neurons with the largest mean |z| replaces the attention sinks in this test."""
     monkeypatch.setattr(sp.ActivationStats, "sinks", lambda stats: stats.importance("abs").top(0.1, site="mlp"))
     (result,) = reproduce("figure-3", demo, share=0.1, spare_sinks=True, out=out, **SMOKE)
     assert result.scale["spare_sinks"]

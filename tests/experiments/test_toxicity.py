@@ -65,7 +65,7 @@ def plain_scores(folder: Path, texts: list[str], *, index: int, multi_label: boo
 def test_a_hugging_face_classifier_scores_as_plain_transformers(
     demo: Any, tmp_path: Path, problem_type: str | None
 ) -> None:
-    """Both a folder and its pipeline, for labels that can hold together and for labels that exclude each other."""
+    """The classifier is a folder or its pipeline, and its labels are independent or exclude each other."""
     folder = bert(tmp_path / "bert", ["toxic", "obscene", "insult"], problem_type)
     options: dict[str, Any] = {"label": "obscene", "continuations": 6, "tokens": 80, "progress": False}
     result = sp.toxicity(demo, classifier=folder, **options)
@@ -182,7 +182,7 @@ def test_the_tweet_classifier_has_the_documented_accuracy() -> None:
 
 @TWEETS
 def test_the_classifier_is_trained_on_no_held_out_tweet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their words: no tweet that a model is collected or evaluated on, and no tweet that the accuracy is from."""
+    """Tweets are compared by their words, with those of the splits collect and evaluate and those of the accuracy."""
     vectorizer = pytest.importorskip("sklearn.feature_extraction.text").TfidfVectorizer
     fitted: list[str] = []
     scored: list[str] = []

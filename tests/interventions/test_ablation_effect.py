@@ -125,7 +125,7 @@ def test_effects_are_correct_for_blocks_that_share_keys_and_values() -> None:
 def test_effects_are_correct_for_a_model_offloaded_to_disk(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path / "gpt2")
     transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER).save_pretrained(tmp_path / "gpt2")
-    in_memory, on_disk = (sp.load_model(tmp_path / "gpt2", device_map={"": place}) for place in ("cpu", "disk"))
+    in_memory, on_disk = (sp.load_model(tmp_path / "gpt2", device_map={"": device}) for device in ("cpu", "disk"))
     for measure in (sp.ablation_effect, sp.effect_estimate):
         expected, effects = (
             torch.cat(list(measure(model, ROWS, progress=False).values())) for model in (in_memory, on_disk)

@@ -1,4 +1,4 @@
-"""The estimated cost of a run, compared with what the run then takes."""
+"""Compare the estimated cost of a run with the passes and tokens that the run then needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Algorithm 1, compared with an implementation on plain transformers; and interrupted, killed and resumed runs."""
+"""Compare Algorithm 1 with an implementation on plain transformers, and test interrupted, killed and resumed runs."""
 
 import inspect
 import signal
@@ -30,7 +30,7 @@ def corpora() -> Corpora:
 
 
 def prune(model: Any, **options: Any) -> sp.PruneRun:
-    """Run Algorithm 1 for three steps of 10 %, unless the options say otherwise."""
+    """Run Algorithm 1 for three steps of 10 %; `options` override these defaults."""
     return sp.prune(model, **{**corpora(), "steps": 3, "fraction": 0.1, "progress": False, **options})
 
 

@@ -36,7 +36,7 @@ def whole_rows(model: Any, rows: list[torch.Tensor], names: list[str]) -> dict[s
 def check(
     model: Any, rows: list[torch.Tensor], found: sp.TopExamples, *, k: int, context: int, first: int, atol: float = 1e-5
 ) -> None:
-    """Compare `found` with sorting all rows by their largest |z|; `first` is the first position that counts."""
+    """Compare `found` with all rows sorted by their largest |z|. `first` is the first position that counts."""
     activations = whole_rows(model, rows, list(found))
     for name, by_neuron in found.items():
         z = activations[name]
@@ -186,7 +186,7 @@ def test_a_mask_of_another_model_is_an_error(opt: Any) -> None:
         top(opt, random_rows(2), sp.NeuronMask.from_neurons(other, {"blocks.0.mlp.hook_post": [0]}))
 
 
-# The result as data, without a model.
+# Saving, frames and the texts of tokens.
 
 
 def two_examples() -> sp.TopExamples:

@@ -1,4 +1,4 @@
-"""Membership inference, compared with an independent implementation, and on a model that memorised its data."""
+"""Test membership inference against an independent implementation, and on a model that memorised its data."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""The unlearning methods, compared with plain transformers, float64 and numpy; and the restored model."""
+"""Compare the unlearning methods with plain transformers, float64 and numpy, and test that they restore the model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ TRAINED = ("fine_tune", "gradient_ascent", "task_arithmetic")
 
 
 def corpora(length: int = 0) -> Corpora:
-    """Six rows per corpus: of the given length, so that a mean over a batch is a mean over rows, or of random ones."""
+    """Return six rows per corpus, of one length (a mean over a batch is then a mean over rows) or of random lengths."""
     forget, retain, eval_forget, eval_retain = (
         [torch.arange(length) * (7 + seed) + 2 + 31 * n for n in range(6)] if length else random_rows(6, seed=seed)
         for seed in range(4)
@@ -41,7 +41,7 @@ def corpora(length: int = 0) -> Corpora:
 
 
 def run(name: str, model: Any, **options: Any) -> Any:
-    """Run a method for two steps on random rows, unless the options say otherwise."""
+    """Run a method for two steps on random rows; `options` override these defaults."""
     return METHODS[name](model, **{**corpora(), "steps": 2, "progress": False, **options})
 
 

@@ -1,4 +1,4 @@
-"""Relearning, compared with updates of plain torch on plain transformers; and the restored model."""
+"""Compare relearning with updates of plain torch on plain transformers, and test that it restores the model."""
 
 import importlib
 from pathlib import Path

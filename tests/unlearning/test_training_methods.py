@@ -1,4 +1,4 @@
-"""Bad teacher, amnesiac and UNSIR, compared with updates of plain transformers models."""
+"""Compare the bad teacher, amnesiac and UNSIR with updates of plain transformers models."""
 
 import math
 from typing import Any
@@ -113,7 +113,7 @@ def test_updates_of_the_bad_teacher_equal_those_of_plain_transformers() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "vit"])
 def test_the_bad_teacher_predicts_uniformly(family: str) -> None:
-    """The weights of the model are restored, including those that a bridge has both joint and separate."""
+    """The weights of the model are restored, including those that a bridge stores both jointly and separately."""
     model = tiny_bridge(family)
     inputs = torch.randn(4, 3, 16, 16) if family == "vit" else torch.arange(2, 102).view(4, 25)
     weights = weights_of(model)
@@ -158,7 +158,7 @@ def test_an_update_reads_both_corpora_in_proportion_to_their_sizes() -> None:
 
 
 def test_epochs_of_unsir_equal_those_of_plain_transformers() -> None:
-    """Noise from 40 updates of Adam, an update on its copies and the retain corpus, one on the retain corpus."""
+    """Adam makes noise in 40 updates. One update then reads copies of it and the retain corpus, the next retain."""
     hf, model = tiny_hf("vit"), tiny_bridge("vit")
     corpora: dict[str, Any] = {
         side: images(3 + n, seed=n, labels=(2, torch.arange(4) % 2, 2, 0)[n]) for n, side in enumerate(SIDES)
