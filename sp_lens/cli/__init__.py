@@ -1,0 +1,1 @@
+"""The command line `sp-lens`, a thin layer around the public functions."""

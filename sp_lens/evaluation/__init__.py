@@ -1,0 +1,1 @@
+"""Evaluate a model on a corpus: accuracy, loss and perplexity, with bootstrap confidence intervals."""

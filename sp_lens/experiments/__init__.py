@@ -1,0 +1,1 @@
+"""The experiments of the paper, the toxicity measurement, and the demo."""

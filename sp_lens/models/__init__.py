@@ -1,0 +1,1 @@
+"""Load hooked models, run them, and access their hook points and weights."""

@@ -1,0 +1,1 @@
+"""Neurons as data, without a model: layouts, values, and masks."""

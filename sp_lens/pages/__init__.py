@@ -1,0 +1,1 @@
+"""Pages in HTML: reports on pruning runs, and pages of single neurons."""

@@ -1,0 +1,1 @@
+"""Scores (Definition 2), their uncertainty and stability, and tests of specialisation."""

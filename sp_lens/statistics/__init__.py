@@ -1,0 +1,1 @@
+"""Activation statistics, the importances of Definition 1, histograms, and top activating examples."""

@@ -1,0 +1,1 @@
+"""Figures of importances and scores of neurons and attention heads."""
