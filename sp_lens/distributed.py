@@ -105,11 +105,11 @@ class Ranks:
 
     def share(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
         """Yield the batches of this rank: every `world_size`-th, beginning with the one at index `rank`."""
-        ranks, this = world_size(), rank()
+        ranks, this_rank = world_size(), rank()
         for index, batch in enumerate(batches):
             if ranks > 1:
                 self.checksum = zlib.crc32(batch.inputs.cpu().numpy().tobytes(), self.checksum)
-            if index % ranks == this:
+            if index % ranks == this_rank:
                 yield batch
 
 

@@ -199,7 +199,7 @@ def test_an_error_on_one_rank_is_raised_on_all(pool: ProcessPoolExecutor, opt: A
         (different, None),
         ("different edges", None),
         (different, None),
-        ("Cannot write to the folder", 0),
+        ("cannot write to the folder", 0),
         ("different models", None),
         ("different steps", None),
         ("in one process, and this is one of 2", None),

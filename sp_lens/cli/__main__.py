@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sp-lens: error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        reason = str(interrupt) or "the finished steps of a run are kept in its --out folder"
-        print(f"sp-lens: interrupted: {reason}.", file=sys.stderr)
+        reason = str(interrupt) or "Interrupted. The finished steps of a run are kept in its --out folder."
+        print(f"sp-lens: {reason}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

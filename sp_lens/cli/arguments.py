@@ -137,7 +137,7 @@ def load_corpus(arguments: argparse.Namespace, model: Any, name: str, split: Spl
 
 
 def only_estimate(arguments: argparse.Namespace, estimate: "sp.CostEstimate") -> bool:
-    """Print or log the estimated cost of a command; return whether --estimate asks for nothing else."""
+    """Print or log the estimated cost of a command; return whether the command ends after it (--estimate)."""
     from sp_lens import distributed
 
     if arguments.estimate and distributed.is_main():

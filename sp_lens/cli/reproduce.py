@@ -62,7 +62,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from sp_lens.experiments.results_page import write_page
 
     if arguments.name is None and not arguments.page:
-        raise SpLensError("No experiment is given. Name one of those that sp-lens reproduce --list shows, or all.")
+        raise SpLensError("no experiment is given: name one of those that sp-lens reproduce --list shows, or all.")
     if arguments.name == "all" and arguments.model:
         raise SpLensError("--model cannot be combined with all, which uses the models of each experiment.")
     prepare_process()

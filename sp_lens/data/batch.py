@@ -56,7 +56,7 @@ class Batch:
     @property
     def items(self) -> list[Hashable]:
         """The document of each row; the number of the row in its corpus if it has no document."""
-        return [row.owner for row in self.rows]
+        return [row.item for row in self.rows]
 
     def repeated(self, copies: int) -> "Batch":
         """Return `copies` copies of all rows, one copy of the whole batch after the other."""

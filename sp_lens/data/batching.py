@@ -34,7 +34,7 @@ class BatchStream:
     that size from the start.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images, see `items`.
         batch_tokens: Number of tokens per batch, including padding.
         folds: Number of folds that documents are assigned to, see `assign_folds`. None assigns none.
@@ -112,7 +112,7 @@ def batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch] | 
     always in the same order. Images keep their order.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images, see `items`.
         batch_tokens: Number of tokens per batch, including padding. A longer row is a batch of its own.
     """
@@ -173,7 +173,7 @@ def documents_in(model: Any, corpus: Any) -> list[Hashable]:
     """Return the documents of a corpus in its order, as in `Batch.items` and `ImageBatch.items`."""
     if reads_images(model):
         return list(range(sum(1 for _ in pictures(model, corpus))))
-    return list(dict.fromkeys(row.owner for row in rows(model, corpus)))
+    return list(dict.fromkeys(row.item for row in rows(model, corpus)))
 
 
 def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
@@ -182,7 +182,7 @@ def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
     This reads the corpus once, without running the model.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images that can be read more than once.
         folds: Number of folds, at least 5.
 

@@ -1,4 +1,7 @@
-"""The four corpora of a pruning run: two to collect from, and held-out data of both."""
+"""The four corpora of a pruning run: two to collect from, and held-out data of both.
+
+`sp_lens.data.registry` lists the named corpora, and `sp_lens.data.offline.split_of` assigns documents to splits.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Convert a corpus of images into pixels and classes: for images, what `rows` of `tokenization` is for text."""
+"""Convert a corpus of images into pixels and classes, as `sp_lens.data.tokenization` converts text into tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ def pictures(model: Any, corpus: Any) -> Iterator[Picture]:
             or class than the model expects.
     """
     if not reads_images(model):
-        raise SpLensError("the model reads tokens, but got images: load text with load_corpus(source, model).")
+        raise SpLensError("the model reads tokens, but the corpus has images: use load_corpus(source, model).")
     if isinstance(corpus, str):
         raise SpLensError(
             f"expected images as the corpus, got the string {corpus[:40]!r}: use load_images({corpus[:40]!r}, model)."

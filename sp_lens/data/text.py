@@ -1,4 +1,8 @@
-"""Read text into a `datasets.Dataset` of token rows: named corpora, text files, or a list of strings."""
+"""Read text into a `datasets.Dataset` of token rows: named corpora, text files, or a list of strings.
+
+`sp_lens.data.registry` lists the named corpora, and `sp_lens.data.offline.split_of` assigns their documents to the
+splits train, collect and evaluate.
+"""
 
 import hashlib
 import json

@@ -43,7 +43,7 @@ class Row(NamedTuple):
         return self.tokens.numpy().tobytes()
 
     @property
-    def owner(self) -> str | int:
+    def item(self) -> str | int:
         """The document of the row, or the index of the row if it has no document."""
         return self.number if self.document is None else self.document
 
@@ -142,7 +142,7 @@ def rows(model: Any, corpus: Any) -> Iterator[Row]:
     """Yield the rows of a corpus.
 
     Args:
-        model: A bridge or a `HookedTransformer`. It defines the special tokens and the maximum length of a row.
+        model: A `TransformerBridge` or a `HookedTransformer`. It defines the special tokens and the longest row.
         corpus: A `datasets.Dataset` with `input_ids` (and optionally `attention_mask` and `document`), a list of
             strings, or an iterable of batches. A batch is a tensor [row pos] or a mapping as a tokenizer returns it.
 
@@ -290,7 +290,7 @@ def _check_row(model: Any, tokens: torch.Tensor, longest: int) -> None:
         )
 
 
-def tokenizer_as_it_came(tokenizer: Any) -> Any:
+def original_tokenizer(tokenizer: Any) -> Any:
     """Return the tokenizer as it was before TransformerLens changed it (prepended BOS, added a pad token)."""
     from transformers import AutoTokenizer
 

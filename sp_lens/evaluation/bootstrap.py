@@ -76,7 +76,7 @@ def sums_by_item(model: Any, corpus: Any, measure: Measure, *, seed: int, batch_
     """Sum a measure of each prediction over the items of a corpus, with active ablations applied.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: The result of `load_corpus` or `load_images`, a list of strings, or an iterable of batches.
         measure: Function of logits and correct answers.
         seed: Seed of the random choice of tokens that a masked language model predicts.
@@ -167,7 +167,7 @@ class DocumentHits:
         return {side: generator.multinomial(size, np.full(size, 1 / size), size=DRAWS) for side, size in sizes.items()}
 
     def _interval(self, side: str, measure: Callable[..., np.ndarray], prefix: str = "") -> Interval:
-        """Return a function of the sums of counts, before and after over the documents of a side, with its interval."""
+        """Return `measure` of the counts, before and after, summed over the documents of a side, with its interval."""
         sums = np.array(self._sums(side, prefix))  # [3 document]
         weights = self._weights()
         draws = np.full(DRAWS, np.nan) if weights is None else measure(*(sums @ weights[side].T))
@@ -191,7 +191,7 @@ class DocumentHits:
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentHits":
-        """Read a file written by `save`.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing, truncated, or of another kind.
@@ -233,12 +233,12 @@ def document_hits(
     """Evaluate both held-out corpora document by document, on the unchanged model and inside `changed`.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpora: Corpora with the names `eval_forget` and `eval_retain`, as returned by `load_corpora`.
         changed: Context manager that changes the model: `ablate(model, mask)`, or `run.applied(model)` of a baseline.
         seed: Seed of the random choice of tokens that a masked language model predicts.
         batch_tokens: Number of tokens per batch, including padding.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         SpLensError: As for `evaluate`.

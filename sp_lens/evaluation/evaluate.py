@@ -59,7 +59,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read a file written by `save`.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing or is not an evaluation.
@@ -81,12 +81,12 @@ def evaluate(
     returns the evaluation of the whole corpus.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: The result of `load_corpus` or `load_images`, a list of strings, or an iterable of batches. It is read
             twice; an iterator is turned into a list.
         seed: Seed of the random choice of tokens that a masked language model predicts.
         batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         SpLensError: If the model has no trained head, the corpus cannot be read or has nothing to predict, or logits
@@ -132,7 +132,7 @@ class Tally:
         top1: Number of predictions whose target is the most likely one.
         top_k: Number of predictions whose target is among the ten most likely ones.
         uncommon: Number of predictions whose target is not among the 50 most common tokens.
-        uncommon_top1: Number of those whose target is the most likely one.
+        uncommon_top1: Number of the predictions in `uncommon` whose target is the most likely one.
     """
 
     tokens: int = 0
@@ -213,7 +213,7 @@ def _count(
     chunk_rows = 16 if logits.device.type == "cpu" else max(1, len(logits))  # 16 rows fit into the cache of a CPU
     # The comparison writes floats, which count exactly up to 2^24. Booleans take six times as long to write and to sum.
     chunks = zip(logits.split(chunk_rows), target_logits.split(chunk_rows), strict=True)
-    return torch.cat([compare(rows, to, out=torch.empty_like(rows)).sum(dim=1) for rows, to in chunks]).long()
+    return torch.cat([compare(rows, target, out=torch.empty_like(rows)).sum(dim=1) for rows, target in chunks]).long()
 
 
 def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:

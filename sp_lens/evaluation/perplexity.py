@@ -47,13 +47,13 @@ def sliding_perplexity(
     The model runs about `window / stride` times over the text.
 
     Args:
-        model: A bridge or a `HookedTransformer` that predicts the next token.
+        model: A `TransformerBridge` or a `HookedTransformer` that predicts the next token.
         text: One text, or documents, which are joined by two line breaks.
         window: Number of tokens that the model reads at once. None uses its whole context.
         stride: Number of tokens by which the window moves. None uses half of `window`.
         tokens: Maximum number of tokens of the text to read. None reads all.
         batch_tokens: Number of tokens per batch, at least one window.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         `Evaluation` with the perplexity, the loss, the accuracies and the number of scored tokens.

@@ -19,7 +19,7 @@ def predictions(
     """Return the float32 logits and the target of every prediction in a batch, in the order of rows and positions.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         batch: Rows of tokens or images.
         seed: Seed of the random choice of tokens that a masked language model predicts.
     """

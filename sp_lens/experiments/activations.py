@@ -1,4 +1,4 @@
-"""Experiments that compare activations without pruning: figure 1 (importances) and figure 5 (densities)."""
+"""Experiments that compare activations without pruning: Figure 1 (importances) and Figure 5 (densities)."""
 
 from collections import Counter
 from typing import Any
@@ -19,13 +19,13 @@ from sp_lens.scoring.uncertainty import uncertainty
 from sp_lens.statistics.collect import collect, collect_histograms
 from sp_lens.typing import Site, Split
 
-LAYER, NEURONS = 2, range(100)  # shown in figure 5 of the paper
+LAYER, NEURONS = 2, range(100)  # shown in Figure 5 of the paper
 SITE_NAMES: dict[Site, str] = {"mlp": "feed-forward", "attn": "attention"}
 FACTOR = 2.0  # a neuron counts as specialised if its mean |z| on two corpora differs by more than this factor
 
 
 def illustration(setting: Setting) -> Outcome:
-    """Run figure 1: plot the importance of each neuron for both corpora. Neurons far above the diagonal are pruned."""
+    """Run Figure 1: plot the importance of each neuron for both corpora. Neurons far above the diagonal are pruned."""
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
     setting.log_time(corpora, [Counter(forget=1, retain=1)])
@@ -65,7 +65,7 @@ def significance_finding(test: SpecialisationTest) -> Finding:
 
 
 def densities(setting: Setting) -> Outcome:
-    """Run figure 5: plot activation densities on three corpora, and compare code with prose and with other code."""
+    """Run Figure 5: plot activation densities on three corpora, and compare code with prose and with other code."""
     names = ("pile_codeless", "code", "python") if setting.offline else ("pile_codeless", "pile", "code")
 
     def load(name: str, split: Split = "collect") -> Any:

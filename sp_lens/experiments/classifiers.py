@@ -179,7 +179,7 @@ class _PipelineClassifier:
         for score in scores:
             if not 0 <= score <= 1:
                 raise SpLensError(
-                    f"The classifier returned the score {score:.3g}, which is not a probability: build the pipeline "
+                    f"the classifier returned the score {score:.3g}, which is not a probability: build the pipeline "
                     'with function_to_apply="sigmoid" or "softmax".'
                 )
         return scores
@@ -209,6 +209,6 @@ def _load_pipeline(name: str) -> Any:
     except Exception as error:  # missing, damaged or unknown models raise errors of several libraries
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise SpLensError(
-            f"Cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face text "
+            f"cannot load the classifier {name!r}: expected a local folder, or the name of a Hugging Face text "
             f"classifier while the Hub can be reached; tweet_classifier() works without the Hub. {reason}"
         ) from error

@@ -52,7 +52,7 @@ def demo(out: str | Path = "runs/demo", *, progress: bool = True) -> str:
         raise SpLensError(f"{out} is a file: choose a folder with --out FOLDER.")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).exists():
         raise SpLensError(
-            f"The folder {out} is not empty and was not created by a demo: choose another folder with --out FOLDER."
+            f"the folder {out} is not empty and was not created by a demo: choose another folder with --out FOLDER."
         )
     model = load_model("demo", device="cpu")
     shutil.rmtree(out, ignore_errors=True)

@@ -38,7 +38,7 @@ def prompt_tokens(model: Any, prompt: str, *, tokens: int) -> list[int]:
     require_causal(model, "continuing a text")
     text = tokenizer_of(model)(prompt, add_special_tokens=False, verbose=False)["input_ids"]
     if not text:
-        raise SpLensError(f"The prompt {prompt!r} has no tokens: give a prompt that is not empty.")
+        raise SpLensError(f"the prompt {prompt!r} has no tokens: give a prompt that is not empty.")
     start = [*frame_of(model)[0], *text]
     context = model.cfg.n_ctx
     if tokens < 1 or len(start) + tokens > context:
@@ -60,7 +60,7 @@ def sample_continuations(
     batch: int,
     progress: bool,
 ) -> list[str]:
-    """Sample texts that continue a prompt, token by token, with all hooks and ablations in force.
+    """Sample texts that continue a prompt, token by token, with all attached hooks and active ablations applied.
 
     Each token is the argmax of logits / temperature + Gumbel noise, which is a sample of the softmax. The noise of a
     continuation comes from its own generator, seeded by (seed, index of the continuation), so it does not depend on
@@ -110,7 +110,7 @@ def _next_logits(
     method of the bridge of TransformerLens 3.9 returned different logits for GPT-2, Llama, Gemma and other models.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         text: Token ids of all rows.
         cache: Cache of all but the last token, or None to read the whole text.
     """

@@ -1,4 +1,4 @@
-"""Experiments that compare pruning runs: figures 2 to 4, attention heads, and vision."""
+"""Experiments that compare pruning runs: Figures 2 to 4, attention heads, and vision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -72,7 +72,7 @@ def perplexity_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
 
 
 def metric_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
-    """Compare the importance metrics with random pruning, with `freq`, and between the two sites (figure 4)."""
+    """Compare the importance metrics with random pruning, with `freq`, and between the two sites (Figure 4)."""
     findings = []
     for site, name in (("mlp", "feed-forward"), ("attn", "attention")):
         random = [item for label, item in hits.items() if label.startswith(f"random {site}")]

@@ -108,8 +108,8 @@ def _run(experiment: Experiment, models: Sequence[Any], settings: Any, image_for
     names: list[str] = []
     sizes: list[int] = []
     setting, started = None, time.monotonic()
-    for given in models:
-        model = load_model(given) if isinstance(given, str | Path) else given
+    for item in models:
+        model = load_model(item) if isinstance(item, str | Path) else item
         _check_kind(experiment, model)
         setting = Setting(experiment, model, **settings)
         outcomes.append(RUNNERS[experiment.kind](setting))
@@ -173,11 +173,11 @@ def _check_kind(experiment: Experiment, model: Any) -> None:
     if reads_images(model) != experiment.images:
         expected = "an image classifier" if experiment.images else "a language model"
         raise SpLensError(
-            f"The experiment {experiment.name} needs {expected}, and {model_name(model)!r} is not one: give another "
+            f"the experiment {experiment.name} needs {expected}, and {model_name(model)!r} is not one: give another "
             "model."
         )
     if experiment.kind == "toxicity" and task_of(model) != "causal":
         raise SpLensError(
-            f"The experiment {experiment.name} samples text, which {model_name(model)!r} cannot do: give a causal "
+            f"the experiment {experiment.name} samples text, which {model_name(model)!r} cannot do: give a causal "
             "language model."
         )

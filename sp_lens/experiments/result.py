@@ -1,4 +1,4 @@
-"""What an experiment found: claims with their verdicts, tables, figures, and the result file that records them."""
+"""Results of an experiment: claims with their verdicts, tables, figures, and the file that records them."""
 
 import math
 import re
@@ -109,10 +109,10 @@ class Reproduction:
     def __post_init__(self) -> None:
         if invalid := [name for name in self.files if not re.fullmatch(r"\w[\w.+-]*", name)]:
             raise SpLensError(
-                f"The result names a file {invalid[0]!r}: expected names of files in the folder of the result."
+                f"the result names a file {invalid[0]!r}: expected names of files in the folder of the result."
             )
         if not 0 <= self.seconds < math.inf:
-            raise SpLensError(f"The run time of the result is {self.seconds} seconds: expected 0 or more.")
+            raise SpLensError(f"the run time of the result is {self.seconds} seconds: expected 0 or more.")
 
     def save(self, path: str | Path) -> None:
         """Write the result to a JSON file."""
@@ -120,7 +120,7 @@ class Reproduction:
 
     @classmethod
     def load(cls, path: str | Path) -> "Reproduction":
-        """Read a result that `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing or does not contain a reproduction.

@@ -43,7 +43,7 @@ def write_page(out: str | Path, file: str | Path) -> str:
     """
     results = {path.parent: Reproduction.load(path) for path in sorted(Path(out).glob(f"*/*/{RESULT_FILE}"))}
     if not results:
-        raise SpLensError(f"There is no result in {out}: run `sp-lens reproduce figure-2 --offline --out {out}` first.")
+        raise SpLensError(f"there is no result in {out}: run `sp-lens reproduce figure-2 --offline --out {out}` first.")
     by_experiment = {
         experiment: {folder: result for folder, result in results.items() if result.experiment == name}
         for name, experiment in EXPERIMENTS.items()

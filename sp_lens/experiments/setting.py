@@ -34,7 +34,7 @@ class Setting:
 
     Attributes:
         experiment: The experiment.
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         scale: Number of tokens, images and pruning steps.
         out: Folder of all results.
         offline: Whether to read the text and images of this machine instead of the Hub's.

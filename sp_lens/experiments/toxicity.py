@@ -43,7 +43,7 @@ class Toxicity:
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.texts) or not self.texts:
             raise SpLensError(
-                f"Got {len(self.scores)} scores for {len(self.texts)} texts: expected at least one text and one score "
+                f"got {len(self.scores)} scores for {len(self.texts)} texts: expected at least one text and one score "
                 "for each text."
             )
         for score in self.scores:
@@ -88,7 +88,7 @@ class Toxicity:
 
     @classmethod
     def load(cls, path: str | Path) -> "Toxicity":
-        """Read a result that `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing or does not contain a `Toxicity`.
@@ -117,7 +117,7 @@ def toxicity(
     batch: int = 32,
     progress: bool = True,
 ) -> Toxicity:
-    """Sample continuations of a prompt and score each with a classifier. Ablations in force apply.
+    """Sample continuations of a prompt and score each with a classifier, with active ablations applied.
 
     This is the measure of the paper's experiment on toxic comments: 1000 continuations of a fixed prompt, 200 tokens
     each, at temperature 1. The paper's prompt is not known here. The default prompt is ours, and neutral. Only the
@@ -133,7 +133,7 @@ def toxicity(
     the whole text in every pass.
 
     Args:
-        model: A bridge or a `HookedTransformer` of a causal language model.
+        model: A `TransformerBridge` or a `HookedTransformer` of a causal language model.
         classifier: Name or folder of a Hugging Face text classifier ("unitary/toxic-bert"), a
             `transformers.pipeline("text-classification")`, `tweet_classifier()`, which works offline, or any object
             with a method `scores(texts)` and a mapping `about` like those of `TweetClassifier`. Code that is stored

@@ -42,7 +42,7 @@ def ablate(
     nested.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`. The `with` statement returns it.
+        model: A `TransformerBridge` or a `HookedTransformer`. The `with` statement returns it.
         mask: The neurons to ablate (True).
         mode: Replacement of their activations: "zero"; "mean", the mean of each neuron over a corpus; or "resample",
             the activations at random tokens of a corpus. See `ablation_hooks`.
@@ -104,11 +104,11 @@ def fold_mask(model: Any, mask: NeuronMask) -> None:
     `export`.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`, which is modified.
+        model: A `TransformerBridge` or a `HookedTransformer`, which is modified.
         mask: The neurons to prune (True).
 
     Raises:
-        SpLensError: If the mask belongs to another model, or the weights are quantised or offloaded to disk. No weight
+        SpLensError: If the mask belongs to another model, or the weights are quantized or offloaded to disk. No weight
             has been changed in that case.
     """
     check_mask(model, mask)

@@ -51,7 +51,7 @@ def ablation_effect(
     approximates the effect of every neuron for the cost of about three forward passes.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Held-out text or images, as `evaluate` takes them.
         unit: What to ablate at a time: "head" for every attention head, "neuron" for every neuron in `neurons`.
         neurons: Neurons to ablate one at a time. Required for unit="neuron".

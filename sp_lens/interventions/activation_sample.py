@@ -41,7 +41,7 @@ def sample_activations(
     the `tokens` smallest keys are kept.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images, as `collect` takes them.
         mask: The neurons to record (True).
         tokens: Number of tokens to sample. A smaller corpus is taken as a whole.

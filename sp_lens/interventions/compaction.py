@@ -47,11 +47,11 @@ def compact(model: Any, mask: NeuronMask) -> None:
     still contain the original width. To save a compact model, call `export(..., compact=True)` on the original one.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`, which is modified.
+        model: A `TransformerBridge` or a `HookedTransformer`, which is modified.
         mask: The neurons to remove (True).
 
     Raises:
-        SpLensError: If the mask belongs to another model; if weights are quantised, offloaded to disk or shared between
+        SpLensError: If the mask belongs to another model; if weights are quantized, offloaded to disk or shared between
             layers; or if the neurons of an MLP depend on each other, for example through a norm between its
             projections.
 

@@ -45,7 +45,7 @@ def effect_estimate(
     0.61 for the 24 attention heads, whose effects it underestimates.
 
     Args:
-        model: A `TransformerBridge` or `HookedTransformer`. Active ablations remain in force, and the estimate of an
+        model: A `TransformerBridge` or a `HookedTransformer`. Active ablations remain in force, and the estimate of an
             ablated neuron is 0.
         corpus: Held-out text or images, as `evaluate` takes them.
         mode: Replacement of the activations: "zero", or "mean" for the mean over a corpus.

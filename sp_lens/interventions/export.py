@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sp_lens.data.pixels import processor_of
-from sp_lens.data.tokenization import tokenizer_as_it_came, tokenizer_of
+from sp_lens.data.tokenization import original_tokenizer, tokenizer_of
 from sp_lens.errors import SpLensError
 from sp_lens.interventions.ablation import ablate, folded
 from sp_lens.interventions.compaction import compacted
@@ -61,7 +61,7 @@ def export(
 
     Raises:
         SpLensError: If the mask belongs to another model, the folder exists, a `HookedTransformer` comes without
-            `hf_model`, weights are quantised or offloaded to disk, or the exported model differs from the one in
+            `hf_model`, weights are quantized or offloaded to disk, or the exported model differs from the one in
             memory. With `compact=True`, also if the configuration of this architecture has no width to set, or for the
             reasons listed at `sp_lens.compact`.
 
@@ -82,10 +82,10 @@ def export(
     bridge = _bridge(model, hf_model)
     if getattr(bridge.original_model.config, "quantization_config", None) is not None:
         raise SpLensError(
-            f"{model_name(model)!r} is quantised, and rows of packed integers cannot be set to zero. Ablation by hooks "
+            f"{model_name(model)!r} is quantized, and rows of packed integers cannot be set to zero. Ablation by hooks "
             "works (ablate, prune). To export, load the model in float16 or bfloat16 and apply the mask to that."
         )
-    processor = processor_of(model) if reads_images(model) else tokenizer_as_it_came(tokenizer_of(model))
+    processor = processor_of(model) if reads_images(model) else original_tokenizer(tokenizer_of(model))
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unnamed_mask = NeuronMask(mask.layout, mask.tensors)  # the bridge around hf_model may have another name

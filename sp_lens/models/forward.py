@@ -116,7 +116,7 @@ def visit_activations(
     """Call `visit` with the activations of each group, in one forward pass that ends at the last of these groups.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         batch: Input of the model.
         groups: Neuron groups whose activations are visited.
         visit: Function of a group and its activations, called while the forward pass runs. The axes of heads and

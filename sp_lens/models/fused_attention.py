@@ -113,8 +113,8 @@ def _has_its_weights(attention: Any) -> bool:
 
     A copy of the weights may have been trained separately.
     """
-    own = {id(parameter) for parameter in attention.original_component.parameters()}
-    others = [parameter for parameter in attention.parameters() if id(parameter) not in own]
+    wrapped = {id(parameter) for parameter in attention.original_component.parameters()}
+    others = [parameter for parameter in attention.parameters() if id(parameter) not in wrapped]
     if not others:
         return True
     storages = {_storage(parameter) for parameter in attention.original_component.parameters()}

@@ -28,10 +28,10 @@ def layout_of(model: Any) -> Layout:
     differs from d_model on Qwen3 and Gemma.
 
     Args:
-        model: `TransformerBridge` or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
 
     Raises:
-        SpLensError: The model is not a TransformerLens model, is an encoder-decoder or a mixture of experts (whose
+        SpLensError: If the model is not a TransformerLens model, is an encoder-decoder or a mixture of experts (whose
             `mlp.hook_post` is the output of the block), or has blocks without neurons.
     """
     groups = []
@@ -65,7 +65,7 @@ def hook_point(model: Any, group: NeuronGroup) -> Any:
         group: Neuron group.
 
     Raises:
-        SpLensError: The model does not have this hook point. The message lists the hook points that it has instead.
+        SpLensError: If the model does not have this hook point. The message lists the hook points that it has instead.
     """
     part, hook = HOOKS[group.site]
     component = getattr(model.blocks[group.layer], part)
@@ -110,13 +110,13 @@ def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron
         group: Neuron group.
 
     Raises:
-        SpLensError: The weights are quantised or on disk, so their rows cannot be written to.
+        SpLensError: If the weights are quantized or on disk, so their rows cannot be written to.
     """
     weight, module = _output(model.blocks[group.layer], group.layer, group.site)
     # A packed format is a class of its own. Its transpose may be a copy in floats, and writing to it has no effect.
     if weight is None or type(getattr(module, "weight", weight)) not in (torch.Tensor, torch.nn.Parameter):
         raise SpLensError(
-            f"the weights behind {group.name} are quantised or offloaded to disk, so their rows cannot be set to zero. "
+            f"the weights behind {group.name} are quantized or offloaded to disk, so their rows cannot be set to zero. "
             "Ablation by hooks works (ablate, prune). To fold or export, load the model in float16 or bfloat16."
         )
     return weight.view(-1, weight.shape[-1])  # not reshape, which may return a copy
@@ -151,7 +151,7 @@ def blocks_of(model: Any) -> Any:
     """Return the transformer blocks of a hooked model.
 
     Raises:
-        SpLensError: The model is not a TransformerLens model, or it has several stacks of blocks.
+        SpLensError: If the model is not a TransformerLens model, or it has several stacks of blocks.
     """
     blocks = getattr(model, "blocks", None)
     if blocks is not None and hasattr(model, "hook_dict"):

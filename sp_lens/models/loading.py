@@ -47,7 +47,7 @@ def load_model(
             may leave weights on "disk".
         dtype: Data type of the weights: float32, bfloat16, float16 or float64.
         quantization_config: Configuration of transformers, such as `BitsAndBytesConfig(load_in_4bit=True)`. The weights
-            are quantised while they are loaded, and `dtype` is the type of the computation. Quantised models support
+            are quantized while they are loaded, and `dtype` is the type of the computation. Quantized models support
             collection, ablation by hooks and pruning, but not folding or export.
         trust_remote_code: Whether to run the Python code that comes with a model. Weights in a pickle
             (`pytorch_model.bin` without safetensors) are always read by torch's weights-only loader, which runs no
@@ -57,7 +57,7 @@ def load_model(
         The bridge in evaluation mode.
 
     Raises:
-        SpLensError: The model does not exist, or the Hub cannot be reached; the dtype, device or quantisation is not
+        SpLensError: If the model does not exist, or the Hub cannot be reached; the dtype, device or quantization is not
             available; the model needs `trust_remote_code`; or its tokenizer belongs to another model.
 
     Example:
@@ -83,7 +83,7 @@ def load_model(
             options |= {"device": device, "device_map": device_map}
         else:
             placed = device_map or ("auto" if device is None else {"": device})
-            options["hf_model"] = _quantised(source, quantization_config, device_map=placed, **options)
+            options["hf_model"] = _quantized(source, quantization_config, device_map=placed, **options)
         bridge = TransformerBridge.boot_transformers(source, **options)
     except SpLensError:
         raise
@@ -124,7 +124,7 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def _plain_tensors(tensor: Any) -> Iterator[Any]:
-    """Yield the tensor, or the parts of a quantised tensor: integers, scales and zero points."""
+    """Yield the tensor, or the parts of a quantized tensor: integers, scales and zero points."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return
@@ -156,14 +156,14 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {line if len(line) < 400 else f'{line[:200]} [...] {line[-150:]}'}"
 
 
-def _quantised(source: str, quantization_config: Any, **options: Any) -> Any:
-    """Load a transformers model with quantised weights, which TransformerLens does not do itself."""
+def _quantized(source: str, quantization_config: Any, **options: Any) -> Any:
+    """Load a transformers model with quantized weights, which TransformerLens does not do itself."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
     masked = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
     if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
-        raise SpLensError("quantisation of image classifiers is not supported: leave out quantization_config.")
+        raise SpLensError("quantization of image classifiers is not supported: leave out quantization_config.")
     auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
     # Hooks on the attention pattern need eager attention, and TransformerLens 3.9 does not change a loaded model.
     return auto.from_pretrained(source, quantization_config=quantization_config, attn_implementation="eager", **options)
@@ -188,7 +188,7 @@ def _converted_gguf(file: Path) -> Path:
         raise SpLensError(
             f"reading {file.name} needs other packages: pip install 'sp-lens[gguf]' ({error})."
         ) from error
-    # The weights are no longer quantised, but transformers refuses to save a model whose configuration says so.
+    # The weights are no longer quantized, but transformers refuses to save a model whose configuration says so.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     config = type(loaded.config).from_dict(settings)
     plain = type(loaded)(config)

@@ -33,4 +33,4 @@ def keep_freed_memory() -> None:
         return
     mallopt = ctypes.CDLL(None).mallopt
     if not (mallopt(_MMAP_THRESHOLD, _MAX_KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, _MAX_KEPT_BYTES)):
-        logger.debug("this version of glibc cannot be told to keep freed memory")
+        logger.debug("this version of glibc has no setting to keep freed memory")

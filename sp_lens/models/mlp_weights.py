@@ -178,8 +178,8 @@ def matrices_of(model: Any, groups: Iterable[NeuronGroup]) -> list[Matrices]:
         groups: Neuron groups at site "mlp".
 
     Raises:
-        SpLensError: Neurons cannot be removed from the weights, because they are quantised, on disk, shared by several
-            layers, or in a module that is neither an `nn.Linear` nor a Conv1D.
+        SpLensError: If neurons cannot be removed from the weights, because they are quantized, on disk, shared by
+            several layers, or in a module that is neither an `nn.Linear` nor a Conv1D.
     """
     layers = [_matrices(model, group) for group in groups]
     uses = Counter(id(sliced.parameter) for matrices in layers for sliced in matrices)
@@ -197,7 +197,7 @@ def _matrices(model: Any, group: NeuronGroup) -> Matrices:
         # A packed format is a class of its own, and weights on disk are on the device "meta".
         plain = type(sliced.parameter) is torch.nn.Parameter and not sliced.parameter.is_meta
         if not plain or sliced.parameter.shape[sliced.axis] != group.width:
-            raise _cannot_remove(model, group, "are quantised or offloaded to disk")
+            raise _cannot_remove(model, group, "are quantized or offloaded to disk")
     return matrices if component is None else replace(matrices, joined=tuple(_joined(component, matrices.inputs)))
 
 

@@ -76,7 +76,7 @@ def require_task(model: Any) -> Task:
     """Return what the model predicts.
 
     Raises:
-        SpLensError: The model is not a TransformerLens model, it has no trained head, or it is a masked language model
+        SpLensError: If the model is not a TransformerLens model, has no trained head, or is a masked language model
             whose tokenizer has no mask token.
     """
     blocks_of(model)

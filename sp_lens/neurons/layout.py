@@ -26,7 +26,7 @@ class NeuronGroup:
         heads: Number of query heads on "attn", 0 on "mlp".
 
     Raises:
-        SpLensError: A number is negative, `width` is not a multiple of `heads`, or `heads` does not fit the site.
+        SpLensError: If a number is negative, `width` is not a multiple of `heads`, or `heads` does not fit the site.
     """
 
     site: Site
@@ -97,7 +97,7 @@ class Layout(Sequence[NeuronGroup]):
             site: "mlp" or "attn".
 
         Raises:
-            SpLensError: The layout has no neurons at this site.
+            SpLensError: If the layout has no neurons at this site.
         """
         groups = tuple(group for group in self.groups if group.site == site)
         if not groups:
@@ -112,7 +112,7 @@ class Layout(Sequence[NeuronGroup]):
             name: Name of the hook point, such as "blocks.0.mlp.hook_post".
 
         Raises:
-            SpLensError: The layout has no such hook point.
+            SpLensError: If the layout has no such hook point.
         """
         for group in self.groups:
             if group.name == name:
@@ -144,7 +144,7 @@ class Layout(Sequence[NeuronGroup]):
             groups: Fields of each group. They are validated.
 
         Raises:
-            SpLensError: A group is invalid, there is no group, or several groups have the same hook point.
+            SpLensError: If a group is invalid, there is no group, or several groups have the same hook point.
         """
         layout = cls(validate(groups, tuple[NeuronGroup, ...], "layout"))
         if not layout or len(set(layout.names)) < len(layout):

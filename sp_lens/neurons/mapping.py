@@ -16,14 +16,14 @@ from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import Site
 
-Self = TypeVar("Self", bound="_OfLayout")
+Self = TypeVar("Self", bound="_TensorsByGroup")
 
 # The entries of `about`, in files of values, masks and statistics, that the library reads.
 ABOUT = mapping_with(model=str | None, metric=str | None, corpora=Sequence[Any] | None)
 
 
 @dataclass(frozen=True, eq=False)
-class _OfLayout(Mapping[str, torch.Tensor]):
+class _TensorsByGroup(Mapping[str, torch.Tensor]):
     """One tensor for each group of a layout, and its origin.
 
     Attributes:
@@ -92,8 +92,8 @@ class _OfLayout(Mapping[str, torch.Tensor]):
             path: Path of the file.
 
         Raises:
-            SpLensError: The file does not exist or contains another kind of result.
-            DamagedFile: The file is truncated, was modified, or its content is invalid.
+            SpLensError: If the file does not exist or contains another kind of result.
+            DamagedFile: If the file is truncated, was modified, or its content is invalid.
         """
         with opened(path, cls.__name__, {"layout": Any, "about": ABOUT}) as (tensors, header):
             return cls(Layout.from_json(header["layout"]), tensors, header["about"])
@@ -105,7 +105,7 @@ class _OfLayout(Mapping[str, torch.Tensor]):
             site: "mlp" or "attn".
 
         Raises:
-            SpLensError: The layers differ in width.
+            SpLensError: If the layers differ in width.
         """
         part = self.select(site)
         if len({self._size(group) for group in part.layout}) > 1:

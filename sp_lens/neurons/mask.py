@@ -8,11 +8,11 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.neurons.layout import Layout
-from sp_lens.neurons.mapping import _OfLayout
+from sp_lens.neurons.mapping import _TensorsByGroup
 from sp_lens.typing import Site
 
 
-class NeuronMask(_OfLayout):
+class NeuronMask(_TensorsByGroup):
     """A set of neurons: True marks a neuron that is pruned (or chosen). Shape `{hook name: Bool[" neuron"]}`.
 
     Example:
@@ -39,7 +39,7 @@ class NeuronMask(_OfLayout):
             about: Origin of the mask, such as `model="gpt2"`.
 
         Raises:
-            SpLensError: The layout does not have one of the hook points or indices.
+            SpLensError: If the layout does not have one of the hook points or indices.
         """
         tensors = {group.name: torch.zeros(group.width, dtype=torch.bool) for group in layout}
         for name, indices in neurons.items():
@@ -94,7 +94,7 @@ def pick_count(fraction: float, total: int, what: str) -> int:
         what: Name of the items in messages ("mlp neurons").
 
     Raises:
-        SpLensError: The fraction is not in (0, 1], or it is smaller than half an item.
+        SpLensError: If the fraction is not in (0, 1], or it is smaller than half an item.
     """
     if not 0 < fraction <= 1:
         raise SpLensError(f"fraction {fraction}: expected a share of the {what} above 0 and at most 1.")

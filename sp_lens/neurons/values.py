@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.neurons.layout import NeuronGroup
-from sp_lens.neurons.mapping import _OfLayout
+from sp_lens.neurons.mapping import _TensorsByGroup
 from sp_lens.neurons.mask import NeuronMask, pick_count
 from sp_lens.typing import AGGREGATES, Aggregate, Site
 
 
-class _Values(_OfLayout):
+class _Values(_TensorsByGroup):
     """The common base of values, which must be floating-point numbers."""
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class NeuronValues(_Values):
             ordered by (layer, neuron), so two runs return the same mask.
 
         Raises:
-            SpLensError: A value is NaN, or no neuron would be chosen.
+            SpLensError: If a value is NaN, or no neuron would be chosen.
         """
         part = self.select(site)
         excluded = None

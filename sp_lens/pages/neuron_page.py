@@ -7,30 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sp_lens.errors import SpLensError
-from sp_lens.neurons.layout import Layout
+from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.pages.contexts import context_parts
 from sp_lens.pages.page import Figure, Page, Part, Section, Table, render_page
 from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, values_about
 from sp_lens.plots.distributions.neuron_density import neuron_density
 from sp_lens.plots.neurons._inputs import is_score
+from sp_lens.typing import METRICS, Metric, Site
 
 if TYPE_CHECKING:
-    from sp_lens.neurons.layout import NeuronGroup
     from sp_lens.neurons.values import NeuronValues
     from sp_lens.pruning.run import PruneRun
     from sp_lens.scoring.uncertainty import Uncertainty
     from sp_lens.statistics.activation_stats import ActivationStats
     from sp_lens.statistics.top_examples import TopExamples
-    from sp_lens.typing import Metric, Site
 
-METRICS: "tuple[Metric, ...]" = ("abs", "rms", "std", "freq")
 _NOT_MEASURED = "not measured"
 
 
 def neuron_page(
     stats_by_corpus: "Mapping[str, ActivationStats]",
     *,
-    site: "Site",
+    site: Site,
     layer: int,
     neuron: int,
     scores: "NeuronValues | Uncertainty | None" = None,
@@ -77,7 +75,7 @@ def neuron_page(
     groups = {group.layer: group for group in stats.layout.select(site)}
     if layer not in groups or not 0 <= neuron < groups[layer].width:
         raise SpLensError(
-            f"There is no neuron {neuron} in layer {layer} at site {site!r}: the statistics have {stats.layout}."
+            f"there is no neuron {neuron} in layer {layer} at site {site!r}: the statistics have {stats.layout}."
         )
     sections = neuron_sections(
         groups[layer], neuron, stats=stats_by_corpus, scores=scores, run=run, effects=effects, examples=examples
@@ -86,19 +84,19 @@ def neuron_page(
     return render_page(neuron_name(groups[layer], neuron), f"Model {model}." if model else "", sections)
 
 
-def neuron_name(group: "NeuronGroup", neuron: int) -> str:
+def neuron_name(group: NeuronGroup, neuron: int) -> str:
     """Return the name of a neuron in headings: its index, layer and site, and at attention heads the head."""
     head = f" (head {neuron // group.d_head}, unit {neuron % group.d_head})" if group.heads else ""
     return f"Neuron {neuron} of layer {group.layer}, {SITE_NAMES[group.site]}{head}"
 
 
-def neuron_anchor(group: "NeuronGroup", neuron: int) -> str:
+def neuron_anchor(group: NeuronGroup, neuron: int) -> str:
     """Return the anchor of a neuron, which is also the prefix of the anchors of its sections."""
     return f"{group.site}-{group.layer}-{neuron}"
 
 
 def neuron_sections(
-    group: "NeuronGroup",
+    group: NeuronGroup,
     neuron: int,
     *,
     stats: "Mapping[str, ActivationStats]",
@@ -153,19 +151,19 @@ def require_results(name: str, results: Any, attribute: str, kind: str) -> None:
             raise SpLensError(f"{name}[{label!r}] has type {type(result).__name__}: expected {kind}.")
 
 
-def _has_group(layout: "Layout", group: "NeuronGroup", description: str) -> bool:
+def _has_group(layout: Layout, group: NeuronGroup, description: str) -> bool:
     """Return whether a layout has the group; raise SpLensError if its group of that name has another shape."""
     same_name = next((other for other in layout if other.name == group.name), None)
     if same_name not in (None, group):
         raise SpLensError(
-            f"The {description} belong to another model: their shape in layer {group.layer} is {same_name.shape}, and "
+            f"the {description} belong to another model: their shape in layer {group.layer} is {same_name.shape}, and "
             f"{group.shape} was expected. Compute them with the same model as the other results."
         )
     return same_name is not None
 
 
 def _score_and_pruning(
-    group: "NeuronGroup", neuron: int, scores: "NeuronValues | Uncertainty | None", run: "PruneRun | None"
+    group: NeuronGroup, neuron: int, scores: "NeuronValues | Uncertainty | None", run: "PruneRun | None"
 ) -> list[Part]:
     rows = []
     if scores is None or isinstance(scores, Mapping):
@@ -193,7 +191,7 @@ def _score_and_pruning(
     return [Table("Score and pruning of the neuron", rows)] if rows else []
 
 
-def _pruned_at(group: "NeuronGroup", neuron: int, run: "PruneRun") -> str:
+def _pruned_at(group: NeuronGroup, neuron: int, run: "PruneRun") -> str:
     if not _has_group(run.layout, group, "neurons of the run"):
         return f"no: the run pruned neurons of site {run.settings.get('site', 'other')}"
     step = int(run.pruned_at[group.name][neuron])
@@ -201,7 +199,7 @@ def _pruned_at(group: "NeuronGroup", neuron: int, run: "PruneRun") -> str:
 
 
 def _importance_table(
-    group: "NeuronGroup", neuron: int, stats: "Mapping[str, ActivationStats]", loss_increases: Mapping[str, float]
+    group: NeuronGroup, neuron: int, stats: "Mapping[str, ActivationStats]", loss_increases: Mapping[str, float]
 ) -> list[Part]:
     if not stats and not loss_increases:
         return []
@@ -232,7 +230,7 @@ def _importance_table(
     return [Table(caption, rows, columns)]
 
 
-def _importance(stats: "ActivationStats", group: "NeuronGroup", neuron: int, metric: "Metric") -> str:
+def _importance(stats: "ActivationStats", group: NeuronGroup, neuron: int, metric: Metric) -> str:
     if not stats.folds:
         return f"{float(getattr(stats[group.name], metric)()[neuron]):.3g}"
     from sp_lens.scoring.uncertainty import uncertainty
@@ -240,13 +238,13 @@ def _importance(stats: "ActivationStats", group: "NeuronGroup", neuron: int, met
     return _with_interval(uncertainty(stats.part(Layout((group,))), metric=metric), group, neuron)
 
 
-def _with_interval(uncertainty: "Uncertainty", group: "NeuronGroup", neuron: int) -> str:
+def _with_interval(uncertainty: "Uncertainty", group: NeuronGroup, neuron: int) -> str:
     parts = (uncertainty.values, uncertainty.low, uncertainty.high)
     value, low, high = (float(part[group.name][neuron]) for part in parts)
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def _densities(group: "NeuronGroup", neuron: int, stats: "Mapping[str, ActivationStats]", anchor: str) -> list[Part]:
+def _densities(group: NeuronGroup, neuron: int, stats: "Mapping[str, ActivationStats]", anchor: str) -> list[Part]:
     with_histogram = {label: result for label, result in stats.items() if _has_histogram(result, group, neuron)}
     if not with_histogram:
         return []
@@ -258,6 +256,6 @@ def _densities(group: "NeuronGroup", neuron: int, stats: "Mapping[str, Activatio
     return [Figure(figure.update_layout(title=None, height=330 + 24 * len(with_histogram)), caption, anchor)]
 
 
-def _has_histogram(stats: "ActivationStats", group: "NeuronGroup", neuron: int) -> bool:
+def _has_histogram(stats: "ActivationStats", group: NeuronGroup, neuron: int) -> bool:
     histogram = stats[group.name].histogram
     return histogram is not None and neuron in histogram.neurons.tolist()

@@ -87,7 +87,7 @@ def _template(look: _Look) -> go.layout.Template:
                 "yanchor": "bottom",
                 "yref": "container",
             },
-            # Plotly enlarges these margins if titles, ticks or the legend need more room.
+            # Plotly enlarges these margins if titles, ticks or the legend need more space.
             "margin": {side: size * look.space for side, size in {"l": 70, "r": 30, "t": 30, "b": 30}.items()},
             "paper_bgcolor": look.background,
             "plot_bgcolor": look.background,
@@ -167,10 +167,10 @@ def for_paper(figure: go.Figure, *, width: float = COLUMN) -> go.Figure:
     return copy
 
 
-def _wrap_title(axis: Any, room: float) -> None:
-    """Break the title of an axis into lines that fit its share of the `room` (in pixels) of all axes side by side."""
+def _wrap_title(axis: Any, length: float) -> None:
+    """Break the title of an axis into lines that fit its share of the `length` (in pixels) of all axes side by side."""
     start, end = axis.domain or (0, 1)
-    characters = max(8, int((end - start) * room / (0.5 * _PRINT["text"])))
+    characters = max(8, int((end - start) * length / (0.5 * _PRINT["text"])))
     lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, characters)]
     axis.title.text = "<br>".join(lines)
 

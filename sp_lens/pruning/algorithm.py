@@ -27,7 +27,7 @@ class Algorithm:
     """Algorithm 1 for one model, its corpora and a configuration.
 
     Attributes:
-        model: Bridge or `HookedTransformer`. It is not changed.
+        model: A `TransformerBridge` or a `HookedTransformer`. It is not changed.
         corpora: The four corpora.
         config: Options of the run.
         layout: Neuron groups that can be pruned.

@@ -43,10 +43,10 @@ def locked(folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise SpLensError(
-            f"Another run is writing to the folder {folder}. Wait until it has ended, or pass another folder as out=..."
+            f"another run is writing to the folder {folder}. Wait until it has ended, or pass another folder as out=..."
         ) from error
     except OSError as error:
-        raise SpLensError(f"Cannot write to the folder {folder} ({error}). Pass another folder as out=...") from error
+        raise SpLensError(f"cannot write to the folder {folder} ({error}). Pass another folder as out=...") from error
     try:
         remove_leftovers(folder)
         yield
@@ -66,7 +66,7 @@ def save_step(run: PruneRun, folder: str | Path) -> None:
         run.mask.save(Path(folder) / "mask.safetensors")
     except OSError as error:
         raise SpLensError(
-            f"Cannot write step {run.steps} to {folder} ({error}). The steps before it are saved: free some space, and "
+            f"cannot write step {run.steps} to {folder} ({error}). The steps before it are saved: free some space, and "
             "the same call resumes after them."
         ) from error
 

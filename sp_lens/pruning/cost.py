@@ -85,7 +85,7 @@ def estimate_cost(
     SmolLM2-135M, and up to 3.7 times for the bundled models.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         forget: Corpus to collect statistics on. It must not be an iterator, which could not be read again by the run.
         retain: Second corpus to collect statistics on. It requires both held-out corpora.
         eval_forget: Held-out data of the forget corpus.
@@ -112,7 +112,7 @@ def estimate_cost(
         return estimate_passes(model, given, Counter(forget=1), batch_tokens=batch_tokens)
     if missing := corpora.keys() - given.keys():
         raise SpLensError(
-            f"Missing {' and '.join(sorted(missing))}: pass the four corpora of prune, as in "
+            f"missing {' and '.join(sorted(missing))}: pass the four corpora of prune, as in "
             "sp.estimate_cost(model, **load_corpora(...)), or one corpus for collect, as in "
             "sp.estimate_cost(model, corpus)."
         )
@@ -139,7 +139,7 @@ def estimate_passes(
     """Estimate the cost of a number of passes over each corpus.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpora: Corpora by name. Those with a name that begins with "eval_" are read by `evaluate`, the others by
             `collect`.
         passes: Number of passes over each corpus, by its name. A corpus without passes is not read.
@@ -187,7 +187,7 @@ class _Reading(NamedTuple):
 
 def _read(model: Any, name: str, corpus: Any) -> _Reading:
     if isinstance(corpus, Iterator):
-        raise SpLensError(f"The corpus {name!r} is an iterator, which the run could not read again: make it a list.")
+        raise SpLensError(f"the corpus {name!r} is an iterator, which the run could not read again: make it a list.")
     per_image = sum(patches_of(model)) if reads_images(model) else 0
     sample = corpus
     # Decoding images is slow, and each image has the same number of patches, so a few of them are enough.
@@ -221,7 +221,7 @@ def _batch_bytes(model: Any, *, longest: int, positions: int, evaluated: bool) -
     """Return the bytes in use, at most, while a batch is in the model.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         longest: Number of tokens in the longest row.
         positions: Number of positions in the batch, including padding.
         evaluated: Whether the model computes logits.

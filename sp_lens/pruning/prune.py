@@ -21,7 +21,7 @@ from sp_lens.pruning.run import PruneInterrupted, PruneRun
 from sp_lens.typing import BATCH_TOKENS, EPS, Aggregate, AnySite, ScoreMetric, Site, Unit
 
 _RANKS_DIFFER = (
-    "The ranks were called with different models, corpora or settings, or found different steps in the folder of the "
+    "the ranks were called with different models, corpora or settings, or found different steps in the folder of the "
     "run. Make the same call on every rank, and choose a folder (out=...) that all ranks can read."
 )
 
@@ -61,7 +61,7 @@ def prune(
     process writes the files.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         forget: Corpus to forget, as `load_corpus` or `load_images` returns it. Statistics are collected on it.
         retain: Corpus to keep. Statistics are collected on it.
         eval_forget: Held-out data of the forget corpus. It must not overlap with `forget` or `retain`.

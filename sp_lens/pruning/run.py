@@ -101,7 +101,7 @@ class PruneRun(Run):
             SpLensError: If the run does not have this step.
         """
         if not 0 <= step <= self.steps:
-            raise SpLensError(f"The run has no step {step}: expected a step from 0 to {self.steps}.")
+            raise SpLensError(f"the run has no step {step}: expected a step from 0 to {self.steps}.")
         tensors = {name: (at > 0) & (at <= step) for name, at in self.pruned_at.items()}
         about = {key: self.settings[key] for key in ("model", "metric", "site") if key in self.settings}
         return NeuronMask(self.layout, tensors, {**about, "step": step})
@@ -112,7 +112,7 @@ class PruneRun(Run):
         return PruneRun(self.layout, pruned_at, self.records[: step + 1], self.settings)
 
     def save(self, path: str | Path) -> None:
-        """Write the run to a safetensors file. The file is complete or not written at all."""
+        """Write the run to a safetensors file, atomically."""
         header = {"layout": self.layout.to_json(), "records": list(self.records), "settings": dict(self.settings)}
         save_tensors(path, "PruneRun", self.pruned_at, header)
 

@@ -2,7 +2,8 @@
 
     Score(n) = Importance(D_forget, n) / (Importance(D_retain, n) + eps)
 
-`importance_ratio` is this formula on tensors; `score` applies it to collected statistics or importances.
+`importance_ratio` is this formula on tensors, and `score` applies it to collected statistics or importances.
+`random_values` replaces the scores if the metric is "random", the control.
 """
 
 from collections.abc import Mapping

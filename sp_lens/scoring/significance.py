@@ -77,7 +77,7 @@ class SpecialisationTest:
         return frame.assign(side=pd.Categorical.from_codes(codes, categories=["forget", "retain"]))
 
     def save(self, path: str | Path) -> None:
-        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
+        """Write the result to a safetensors file, atomically."""
         tensors = {f"{part}/{name}": getattr(self, part)[name] for part in _PARTS for name in self.layout.names}
         header = {"layout": self.layout.to_json(), "about": self.statistic.about, "rate": self.rate}
         save_tensors(path, "SpecialisationTest", tensors, header)
@@ -89,8 +89,8 @@ class SpecialisationTest:
         Raises:
             SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
-        wanted = {"layout": Any, "about": ABOUT, "rate": float}
-        with opened(path, "SpecialisationTest", wanted) as (tensors, header):
+        types = {"layout": Any, "about": ABOUT, "rate": float}
+        with opened(path, "SpecialisationTest", types) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
             statistic, p_values, adjusted = (NeuronValues(layout, part, header["about"]) for part in parts)

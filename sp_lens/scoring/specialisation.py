@@ -126,7 +126,7 @@ class Specialisation(Mapping[str, NeuronValues]):
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(self))
 
     def save(self, path: str | Path) -> None:
-        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
+        """Write the result to a safetensors file, atomically."""
         tensors = {
             f"{number}/{name}": values[name]
             for number, values in enumerate(self.importances.values())
@@ -143,8 +143,8 @@ class Specialisation(Mapping[str, NeuronValues]):
         Raises:
             SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
-        wanted = {"layout": Any, "about": Mapping[str, ABOUT], "eps": Mapping[str, float]}
-        with opened(path, "Specialisation", wanted) as (tensors, header):
+        types = {"layout": Any, "about": Mapping[str, ABOUT], "eps": Mapping[str, float]}
+        with opened(path, "Specialisation", types) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             importances = {
                 corpus: NeuronValues(layout, {name: tensors[f"{number}/{name}"] for name in layout.names}, about)

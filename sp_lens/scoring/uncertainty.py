@@ -52,7 +52,7 @@ class Uncertainty:
         return self.values.frame().assign(**columns)
 
     def save(self, path: str | Path) -> None:
-        """Write the result to a safetensors file. The file appears under this name only once it is complete."""
+        """Write the result to a safetensors file, atomically."""
         tensors = {f"{part}/{name}": getattr(self, part)[name] for part in _PARTS for name in self.layout.names}
         save_tensors(path, "Uncertainty", tensors, {"layout": self.layout.to_json(), "about": self.values.about})
 

@@ -252,13 +252,13 @@ class ActivationStats(Mapping[str, Moments]):
 
     @classmethod
     def load(cls, path: str | Path) -> "ActivationStats":
-        """Read a file written by `save`.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
-        schema = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
-        with opened(path, "ActivationStats", schema) as (tensors, header):
+        types = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
+        with opened(path, "ActivationStats", types) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
             for key, tensor in tensors.items():

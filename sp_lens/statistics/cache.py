@@ -32,8 +32,8 @@ def reduce_cache(
     Raises:
         SpLensError: If the cache has no hook of a neuron group, or `counted` does not fit its activations.
     """
-    found = [group_of_activation(name, tuple(cache[name].shape)) for name in cache]
-    groups = sorted((group for group in found if group), key=lambda group: (group.layer, group.site))
+    candidates = [group_of_activation(name, tuple(cache[name].shape)) for name in cache]
+    groups = sorted((group for group in candidates if group), key=lambda group: (group.layer, group.site))
     if not groups:
         raise SpLensError("the cache has no mlp.hook_post and no attn.hook_z: cache at least one of these hooks.")
     moments = {}

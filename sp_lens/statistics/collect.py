@@ -61,7 +61,7 @@ def collect(
             the whole corpus are bit-identical with and without folds. Memory grows with folds times neurons, and the
             corpus is read one more time without the model. None keeps no folds.
         batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         `ActivationStats` with freq, abs, rms, std, mean, min, max and count of each neuron, and histograms if `edges`
@@ -70,8 +70,8 @@ def collect(
     Raises:
         SpLensError: If the corpus cannot be read, an activation is NaN or infinite (the message names site, layer and
             batch), a hook does not fire exactly once per forward pass, or there are fewer than 5 folds, more folds
-            than documents, or folds in one of several processes. With several processes, the error of one is raised on
-            all of them.
+            than documents, or `folds` is given in one of several processes. With several processes, the
+            error of one is raised on all of them.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
@@ -106,13 +106,13 @@ def _merge_into(totals: _ByHook, moments: _ByHook) -> None:
         totals[name] = totals[name].merge(new) if name in totals else new
 
 
-def _merge_ranks(own: _ByHook, layout: Layout) -> _ByHook:
+def _merge_ranks(totals: _ByHook, layout: Layout) -> _ByHook:
     """Merge the moments of all ranks in rank order; a rank without a counted token has none."""
     if distributed.world_size() == 1:
-        return own
+        return totals
     merged: _ByHook = {}
     for name in layout.names:  # one group at a time, as histograms of all of them from all ranks can be large
-        for moments in distributed.gathered(own[name].cpu() if name in own else None):
+        for moments in distributed.gathered(totals[name].cpu() if name in totals else None):
             if moments is not None:
                 _merge_into(merged, {name: moments})
     return merged
@@ -144,7 +144,7 @@ def collect_histograms(
         bins: Number of bins between the edges.
         folds: Number of folds of documents whose statistics are kept as well, see `collect`. Folds have no histograms.
         batch_tokens: Number of tokens per batch, including padding.
-        progress: Show progress bars.
+        progress: Whether to show progress bars.
 
     Returns:
         `ActivationStats` by label. They cover the neurons of all sites; only the requested ones have histograms.
@@ -198,9 +198,10 @@ def _reduce_batch(
     def reduce_group(group: NeuronGroup, activation: torch.Tensor) -> None:
         flat = activation.flatten(0, 1)
         moments = Moments.from_activations(flat, counted=counted, uncounted=uncounted)
-        for fold, (own, other) in positions.items():
-            whole = len(positions) == 1
-            fold_moments = moments if whole else Moments.from_activations(flat, counted=own, uncounted=other)
+        for fold, (fold_counted, fold_uncounted) in positions.items():
+            fold_moments = moments
+            if len(positions) > 1:  # with one fold in the batch, its moments are those of the batch
+                fold_moments = Moments.from_activations(flat, counted=fold_counted, uncounted=fold_uncounted)
             by_fold.setdefault(fold, {})[group.name] = fold_moments
         if group.name in requests:
             chosen = flat.index_select(0, counted.to(flat.device)).float()

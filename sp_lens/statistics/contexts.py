@@ -46,7 +46,7 @@ def strongest_contexts(
     """Run the model on one batch and return the strongest contexts of the chosen neurons in it.
 
     Args:
-        model: A bridge or a `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         batch: Rows of tokens.
         chosen: Indices of the chosen neurons in each group.
         k: Number of contexts per neuron; fewer if the batch has fewer rows.
@@ -84,7 +84,7 @@ def strongest_contexts(
     visit_activations(model, batch, tuple(chosen), find_peaks)
     for group in chosen:
         require_finite_activations(contexts[group.name].strength, group, batch.number)
-    return {name: Contexts(*(tensor.cpu() for tensor in found)) for name, found in contexts.items()}
+    return {name: Contexts(*(tensor.cpu() for tensor in group_contexts)) for name, group_contexts in contexts.items()}
 
 
 def _strongest(

@@ -159,12 +159,12 @@ class Moments:
         Raises:
             SpLensError: If tensors are missing or there are others.
         """
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
-        histogram = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - own.keys()}
+        plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("histogram.")}
+        histogram = {name.removeprefix("histogram."): tensors[name] for name in tensors.keys() - plain.keys()}
         expected = {f.name for f in fields(cls)} - {"count", "histogram"}
-        if own.keys() != expected or (histogram and histogram.keys() != {f.name for f in fields(Histogram)}):
+        if plain.keys() != expected or (histogram and histogram.keys() != {f.name for f in fields(Histogram)}):
             raise SpLensError(f"moments need the tensors {sorted(expected)}, but {sorted(tensors)} were given.")
-        return cls(count=count, histogram=Histogram(**histogram) if histogram else None, **own)
+        return cls(count=count, histogram=Histogram(**histogram) if histogram else None, **plain)
 
     def check(self, width: int) -> None:
         """Raise SpLensError if these cannot be the moments of `width` neurons: wrong shapes, or impossible values."""

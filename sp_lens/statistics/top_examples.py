@@ -123,14 +123,14 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
 
     @classmethod
     def load(cls, path: str | Path) -> "TopExamples":
-        """Read a file written by `save`.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
         saved_example = tuple[tuple[str, ...], Int64, Int64, Int64, str | None]
-        schema = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[saved_example]]]}
-        with opened(path, "TopExamples", schema) as (tensors, header):
+        types = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[saved_example]]]}
+        with opened(path, "TopExamples", types) as (tensors, header):
             layout, saved = Layout.from_json(header["layout"]), header["contexts"]
             examples = [example for by_neuron in saved.values() for kept in by_neuron.values() for example in kept]
             size = sum(len(tokens) for tokens, *_ in examples)
@@ -190,7 +190,7 @@ def top_examples(
         k: Number of contexts per neuron; fewer if the corpus has fewer rows.
         context: Number of tokens on either side of the peak; fewer at the ends of a row.
         batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
         SpLensError: If the mask is for another model or selects no neuron, `k` is below 1, the corpus cannot be read,
@@ -218,8 +218,8 @@ def top_examples(
     documents: dict[int, str | None] = {}
     stream = BatchStream(model, corpus, batch_tokens=batch_tokens)
     with inference(model), tqdm(desc="examples", unit=" tokens", disable=not progress) as bar:
-        found = stream.map(lambda batch: strongest_contexts(model, batch, chosen, k=k, context=context))
-        for batch, batch_contexts in found:
+        contexts_by_batch = stream.map(lambda batch: strongest_contexts(model, batch, chosen, k=k, context=context))
+        for batch, batch_contexts in contexts_by_batch:
             for name, contexts in batch_contexts.items():
                 strongest[name] = strongest[name].merge(contexts, k) if name in strongest else contexts
             documents |= {row.number: row.document for row in batch.rows}

@@ -47,7 +47,7 @@ def validate(value: Any, expected: Any, name: str) -> Any:
         name: Name of the value in error messages.
 
     Raises:
-        SpLensError: The value does not have the expected type. The message names the first part that differs.
+        SpLensError: If the value does not have the expected type. The message names the first part that differs.
 
     Example:
         >>> validate([1, 2], tuple[int, ...], "steps")

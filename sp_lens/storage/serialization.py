@@ -75,7 +75,7 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        SpLensError: The file does not exist, is not a regular file, or is not valid JSON.
+        SpLensError: If the file does not exist, is not a regular file, or is not valid JSON.
     """
     try:
         if not Path(path).is_file():
@@ -94,8 +94,8 @@ def load_values(path: str | Path, kind: type[Result], **types: Any) -> Result:
         types: Types of fields for which the file must satisfy more than the annotation in the dataclass.
 
     Raises:
-        SpLensError: The file does not exist, is not valid JSON, or contains another kind of result.
-        DamagedFile: A field is missing or invalid.
+        SpLensError: If the file does not exist, is not valid JSON, or contains another kind of result.
+        DamagedFile: If a field is missing or invalid.
     """
     values = read_json(path)
     if not isinstance(values, dict) or values.pop("kind", None) != kind.__name__:
@@ -131,8 +131,8 @@ def opened(
         types: Types of the values in the header, see `mapping_with`.
 
     Raises:
-        DamagedFile: The file is truncated, was modified, or its content is invalid.
-        SpLensError: The file does not exist or contains another kind of result.
+        DamagedFile: If the file is truncated, was modified, or its content is invalid.
+        SpLensError: If the file does not exist or contains another kind of result.
     """
     tensors, header = load_tensors(path, kind)
     with damage_reported(path, kind):
@@ -175,8 +175,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, torch.Tensor], 
     """Return the tensors and the header of a file that `save_tensors` wrote. The header is not validated.
 
     Raises:
-        DamagedFile: The file is truncated, was modified, or was not written by sp_lens.
-        SpLensError: The file does not exist or contains another kind of result.
+        DamagedFile: If the file is truncated, was modified, or was not written by sp_lens.
+        SpLensError: If the file does not exist or contains another kind of result.
     """
     if not Path(path).is_file():
         raise SpLensError(f"there is no file {path}: expected the path of a saved {kind}.")

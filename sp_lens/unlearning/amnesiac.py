@@ -32,7 +32,7 @@ def amnesiac(
     theirs samples from the joint data. They train for three epochs with Adam at 1e-4.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus to forget, as `load_corpus` or `load_images` returns it.
         retain: Corpus to keep.
         eval_forget: Held-out data of the forget corpus.

@@ -41,7 +41,7 @@ def selective_synaptic_dampening(
     image), and its loss is the mean over its predictions, where their code treats a batch as an example.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus to forget, as `load_corpus` or `load_images` returns it.
         retain: Corpus to keep.
         eval_forget: Held-out data of the forget corpus.

@@ -19,7 +19,7 @@ def fine_tune(
     Spotless Net", arXiv 1911.04933). A useful unlearning method has to forget more than fine-tuning does.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus to forget. It is read only to verify that the evaluation data is held out.
         retain: Corpus to train on, as `load_corpus` or `load_images` returns it.
         eval_forget: Held-out data of the forget corpus.

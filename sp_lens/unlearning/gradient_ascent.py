@@ -20,7 +20,7 @@ def gradient_ascent(
     history shows after how many.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus on which the loss is increased, as `load_corpus` or `load_images` returns it.
         retain: Corpus to keep. It is read only to verify that the evaluation data is held out.
         eval_forget: Held-out data of the forget corpus.

@@ -40,7 +40,7 @@ def magnitude(
     for eps), which leaves `prune(..., metric="rms", recollect=False)`.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus to collect statistics on, as `load_corpus` or `load_images` returns it.
         retain: Corpus to keep. It is read only to verify that the evaluation data is held out.
         eval_forget: Held-out data of the forget corpus.

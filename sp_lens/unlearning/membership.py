@@ -55,7 +55,7 @@ class MembershipInference:
 
     @classmethod
     def load(cls, path: str | Path) -> "MembershipInference":
-        """Read a saved result.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing or contains something else.
@@ -86,7 +86,7 @@ def membership_inference(
     attack learns to distinguish classes.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         forget: Training data that was to be forgotten.
         retain: Training data that was kept.
         held_out: Data that the model was not trained on.
@@ -104,7 +104,7 @@ def membership_inference(
         import sklearn.model_selection
     except ImportError as error:
         raise SpLensError(
-            f"Membership inference needs scikit-learn. Install it with pip install 'sp-lens[vision]' ({error})."
+            f"membership inference needs scikit-learn. Install it with pip install 'sp-lens[vision]' ({error})."
         ) from error
     require_task(model)
     corpora = {"forget": reusable(forget), "retain": reusable(retain), "held_out": reusable(held_out)}
@@ -154,6 +154,6 @@ def _entropies(
     entropies = {}
     with tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
         for name, corpus in corpora.items():
-            nats = sums_by_item(model, corpus, entropy, seed=seed, batch_tokens=batch_tokens, bar=bar)
-            entropies[name] = nats.sums / nats.counts
+            entropy_sums = sums_by_item(model, corpus, entropy, seed=seed, batch_tokens=batch_tokens, bar=bar)
+            entropies[name] = entropy_sums.sums / entropy_sums.counts
     return entropies

@@ -59,7 +59,7 @@ class Relearning:
 
     @classmethod
     def load(cls, path: str | Path) -> "Relearning":
-        """Read a saved result.
+        """Read a file that `save` wrote.
 
         Raises:
             SpLensError: If the file is missing or contains something else.
@@ -91,7 +91,7 @@ def relearning(
     that of another method, or with that of the same number of randomly pruned neurons.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         forget: Corpus to learn again, as `load_corpus` or `load_images` returns it.
         eval_forget: Held-out data of the forget corpus.
         eval_retain: Held-out data of the retain corpus, to measure the effect of relearning on it. None omits it.

@@ -43,7 +43,7 @@ class UnlearningRun(Run):
         """
         if (fingerprint := weights_fingerprint(model)) != self.settings["weights"]:
             raise SpLensError(
-                f"The run started from {self.settings['model']!r} with the weights {self.settings['weights']}. This "
+                f"the run started from {self.settings['model']!r} with the weights {self.settings['weights']}. This "
                 f"model is {model_name(model)!r} with the weights {fingerprint}. Load the original model, unchanged."
             )
         with editable(model) as (weights, original):
@@ -54,7 +54,7 @@ class UnlearningRun(Run):
             yield model
 
     def save(self, path: str | Path) -> None:
-        """Write the run to a safetensors file. The file is complete or not written at all."""
+        """Write the run to a safetensors file, atomically."""
         header = {"records": list(self.records), "settings": dict(self.settings)}
         save_tensors(path, "UnlearningRun", self.weights, header)
 

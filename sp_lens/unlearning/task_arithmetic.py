@@ -31,7 +31,7 @@ def task_arithmetic(
     by `scale` with each step; the authors choose the best weight of such a sweep.
 
     Args:
-        model: Bridge or `HookedTransformer`. Its weights are restored afterwards.
+        model: A `TransformerBridge` or a `HookedTransformer`. Its weights are restored afterwards.
         forget: Corpus to fine-tune on, as `load_corpus` or `load_images` returns it.
         retain: Corpus to keep. It is read only to verify that the evaluation data is held out.
         eval_forget: Held-out data of the forget corpus.

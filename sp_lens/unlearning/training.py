@@ -110,7 +110,7 @@ def train(
     tokens.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         weights: Live parameters of the model to train.
         corpus: Corpus to train on.
         options: Optimiser, number of updates per step, seed and batch size.
@@ -141,7 +141,7 @@ def train_on_both(
     predictions of both batches.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         weights: Live parameters of the model to train.
         corpora: The four corpora, of which forget and retain are read.
         loss_functions: Loss for each of the corpora "forget" and "retain".

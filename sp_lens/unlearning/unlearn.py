@@ -28,7 +28,7 @@ def unlearn(
     """Change the weights step by step, evaluate the model after each step, and restore the original weights.
 
     Args:
-        model: Bridge or `HookedTransformer`.
+        model: A `TransformerBridge` or a `HookedTransformer`.
         corpora: The four corpora.
         steps: The steps of the method.
         method: Name of the method, which figures show.

@@ -22,14 +22,14 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
     for which the gradient is None. On GPT-2 both share memory.
 
     Raises:
-        SpLensError: If weights are quantised or on disk, because gradient steps cannot change them.
+        SpLensError: If weights are quantized or on disk, because gradient steps cannot change them.
     """
     inner = getattr(model, "original_model", model)
     weights = dict(inner.named_parameters())
     for name, weight in weights.items():
         if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.is_meta:
             raise SpLensError(
-                f"The weight {name} of {model_name(model)!r} is quantised or offloaded to disk, and unlearning methods "
+                f"the weight {name} of {model_name(model)!r} is quantized or offloaded to disk, and unlearning methods "
                 "change weights. Load the model in float32 or bfloat16, or use prune(), which accepts such a model."
             )
     added = _biases_added_by_bridge(inner, weights) if inner is not model else ()

@@ -130,7 +130,7 @@ def test_invalid_arguments_are_errors(demo: Any) -> None:
     for message, options in errors.items():
         with pytest.raises(sp.SpLensError, match=message):
             sampled(demo, **options)
-    with pytest.raises(sp.SpLensError, match=r"The prompt '' has no tokens"):
+    with pytest.raises(sp.SpLensError, match=r"the prompt '' has no tokens"):
         sample_continuations(demo, "", continuations=1, tokens=1, temperature=1, seed=0, batch=1, progress=False)
     for family, predicts in {"bert": "masked tokens", "vit": "the class of an image"}.items():
         with pytest.raises(sp.SpLensError, match=f"predicts {predicts}, but continuing a text needs"):

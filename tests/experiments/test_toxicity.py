@@ -136,11 +136,11 @@ def test_invalid_arguments_are_errors(demo: Any, tmp_path: Path) -> None:
     folder = bert(tmp_path / "bert", ["toxic", "other"])
     errors: dict[str, dict[str, Any]] = {
         r"label='rude' is not a label of the classifier: expected one of 'toxic', 'other'": {"label": "rude"},
-        r"Cannot load the classifier 'nowhere/bert'": {"classifier": "nowhere/bert"},
+        r"cannot load the classifier 'nowhere/bert'": {"classifier": "nowhere/bert"},
         r"holds OPTForCausalLM: expected a text classifier": {"classifier": DEMO_FOLDER},
         r"classifier must be the name or folder .* got int": {"classifier": 3},
         r"tokens=300": {"tokens": 300},
-        r"The prompt '' has no tokens": {"prompt": ""},
+        r"the prompt '' has no tokens": {"prompt": ""},
     }
     for message, options in errors.items():
         with pytest.raises(sp.SpLensError, match=message):

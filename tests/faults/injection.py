@@ -158,7 +158,7 @@ def two_processes(run: RunUnderTest, generator: random.Random, tries: int) -> Ou
         message = message_of(out)
         os.kill(first, signal.SIGCONT)
         first_code = wait(first)
-        expected = second_code == EXPECTED_ERROR and "Another run is writing" in message and first_code == 0
+        expected = second_code == EXPECTED_ERROR and "another run is writing" in message and first_code == 0
         outcome.add(
             run.resumes_to_reference(out) and expected,
             message=message,

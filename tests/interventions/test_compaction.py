@@ -289,7 +289,7 @@ class Packed(torch.nn.Linear):
 
 
 @pytest.mark.usefixtures("narrow_tiny_layers")
-@pytest.mark.parametrize("reason", ["are in a Packed", "are shared with another layer", "are quantised or offloaded"])
+@pytest.mark.parametrize("reason", ["are in a Packed", "are shared with another layer", "are quantized or offloaded"])
 def test_weights_that_cannot_be_cut_raise_an_error_and_are_ablated_with_hooks(reason: str) -> None:
     model = tiny_bridge("opt")
     first, last = (getattr(block.mlp, "in").original_component for block in model.blocks)

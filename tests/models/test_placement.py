@@ -77,7 +77,7 @@ def test_weights_on_disk_can_be_ablated_but_not_folded(folder: Path, tmp_path: P
         lambda: sp.export(placed, runs[1].mask, tmp_path / "out"),
         lambda: sp.export(placed, runs[1].mask, tmp_path / "out", compact=True),
     ):
-        with pytest.raises(sp.SpLensError, match=r"quantised or offloaded to disk.*Ablation by hooks works"):
+        with pytest.raises(sp.SpLensError, match=r"quantized or offloaded to disk.*Ablation by hooks works"):
             way()
     assert all(map(torch.equal, kept, (parameter for parameter in placed.parameters() if not parameter.is_meta)))
     assert not (tmp_path / "out").exists()

@@ -135,9 +135,9 @@ def test_pruning_and_ablation_effects_work(quantized: Any, tmp_path: Path) -> No
 def test_packed_weights_are_not_changed(quantized: Any, tmp_path: Path) -> None:
     """quanto unpacks a weight when it is transposed, so writing to the result would silently have no effect."""
     mask, before = random_mask(quantized, 0.3), logits(quantized)
-    with pytest.raises(sp.SpLensError, match=r"quantised or offloaded.*load the model in float16 or bfloat16"):
+    with pytest.raises(sp.SpLensError, match=r"quantized or offloaded.*load the model in float16 or bfloat16"):
         fold_mask(quantized, mask)
-    with pytest.raises(sp.SpLensError, match=r"'demo' is quantised.*load the model in float16 or bfloat16"):
+    with pytest.raises(sp.SpLensError, match=r"'demo' is quantized.*load the model in float16 or bfloat16"):
         sp.export(quantized, mask, tmp_path / "pruned")
     assert torch.equal(logits(quantized), before)
     assert not list(tmp_path.iterdir())

@@ -138,10 +138,10 @@ def test_a_notebook_shows_the_page_in_a_frame(tmp_path: Path) -> None:
         ({"stats": {}}, "stats_by_corpus is empty"),
         ({"stats": stats_of(1)}, "stats_by_corpus has type ActivationStats: expected a mapping"),
         ({"stats": {"code": 3}}, "expected ActivationStats"),
-        ({"neuron": 20}, "There is no neuron 20 in layer 0"),
+        ({"neuron": 20}, "there is no neuron 20 in layer 0"),
         ({"examples": examples_of()}, "examples has type TopExamples: expected a mapping"),
         ({"effects": {"code": 3}}, "expected NeuronValues"),
-        ({"scores": scores_of(layout=Layout((NeuronGroup("mlp", 0, 7),)))}, "The scores belong to another model"),
+        ({"scores": scores_of(layout=Layout((NeuronGroup("mlp", 0, 7),)))}, "the scores belong to another model"),
     ],
 )
 def test_invalid_arguments_raise(arguments: dict[str, Any], message: str) -> None:

@@ -127,7 +127,7 @@ def test_the_memory_estimate_includes_statistics_and_logits(opt: Any, corpora: d
 
 
 def test_invalid_input_raises(opt: Any, corpora: dict[str, Any]) -> None:
-    with pytest.raises(sp.SpLensError, match="Missing eval_forget and eval_retain: pass the four corpora of prune"):
+    with pytest.raises(sp.SpLensError, match="missing eval_forget and eval_retain: pass the four corpora of prune"):
         sp.estimate_cost(opt, corpora["forget"], corpora["retain"])
     with pytest.raises(sp.SpLensError, match="'forget' is an iterator"):
         sp.estimate_cost(opt, iter(corpora["forget"]))

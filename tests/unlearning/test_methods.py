@@ -306,7 +306,7 @@ def test_quantized_weights_raise() -> None:
     model = tiny_bridge("opt")
     packed = torch.nn.Parameter(torch.zeros(4, dtype=torch.int8), requires_grad=False)
     model.original_model.register_parameter("packed", packed)
-    with pytest.raises(sp.SpLensError, match="The weight packed of 'tiny-opt' is quantised or offloaded"):
+    with pytest.raises(sp.SpLensError, match="the weight packed of 'tiny-opt' is quantized or offloaded"):
         run("gradient_ascent", model)
 
 

@@ -87,7 +87,7 @@ def require_corpora(stats_by_corpus: "Mapping[str, ActivationStats]", *, functio
 def bins_in_use(histograms: Iterable[Histograms]) -> tuple[float, float]:
     """Return the range of activations, with a margin, in which any of the histograms (of equal edges) has tokens."""
     listed = list(histograms)
-    edges, filled = listed[0].edges, np.flatnonzero(np.any([each.density.any(axis=0) for each in listed], axis=0))
+    edges, filled = listed[0].edges, np.flatnonzero(np.any([item.density.any(axis=0) for item in listed], axis=0))
     low, high = edges[filled[0]], edges[filled[-1] + 1]
     margin = 0.02 * (high - low)
     return float(low - margin), float(high + margin)
@@ -100,7 +100,7 @@ def density_range(histograms: Iterable[Histograms]) -> tuple[float, float]:
         SpLensError: If no histogram contains a token.
     """
     listed = list(histograms)
-    densities = np.concatenate([each.density.ravel() for each in listed])
+    densities = np.concatenate([item.density.ravel() for item in listed])
     if not densities.any():
         low, high = listed[0].edges[[0, -1]]
         raise SpLensError(

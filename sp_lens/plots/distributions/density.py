@@ -84,8 +84,8 @@ def density(
         raise SpLensError(f"there are {len(histograms)} corpora: pass at most {MAX_PANELS}, one for each panel.")
     curves = _neurons_by_curve(chosen, highlighted)
     curve_histograms = [
-        each._replace(density=np.array([each.density[np.searchsorted(chosen, rows)].mean(axis=0) for rows in curves]))
-        for each in histograms.values()
+        item._replace(density=np.array([item.density[np.searchsorted(chosen, rows)].mean(axis=0) for rows in curves]))
+        for item in histograms.values()
     ]
     floor, top = _histograms.density_range(curve_histograms)
     names = [_histograms.neuron_name(group, members) for members in curves]
@@ -94,7 +94,7 @@ def density(
     fill_opacity = min(0.25, max(0.03, 1 / len(curves)))  # lower if many curves overlap
 
     intervals = {label: _intervals(stats, group, chosen) for label, stats in stats_by_corpus.items()}
-    titles = [_panel_title(label, each, intervals[label]) for label, each in histograms.items()]
+    titles = [_panel_title(label, item, intervals[label]) for label, item in histograms.items()]
     figure, cells = make_panels(titles, columns=COLUMNS, gap=0.4)
     for label, panel, (row, column) in zip(histograms, curve_histograms, cells, strict=True):
         for index, (name, heights) in enumerate(zip(names, panel.density, strict=True)):

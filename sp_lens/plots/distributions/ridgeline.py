@@ -62,7 +62,7 @@ def ridgeline(
     colours = corpus_colours(stats_by_corpus, function="ridgeline")
     rows = _list_neurons(neurons, site)
     histograms_by_row = _read_rows(stats_by_corpus, site, rows)
-    floor, top = _histograms.density_range(each for row in histograms_by_row for each in row.values())
+    floor, top = _histograms.density_range(item for row in histograms_by_row for item in row.values())
     figure = go.Figure()
     names = [f"layer {layer}, neuron {neuron}" for layer, neuron in rows]
     for index, (name, row) in enumerate(zip(names, histograms_by_row, strict=True)):
@@ -76,7 +76,7 @@ def ridgeline(
     spans = [
         _histograms.bins_in_use(row.values())
         for row in histograms_by_row
-        if any(each.density.any() for each in row.values())
+        if any(item.density.any() for item in row.values())
     ]
     x_range = [min(low for low, _ in spans), max(high for _, high in spans)]
     figure.update_layout(template=TEMPLATES["notebook"], height=230 + 46 * len(rows), showlegend=True)
@@ -125,6 +125,6 @@ def _read_rows(
         _, histograms = _histograms.read_histograms(stats_by_corpus, site, layer, indices, function="ridgeline")
         for position, index in enumerate(indices):
             histograms_by_neuron[layer, index] = {
-                label: each._replace(density=each.density[[position]]) for label, each in histograms.items()
+                label: item._replace(density=item.density[[position]]) for label, item in histograms.items()
             }
     return [histograms_by_neuron[row] for row in rows]

@@ -159,9 +159,9 @@ def _select_points(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
     selected[np.argsort(-frame["score"].to_numpy(), kind="stable")[:TOP_ALWAYS_DRAWN]] = True
     selected[[*positions.argmin(axis=0), *positions.argmax(axis=0)]] = True
     # Fill up with the first point of every cell, then the second points, and so on.
-    room = MAX_POINTS - int(selected.sum())
+    remaining = MAX_POINTS - int(selected.sum())
     sizes = np.bincount(rank_in_cell[~selected]).cumsum()
-    return selected | (rank_in_cell < np.searchsorted(sizes, room, side="right"))
+    return selected | (rank_in_cell < np.searchsorted(sizes, remaining, side="right"))
 
 
 def _points(frame: pd.DataFrame, name: str, colour: str, *, opacity: float, attention: bool) -> go.Scattergl:

@@ -12,13 +12,12 @@ from sp_lens.errors import SpLensError
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.runs._run_labels import common_settings
 from sp_lens.plots.themes import PALETTE, TEMPLATES, legend_lines
+from sp_lens.typing import SIDES, Side
 
 if TYPE_CHECKING:
     from sp_lens.evaluation.bootstrap import DocumentHits, Interval
     from sp_lens.pruning.run import Run
-    from sp_lens.typing import Side
 
-SIDES: "tuple[Side, ...]" = ("forget", "retain")
 Floats = npt.NDArray[np.floating]
 
 # Once all colours are used, further runs take the next symbol and dash. A legend of more runs than this is illegible.
