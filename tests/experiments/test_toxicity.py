@@ -158,7 +158,7 @@ def test_errors_of_the_classifier_are_raised_before_sampling(demo: Any, monkeypa
         def scores(self, texts: Any) -> list[float]:
             raise sp.SpLensError(f"cannot read {texts}")
 
-    monkeypatch.setitem(sp.toxicity.__globals__, "sample_continuations", None)
+    monkeypatch.setattr("sp_lens.experiments.toxicity.sample_continuations", None)
     with pytest.raises(sp.SpLensError, match=r"cannot read \['The boat'\]"):
         sp.toxicity(demo, classifier=Broken(), prompt="The boat")
 

@@ -102,8 +102,8 @@ def test_seconds_use_the_speed_of_each_kind_of_pass(
         return run
 
     monkeypatch.setattr("time.perf_counter", lambda: clock)
-    monkeypatch.setitem(sp.estimate_cost.__globals__, "collect", takes(2))
-    monkeypatch.setitem(sp.estimate_cost.__globals__, "evaluate", takes(3))
+    monkeypatch.setattr("sp_lens.pruning.cost.collect", takes(2))
+    monkeypatch.setattr("sp_lens.pruning.cost.evaluate", takes(3))
     collected, evaluated = (size(corpora[side + "forget"]) + size(corpora[side + "retain"]) for side in ("", "eval_"))
     assert sp.estimate_cost(opt, **corpora, steps=10).seconds == pytest.approx(10 * 2 * collected + 11 * 3 * evaluated)
     longer = {**corpora, "eval_forget": 5 * corpora["eval_forget"]}
