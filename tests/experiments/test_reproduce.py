@@ -113,7 +113,7 @@ def test_invalid_arguments_are_errors_before_any_run(tmp_path: Path) -> None:
     ):
         with pytest.raises(sp.SpLensError, match=match):
             reproduce(name, models, offline=True, out=tmp_path, **options)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(sp.SpLensError, match="There is no result"):
+    with pytest.raises(sp.SpLensError, match="there is no result"):
         write_page(tmp_path, tmp_path / "page.md")
 
 
