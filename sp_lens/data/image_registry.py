@@ -79,7 +79,7 @@ def _digits(split: Split) -> Dataset:
         from PIL.Image import fromarray
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise SpLensError(f"the digits need more packages: pip install 'sp-lens[vision]' ({error}).") from error
+        raise SpLensError(f"the digits need more packages: pip install 'sp_lens[vision]' ({error}).") from error
     pixels, labels = load_digits(return_X_y=True)
     indices = [index for index in range(len(labels)) if split_of(f"digits/{index}") == split]
     images = [fromarray(np.round(pixels[index].reshape(8, 8) * (255 / 16)).astype(np.uint8)) for index in indices]

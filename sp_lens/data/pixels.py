@@ -40,7 +40,7 @@ def processor_of(model: Any) -> Any:
     if getattr(model, "processor", None) is None:
         raise SpLensError(
             "the model has no image processor, so it cannot read images: install it with pip install "
-            "'sp-lens[vision]', set model.processor = transformers.AutoImageProcessor.from_pretrained(...), or pass "
+            "'sp_lens[vision]', set model.processor = transformers.AutoImageProcessor.from_pretrained(...), or pass "
             "pixel_values and labels."
         )
     return model.processor

@@ -53,7 +53,7 @@ def lm_eval(
         harness: Any = import_module("lm_eval")  # by name, because this module is called lm_eval too
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise SpLensError(f"lm_eval needs the package lm-eval: pip install 'sp-lens[eval]' ({error}).") from error
+        raise SpLensError(f"lm_eval needs the package lm-eval: pip install 'sp_lens[eval]' ({error}).") from error
     tokenizer = original_tokenizer(tokenizer_of(model))
     with inference(model):
         hflm = HFLM(pretrained=model.original_model, tokenizer=tokenizer, batch_size=batch_size)

@@ -96,7 +96,7 @@ def tweet_classifier() -> TweetClassifier:
         from sklearn.pipeline import make_pipeline
     except ImportError as error:
         raise SpLensError(
-            f"tweet_classifier() needs scikit-learn: pip install 'sp-lens[toxicity]' ({error})."
+            f"tweet_classifier() needs scikit-learn: pip install 'sp_lens[toxicity]' ({error})."
         ) from error
     tweets, comments = table("tweets-offensive.parquet"), table("civil-comments-toxic.parquet")
     documents = itertools.islice(read_offline("novels", "evaluate"), _NOVEL_PASSAGES)

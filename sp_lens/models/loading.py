@@ -186,7 +186,7 @@ def _converted_gguf(file: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
     except ImportError as error:
         raise SpLensError(
-            f"reading {file.name} needs other packages: pip install 'sp-lens[gguf]' ({error})."
+            f"reading {file.name} needs other packages: pip install 'sp_lens[gguf]' ({error})."
         ) from error
     # The weights are no longer quantized, but transformers refuses to save a model whose configuration says so.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}

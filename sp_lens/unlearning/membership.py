@@ -104,7 +104,7 @@ def membership_inference(
         import sklearn.model_selection
     except ImportError as error:
         raise SpLensError(
-            f"membership inference needs scikit-learn. Install it with pip install 'sp-lens[vision]' ({error})."
+            f"membership inference needs scikit-learn. Install it with pip install 'sp_lens[vision]' ({error})."
         ) from error
     require_task(model)
     corpora = {"forget": reusable(forget), "retain": reusable(retain), "held_out": reusable(held_out)}
