@@ -19,6 +19,7 @@ from factories import KINDS, TINY, Tiny, tiny_bridge, tiny_hf, tiny_hooked
 from families.table import MEASURED, Measured, page
 
 import sp_lens as sp
+from sp_lens.models.memory import keep_freed_memory
 
 # Use the same examples in every run, so that failures can be reproduced.
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEASURED] = Measured()
+    keep_freed_memory()  # as the command line does: forward passes take a quarter less time
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

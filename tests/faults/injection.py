@@ -29,7 +29,7 @@ from faults.run_under_test import (
     wait,
     watch_files,
 )
-from sp_lens.models import memory
+from sp_lens.data import batching
 from sp_lens.models.loading import weights_fingerprint
 from sp_lens.pruning import checkpoint
 from sp_lens.pruning.checkpoint import step_file
@@ -209,7 +209,7 @@ def out_of_memory(run: RunUnderTest, generator: random.Random, tries: int) -> Ou
         megabytes = generator.randint(150, 400)
 
         def compute_with_little_memory(megabytes: int = megabytes) -> None:
-            with warnings_of(memory.logger) as warnings:
+            with warnings_of(batching.logger) as warnings:
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
                 results = _results(run, rows, batch_tokens=256 * 256)

@@ -1,7 +1,6 @@
 """Test a real language model, SmolLM2-135M: grouped-query attention, gated MLP, 30 layers."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def test_the_complete_workflow_runs_on_smollm(smollm: Any, tmp_path: Path) -> No
     assert stats.count == 2_500 - len(text["forget"])  # the first token of a row has no context
     assert np.isfinite(stats.frame()[["abs", "rms", "std", "freq"]].to_numpy()).all()
     run = sp.prune(smollm, **text, fraction=0.025, steps=2, out=tmp_path / "run", progress=False)
-    random = sp.prune(smollm, **text, fraction=0.025, steps=2, metric="random", progress=False)
+    random = sp.prune(smollm, **text, fraction=0.05, steps=1, metric="random", progress=False)
     last = run.history.iloc[-1]
     assert last["forget_drop"] > 0.12
     assert last["forget_drop"] > 2 * last["retain_drop"]
@@ -61,11 +60,3 @@ def test_protecting_attention_sinks_preserves_the_retained_text(smollm: Any, cap
     unprotected = sp.prune(smollm, **text, fraction=0.02, steps=1, progress=False)
     assert "attention sinks that all text needs" in caplog.text
     assert unprotected.history.iloc[-1]["retain_drop"] > 2 * last["retain_drop"]
-
-
-@pytest.mark.skipif("SP_LENS_DATA" not in os.environ, reason="reads novels from the folder SP_LENS_DATA")
-def test_pruning_five_percent_of_the_mlp_neurons_removes_code(smollm: Any) -> None:
-    text = corpora(smollm, "code", "novels", 3_000)
-    last = sp.prune(smollm, **text, fraction=0.05, steps=1, progress=False).history.iloc[-1]
-    assert last["forget_drop"] >= 0.20
-    assert last["retain_drop"] <= 0.04
