@@ -165,5 +165,5 @@ def test_other_kinds_of_models_are_an_error() -> None:
 
 def test_the_error_without_the_harness_names_the_package_to_install(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(sp.SpLensError, match=r"pip install 'sp-lens\[eval\]'"):
+    with pytest.raises(sp.SpLensError, match=r"pip install 'sp_lens\[eval\]'"):
         sp.lm_eval(demo, ["choose"])

@@ -214,5 +214,5 @@ def test_without_tweets_the_error_names_the_folder_to_set(tmp_path: Path, monkey
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.linear_model", None)
-    with pytest.raises(sp.SpLensError, match=r"pip install 'sp-lens\[toxicity\]'"):
+    with pytest.raises(sp.SpLensError, match=r"pip install 'sp_lens\[toxicity\]'"):
         sp.tweet_classifier()

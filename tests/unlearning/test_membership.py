@@ -134,5 +134,5 @@ def test_invalid_input_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(sp.SpLensError, match="held_out has 20 rows that are in forget too"):
         sp.unlearning.membership_inference(model, some, few, some, progress=False)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(sp.SpLensError, match=r"needs scikit-learn. Install it with pip install 'sp-lens\[vision\]'"):
+    with pytest.raises(sp.SpLensError, match=r"needs scikit-learn. Install it with pip install 'sp_lens\[vision\]'"):
         sp.unlearning.membership_inference(model, some, few, others, progress=False)
