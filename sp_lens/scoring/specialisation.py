@@ -223,7 +223,7 @@ def _check_labels(by_corpus: Mapping[str, Any]) -> None:
         )
     if invalid := [label for label in by_corpus if not isinstance(label, str) or label in _COLUMNS]:
         raise SpLensError(
-            f"a corpus has the label {invalid[0]!r}: expected a string that is none of the column names {_COLUMNS}."
+            f"a corpus has the label {invalid[0]!r}: expected a string that is not one of the column names {_COLUMNS}."
         )
 
 
