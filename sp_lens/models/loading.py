@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -197,8 +198,18 @@ def _converted_gguf(file: Path) -> Path:
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     plain.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
-    unfinished.rename(folder)
+    publish(unfinished, folder)
     return folder
+
+
+def publish(unfinished: Path, folder: Path) -> None:
+    """Rename a finished folder. If another process has made the same folder in the meantime, that one is kept."""
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(unfinished)
 
 
 def cache_folder() -> Path:

@@ -10,6 +10,7 @@ from factories import DEMO_FOLDER, bridge_of, random_mask, tiny_bridge, tiny_hf
 
 import sp_lens as sp
 from sp_lens.models.hooks import model_name
+from sp_lens.models.loading import publish
 
 pytestmark = pytest.mark.model
 
@@ -40,6 +41,19 @@ def test_a_local_folder_is_loaded(tmp_path: Path) -> None:
     assert (
         next(sp.load_model(tmp_path / "mine", device="cpu", dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
     )
+
+
+def test_two_processes_can_convert_the_same_file_at_once(tmp_path: Path) -> None:
+    for name in ("converted", "converted.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    publish(tmp_path / "converted.tmp", tmp_path / "converted")
+    assert [path.name for path in tmp_path.iterdir()] == ["converted"]
+    (tmp_path / "new.tmp").mkdir()
+    publish(tmp_path / "new.tmp", tmp_path / "new")
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(FileNotFoundError):
+        publish(tmp_path / "none.tmp", tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "no-such-folder/", "nothing.gguf"])
