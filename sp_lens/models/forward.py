@@ -162,6 +162,6 @@ def require_finite_activations(values: torch.Tensor, group: NeuronGroup, batch_n
     """
     if not values.isfinite().all():
         raise SpLensError(
-            f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {batch_number}. Load the "
-            "model in float32 or bfloat16, or repair its weights."
+            f"NaN or infinite activation at site {group.site!r}, layer {group.layer}, batch {batch_number}, or so "
+            "large that its sum is infinite. Load the model in float32 or bfloat16, or repair its weights."
         )

@@ -210,7 +210,9 @@ def _reduce_batch(
 
     visit_activations(model, batch, layout, reduce_group)
     for group in layout:
-        require_finite_activations(moments_of[group.name].mean, group, batch.number)
+        moments = moments_of[group.name]
+        sums = torch.stack([moments.mean, moments.absolute, moments.squares, moments.uncounted_peak])
+        require_finite_activations(sums, group, batch.number)
     return moments_of, by_fold
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import Tiny, count_hooks, padded, plain_activations, random_mask, random_rows, tiny_bridge
+from factories import Tiny, count_hooks, padded, plain_activations, random_mask, random_rows, tiny_bridge, tiny_hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +62,27 @@ def test_reduction_is_within_1e6_of_float64(tiny: Tiny, batch_tokens: int) -> No
         z = torch.cat(parts).double()
         for metric, formula in METRICS.items():
             torch.testing.assert_close(stats.importance(metric)[name], formula(z), rtol=1e-6, atol=0)  # type: ignore[arg-type]
+
+
+def test_activations_of_a_float64_model_are_reduced_in_float64() -> None:
+    model, hf = tiny_bridge("opt").to(torch.float64), tiny_hf("opt").to(torch.float64)
+    # Values of 1e6 that vary by 1e-3 are all equal in float32.
+    for projection in hf.model.decoder.layers[0].fc1, model.original_model.model.decoder.layers[0].fc1:
+        with torch.no_grad():
+            projection.weight.mul_(1e-3)
+            projection.bias.add_(1e6)
+    rows, name = random_rows(12), "blocks.0.mlp.hook_post"
+    stats, z = collect(model, rows, batch_tokens=100), plain_activations("opt", hf, rows)[name]
+    for metric, formula in METRICS.items():
+        torch.testing.assert_close(stats.importance(metric)[name], formula(z), rtol=1e-5, atol=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1e36, 1e38])
+def test_a_sum_that_overflows_raises_an_error(size: float) -> None:
+    model = tiny_bridge("opt")
+    model.blocks[1].attn.hook_z.add_hook(lambda z, hook: z.sign() * size, is_permanent=True)
+    with pytest.raises(sp.SpLensError, match="infinite activation at site 'attn', layer 1, batch 0, or so"):
+        collect(model, random_rows(100))
 
 
 def test_a_cache_is_reduced_by_the_same_formulas(tiny: Tiny) -> None:

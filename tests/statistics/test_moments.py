@@ -157,6 +157,33 @@ def test_half_precision_is_reduced_in_float32(dtype: torch.dtype) -> None:
     assert_is(Moments.from_activations(x), x)
 
 
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-25, 1e-19, 1e-15, 1e15, 1e19, 1e20, 1e30])
+@pytest.mark.parametrize("shape", ["normal", "relu"])
+def test_values_whose_squares_float32_cannot_represent_are_reduced_exactly(size: float, shape: str) -> None:
+    x = SHAPES[shape](torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))) * size
+    expected, moments = by_numpy(x), Moments.from_activations(x)
+    for metric in METRICS:
+        assert_close(getattr(moments, metric)(), expected[metric], expected[metric], 1e-6)
+
+
+def test_neurons_of_very_different_sizes_do_not_influence_each_other() -> None:
+    x = torch.randn(700, 9, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 9)
+    x[:, 4] = 1e30  # a constant: its deviations are rounding errors of its mean
+    expected, moments = by_numpy(x), Moments.from_activations(x)
+    for metric in METRICS:
+        scale = expected["rms" if metric == "std" else metric]
+        assert_close(getattr(moments, metric)(), expected[metric], scale, 1e-6)
+
+
+@pytest.mark.parametrize("batch", [7, 4096])
+def test_float64_is_reduced_in_float64(batch: int) -> None:
+    x = 1e6 + 1e-3 * torch.randn(4096, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments = merged([Moments.from_activations(part) for part in x.split(batch)], random.Random(0))
+    expected = by_numpy(x)
+    for metric in METRICS:  # float32 has one value for all of these activations
+        assert_close(getattr(moments, metric)(), expected[metric], expected[metric], 1e-8)
+
+
 def test_one_token_has_no_spread() -> None:
     moments = Moments.from_activations(torch.tensor([[-2.0, 0.0, 3.0]]))
     assert moments.std().tolist() == [0, 0, 0]
