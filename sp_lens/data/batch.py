@@ -39,6 +39,11 @@ class Batch:
         return {"attention_mask": self.attention_mask}
 
     @property
+    def row_numbers(self) -> tuple[int, ...]:
+        """The index of each row in its corpus."""
+        return tuple(row.number for row in self.rows)
+
+    @property
     def in_context(self) -> Bool[torch.Tensor, "row pos"]:
         """True at the counted tokens that follow another counted token: `collect` uses the activations there.
 
@@ -116,6 +121,11 @@ class ImageBatch:
     def options(self) -> dict[str, Any]:
         """Further arguments of the model's forward method: none."""
         return {}
+
+    @property
+    def row_numbers(self) -> tuple[int, ...]:
+        """The index of each image in its corpus."""
+        return self.images
 
     @property
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from sp_lens.data.batch import Batch
-from sp_lens.data.tokenization import frame_of, tokenizer_of
+from sp_lens.data.tokenization import Row, frame_of, tokenizer_of
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import Evaluation, Tally, most_common
 from sp_lens.evaluation.predictions import predictions
@@ -106,14 +106,14 @@ def _tokens(model: Any, text: str | Iterable[str]) -> list[int]:
 
 def _window_batches(tokens: Int[torch.Tensor, " pos"], window: int, stride: int, batch_windows: int) -> Iterator[Batch]:
     """Yield the windows in batches without padding, with `counted` True at the tokens to score."""
-    windows: list[tuple[torch.Tensor, torch.Tensor]] = []
+    windows: list[Row] = []
     scored = end = 0
-    for start in range(0, len(tokens), stride):
+    for number, start in enumerate(range(0, len(tokens), stride)):
         end = min(start + window, len(tokens))
         if windows and (len(windows) == batch_windows or end - start < window):  # the last window may be shorter
             yield _batch(windows)
             windows = []
-        windows.append((tokens[start:end], torch.arange(start, end) >= scored))
+        windows.append(Row(tokens[start:end], torch.arange(start, end) >= scored, number, document=None))
         scored = end
         if end == len(tokens):
             break
@@ -121,6 +121,6 @@ def _window_batches(tokens: Int[torch.Tensor, " pos"], window: int, stride: int,
         yield _batch(windows)
 
 
-def _batch(windows: list[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
-    tokens, counted = (torch.stack(tensors) for tensors in zip(*windows, strict=True))
-    return Batch(tokens, torch.ones_like(tokens), counted, rows=())
+def _batch(windows: list[Row]) -> Batch:
+    tokens, counted = (torch.stack([getattr(row, name) for row in windows]) for name in ("tokens", "counted"))
+    return Batch(tokens, torch.ones_like(tokens), counted, rows=tuple(windows))

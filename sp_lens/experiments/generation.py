@@ -19,7 +19,7 @@ from transformer_lens import TransformerLensKeyValueCache
 from sp_lens.data.tokenization import frame_of, tokenizer_of
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.predictions import nan_logits
-from sp_lens.models.forward import inference, input_device
+from sp_lens.models.forward import Place, inference, input_device, placed
 from sp_lens.models.task import require_causal
 
 
@@ -91,7 +91,8 @@ def sample_continuations(
             generators = [np.random.default_rng([seed, index]) for index in indices]
             text, cache, eos = start.expand(len(indices), -1), None, model.tokenizer.eos_token_id
             for _ in range(tokens):
-                logits, cache = _next_logits(model, text, cache)
+                with placed(Place(indices, start=0 if cache is None else text.shape[1] - 1)):
+                    logits, cache = _next_logits(model, text, cache)
                 sampled = _sample(logits, generators, temperature)
                 text = torch.cat([text, sampled[:, None].to(text.device)], dim=1)
                 bar.update(len(text))

@@ -125,8 +125,7 @@ def toxicity(
 
     The same seed gives the same texts for every batch size, and a larger number of continuations begins with the same
     texts. Rounding can change this if two tokens are almost equally likely: in float32 that was never observed, in
-    bfloat16 keep the batch size fixed. Also keep it fixed under `ablate(mode="resample")`, which draws activations
-    for a batch as a whole.
+    bfloat16 keep the batch size fixed.
 
     The cost is `tokens` forward passes for each batch, plus the passes of the classifier. All passes but the first
     read one token position, because keys and values are cached. Models without attention have no such cache and read

@@ -9,15 +9,18 @@
 Zero ablation with hooks and folding give the same logits.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.interventions.activation_sample import ActivationSample
+from sp_lens.models.forward import Place, place_of
 from sp_lens.models.hooks import attached, check_mask, model_name, output_weight
 from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
@@ -45,7 +48,9 @@ def ablate(
         model: A `TransformerBridge` or a `HookedTransformer`. The `with` statement returns it.
         mask: The neurons to ablate (True).
         mode: Replacement of their activations: "zero"; "mean", the mean of each neuron over a corpus; or "resample",
-            the activations at random tokens of a corpus. See `ablation_hooks`.
+            the activations at random tokens of a corpus. See `ablation_hooks`. The random token is determined by the
+            seed, the hook point, the index of the row in the corpus, and the position in the row, so results do not
+            depend on the batch size or on earlier calls.
         reference: Source of the replacement values: statistics from `collect` for "mean", a sample from
             `sample_activations` for "resample".
         seed: Seed of the random draw of "resample".
@@ -86,7 +91,8 @@ def ablation_hooks(
         mask: The neurons to ablate (True).
         mode: Replacement of their activations: "zero"; "mean", the mean of each neuron over a corpus; or "resample",
             the activations at a random token of a corpus, drawn independently for each position and hook point, and
-            jointly for all masked neurons of that hook point.
+            jointly for all masked neurons of that hook point. In a forward pass of your own, the token is determined by
+            the seed, the hook point, the index of the row in the input, and the position in the input.
         reference: Source of the replacement values: statistics from `collect` for "mean", a sample from
             `sample_activations` for "resample".
         seed: Seed of the random draw of "resample".
@@ -164,7 +170,6 @@ def _group_hooks(
     mask: NeuronMask, mode: Mode, reference: ActivationStats | ActivationSample | None, seed: int
 ) -> list[tuple[NeuronGroup, Hook]]:
     check_choice("mode", mode, MODES)
-    generator = torch.Generator().manual_seed(seed)
     hooks = []
     for group in mask.layout:
         marked = mask[group.name]
@@ -176,7 +181,7 @@ def _group_hooks(
             case "mean":
                 hook = _mean_hook(marked, reference_means(group, reference))
             case "resample":
-                hook = _resample_hook(marked, _sampled_values(group, marked, reference), generator)
+                hook = _resample_hook(group, marked, _sampled_values(group, marked, reference), seed)
         hooks.append((group, hook))
     return hooks
 
@@ -212,15 +217,35 @@ def _mean_hook(marked: Bool[torch.Tensor, " neuron"], means: Float[torch.Tensor,
 
 
 def _resample_hook(
-    marked: Bool[torch.Tensor, " neuron"], sample: Float[torch.Tensor, "token chosen"], generator: torch.Generator
+    group: NeuronGroup, marked: Bool[torch.Tensor, " neuron"], sample: Float[torch.Tensor, "token chosen"], seed: int
 ) -> Hook:
     def resample(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         flat = activation.reshape(-1, len(marked)).clone()
-        tokens = torch.randint(len(sample), (len(flat),), generator=generator)
-        flat[:, marked.to(flat.device)] = sample[tokens.to(sample.device)].to(flat)
+        tokens = _random_numbers(seed, group.name, place_of(activation), activation.shape[1]) % len(sample)
+        flat[:, marked.to(flat.device)] = sample[tokens.flatten().to(sample.device)].to(flat)
         return flat.view(activation.shape)
 
     return resample
+
+
+def _random_numbers(seed: int, name: str, place: Place, positions: int) -> Int[torch.Tensor, "row pos"]:
+    """Return a random number below 2^63 for each row and position, as a function of these, the seed and the hook name.
+
+    Each row has a SplitMix64 generator (Steele, Lea & Flood 2014), whose output at a position can be computed without
+    those before it.
+    """
+    start = np.frombuffer(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], np.uint64)
+    step = np.uint64(0x9E3779B97F4A7C15)
+    rows = _mixed(start + np.array(place.rows, np.uint64) * step)
+    numbers = _mixed(rows[:, None] + np.arange(place.start + 1, place.start + positions + 1, dtype=np.uint64) * step)
+    return torch.from_numpy((numbers >> np.uint64(1)).astype(np.int64))
+
+
+def _mixed(state: np.ndarray) -> np.ndarray:
+    """Return the output function of SplitMix64 of states, modulo 2^64."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def _in_shape_of(activation: torch.Tensor, per_neuron: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def sample_activations(
             with attached(model, hooks):
                 forward(model, batch)
             keys = torch.cat([keys, torch.rand(int(batch.in_context.sum()), generator=generator)])
-            order = keys.argsort()[:tokens]
+            order = keys.argsort(stable=True)[:tokens]  # equal keys must not make the sample depend on the batches
             keys = keys[order]
             for name, values in recorded.items():
                 candidates = torch.cat([sample[name], values]) if name in sample else values

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,44 @@ class ModelInput(Protocol):
     @property
     def options(self) -> dict[str, Any]: ...
 
+    @property
+    def row_numbers(self) -> Sequence[int]: ...
+
     def to(self: Self, device: torch.device) -> Self: ...
+
+
+class Place(NamedTuple):
+    """Where the activations of a forward pass are in a corpus.
+
+    Attributes:
+        rows: Index of each row in the corpus.
+        start: Position in the row of the first token that the pass reads. Earlier tokens are in a cache.
+    """
+
+    rows: Sequence[int]
+    start: int = 0
+
+
+# Hooks are called by the model, which knows nothing of a corpus. A context variable is not shared between threads.
+_PLACE: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+@contextmanager
+def placed(place: Place) -> Iterator[None]:
+    """Context manager for a forward pass whose hooks read `place_of`."""
+    token = _PLACE.set(place)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
+def place_of(activation: torch.Tensor) -> Place:
+    """Return where the rows of an activation are, inside a hook.
+
+    In a forward pass of the user, these are the rows of the input, from 0.
+    """
+    return _PLACE.get() or Place(range(len(activation)))
 
 
 @contextmanager
@@ -85,7 +123,8 @@ def forward(
     inputs = batch.inputs
     if inputs.is_floating_point():  # pixels
         inputs = inputs.to(next(model.parameters()).dtype)
-    return model(inputs, return_type="logits", **batch.options)
+    with placed(Place(batch.row_numbers)):
+        return model(inputs, return_type="logits", **batch.options)
 
 
 def random_inputs(model: Any, *, longest: int = 64) -> torch.Tensor:

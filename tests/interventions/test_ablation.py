@@ -1,16 +1,31 @@
 """Ablation with hooks, folding and export agree with zeroed weights in plain transformers, and clean up after use."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy
 import torch
 import transformers
-from factories import Tiny, count_hooks, plain_activations, random_mask, random_rows, tiny_bridge, tiny_hf, zero_rows
+from factories import (
+    Tiny,
+    count_hooks,
+    little_memory,
+    plain_activations,
+    random_mask,
+    random_rows,
+    tiny_bridge,
+    tiny_hf,
+    zero_rows,
+)
 
 import sp_lens as sp
-from sp_lens.interventions.ablation import folded
+from sp_lens.experiments.generation import sample_continuations
+from sp_lens.interventions.ablation import _random_numbers, folded
+from sp_lens.models.forward import Place
 
 pytestmark = pytest.mark.model
 
@@ -130,6 +145,55 @@ def test_resampling_takes_all_neurons_from_one_token_of_the_corpus(tiny: Tiny) -
     assert distance.max() < 1e-4  # each row is what the neurons computed together at one token of the corpus
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
+
+
+def test_resampling_does_not_depend_on_batches_or_earlier_calls(tiny: Tiny) -> None:
+    rows, everything = random_rows(12), random_mask(tiny.model, 1)
+    samples = {n: sp.sample_activations(tiny.model, rows, everything, tokens=32, batch_tokens=n) for n in (37, 4096)}
+
+    def loss(rows: list[torch.Tensor], tokens: int = 4096) -> float:
+        with sp.ablate(tiny.model, everything, mode="resample", reference=samples[37 if tokens == 37 else 4096]):
+            return sp.evaluate(tiny.model, rows, batch_tokens=tokens, progress=False).loss
+
+    expected = loss(rows)
+    for tokens in (1, 37):
+        assert loss(rows, tokens) == pytest.approx(expected, abs=1e-5)
+    with little_memory(tiny.model, 3):
+        assert loss(rows) == pytest.approx(expected, abs=1e-5)
+    assert loss(rows[::-1]) != pytest.approx(expected, abs=1e-3)  # other row numbers, other tokens
+    mask = random_mask(tiny.model, 0.5)
+    with sp.ablate(tiny.model, mask, mode="resample", reference=sp.sample_activations(tiny.model, rows, mask)):
+        first, second = logits(tiny.model), logits(tiny.model)
+        assert torch.equal(first, second)
+        # The draws of a row do not depend on other rows, and those of a position not on later positions.
+        torch.testing.assert_close(tiny.model(TOKENS[:2, :9]), first[:2, :9], rtol=0, atol=1e-4)
+
+
+def test_windows_and_continuations_are_resampled_independently_of_the_batch_size(opt: Any) -> None:
+    mask = random_mask(opt, 0.9)
+    text = " ".join(f"word{number}" for number in range(60))
+    with sp.ablate(opt, mask, mode="resample", reference=sp.sample_activations(opt, random_rows(6), mask)):
+        losses = [
+            sp.sliding_perplexity(opt, text, window=16, batch_tokens=tokens, progress=False).loss
+            for tokens in (16, 4096)
+        ]
+        options: dict[str, Any] = {"tokens": 6, "temperature": 1.0, "seed": 0, "progress": False}
+        texts = [sample_continuations(opt, "def f", continuations=5, batch=batch, **options) for batch in (1, 5)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert texts[0] == texts[1]
+
+
+def test_random_tokens_are_independent_and_uniform() -> None:
+    def draw(seed: int = 0, name: str = "blocks.0.mlp.hook_post", start: int = 0) -> np.ndarray:
+        return (_random_numbers(seed, name, Place(range(200), start), 300) % 64).numpy()
+
+    numbers = draw()
+    assert scipy.stats.chisquare(np.bincount(numbers.ravel(), minlength=64)).pvalue > 0.01
+    shifted = [numbers[1:], numbers[:, 1:], draw(seed=1), draw(name="blocks.1.mlp.hook_post")]
+    for other in shifted:  # equal as often as by chance, which is once in 64
+        share = (numbers[: other.shape[0], : other.shape[1]] == other).mean()
+        assert abs(share - 1 / 64) < 4 * math.sqrt(1 / 64 / other.size)
+    np.testing.assert_array_equal(draw(start=5)[:, :-5], numbers[:, 5:])  # the same with earlier positions in a cache
 
 
 def test_a_sample_larger_than_the_corpus_contains_every_token_once(opt: Any) -> None:
