@@ -252,8 +252,8 @@ def _densities(group: NeuronGroup, neuron: int, stats: "Mapping[str, ActivationS
         f"Density of the activation z on {', '.join(with_histogram)}, on a logarithmic axis. The curves show the share "
         "of tokens per unit of z. The farther apart the curves, the more the activation differs between the corpora."
     )
-    figure = neuron_density(with_histogram, site=group.site, layer=group.layer, neuron=neuron)
-    return [Figure(figure.update_layout(title=None, height=330 + 24 * len(with_histogram)), caption, anchor)]
+    figure: Any = neuron_density(with_histogram, site=group.site, layer=group.layer, neuron=neuron)
+    return [Figure(figure.update_layout(title=None, height=figure.layout.height - 170), caption, anchor)]
 
 
 def _has_histogram(stats: "ActivationStats", group: NeuronGroup, neuron: int) -> bool:

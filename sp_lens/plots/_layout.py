@@ -1,7 +1,6 @@
 """Titles, panels, colours and axis ticks that all figures share."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,45 +9,85 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._text import escape_plotly
-from sp_lens.plots.themes import PALETTE, TEMPLATES
+from sp_lens.plots._text import escape_plotly, fit, hover_name
+from sp_lens.plots.themes import PALETTE, TEMPLATES, fit_labels
+
+SUBTITLE_LINES = 3  # for which the heights of the figures have space
+LINE = 24  # pixels for a further line of a title, subtitle or legend
 
 
-def set_title(figure: go.Figure, text: str, subtitle: str) -> None:
-    """Set the title and a subtitle that is wrapped to the width of the figure.
+def finish(figure: go.Figure, title: str, subtitle: str) -> None:
+    """Set the title and subtitle, and break all texts into lines that fit the figure, whose height grows with them.
 
-    Both are escaped, except that "<br>" breaks a line of the subtitle.
+    Title and subtitle are escaped, except that "<br>" breaks a line of the subtitle. A figure without names of
+    corpora, models or runs that are longer than a line has its height unchanged.
     """
     layout: Any = figure["layout"]  # not figure.layout, whose type is too large for pyright
-    characters = round(0.15 * (layout.width or layout.template.layout.width))
-    wrap = textwrap.TextWrapper(characters, break_on_hyphens=False).wrap
-    lines = [escape_plotly(line) for part in subtitle.split("<br>") for line in wrap(part)]
-    figure.update_layout(title={"text": escape_plotly(text), "subtitle": {"text": "<br>".join(lines)}})
+    fonts, width = layout.template.layout, (layout.width or layout.template.layout.width) - 20
+    title = fit(title, width / fonts.title.font.size, max_lines=3)
+    parts = [fit(part, width / fonts.title.subtitle.font.size) for part in subtitle.split("<br>")]
+    figure.update_layout(title={"text": title, "subtitle": {"text": "<br>".join(parts)}})
+    height = layout.height or 450
+    if further := title.count("<br>"):  # plotly.js moves a title of several lines up by their height
+        shift = (1.35 + 1.3 * further) * fonts.title.font.size
+        below = layout.title.pad.b or fonts.title.pad.b
+        figure.update_layout(title_pad={"t": fonts.title.pad.t + shift, "b": below - shift})
+    lines = further + max(0, layout.title.subtitle.text.count("<br>") - SUBTITLE_LINES + 1)
+    lines += max(0, fit_labels(figure, height=height) - 1)
+    if lines:
+        figure.update_layout(height=height + LINE * lines)
 
 
-def make_panels(titles: Sequence[str], *, columns: int, gap: float) -> tuple[go.Figure, list[tuple[int, int]]]:
+def make_panels(
+    titles: Sequence[str], *, columns: int, gap: float, notes: Sequence[str] | None = None
+) -> tuple[go.Figure, list[tuple[int, int]]]:
     """Create a figure with one titled panel per title, all with the same y axis.
 
     Args:
-        titles: Title of each panel, with "<br>" between lines. Escape names that come from outside.
+        titles: Title of each panel; none if empty. A long title is broken into lines and shortened, and shown in full
+            on hover.
         columns: Maximum number of panels side by side.
         gap: Vertical space between rows, relative to the height of a row.
+        notes: Text below each title in a smaller font, with "<br>" between lines.
 
     Returns:
         The figure, and the row and column of each panel.
     """
     columns = min(len(titles), columns)
     rows = -(-len(titles) // columns)
+    template: Any = TEMPLATES["notebook"].layout
+    width = 0.85 * template.width / columns / template.annotationdefaults.font.size
+    shown = [fit(title, width, max_lines=3) for title in titles]
+    for index, note in enumerate(notes or ()):
+        shown[index] += f"<br><span style='font-size:0.85em'>{note}</span>"
+    lines = max((title.count("<br>") + 1 for title in shown if title), default=0)
     figure = make_subplots(
-        rows, columns, subplot_titles=titles, horizontal_spacing=0.06 / columns, vertical_spacing=gap / rows
+        rows,
+        columns,
+        subplot_titles=shown,
+        horizontal_spacing=0.06 / columns,
+        vertical_spacing=(gap + 0.06 * max(0, lines - 2)) / rows,
     )
-    lines = max((title.count("<br>") + 1 for title in titles if title), default=0)
+    for annotation, title in zip(figure.select_annotations(), filter(None, titles), strict=True):
+        annotation.hovertext = hover_name(title)
     figure.update_annotations(yshift=6, font=None)  # make_subplots sets a font size; leave it to the template
     figure.update_yaxes(matches="y", showticklabels=False)
     figure.update_yaxes(showticklabels=True, col=1)
     figure.update_layout(yaxis_matches=None)  # plotly warns about an axis that matches itself
     figure.update_layout(template=TEMPLATES["notebook"], margin_t=30 + 20 * lines, title_pad_b=24 + 20 * lines)
     return figure, [(index // columns + 1, index % columns + 1) for index in range(len(titles))]
+
+
+def category_ticks(names: Sequence[str], width: float) -> dict[str, Any]:
+    """Return ticks for an axis whose categories are the names, escaped; empty if all names fit in one line.
+
+    Args:
+        names: Names of the categories, which are not escaped.
+        width: Width of a line relative to the font size of the ticks.
+    """
+    texts = [fit(name, width, max_lines=3) for name in names]
+    categories = [escape_plotly(name) for name in names]
+    return {} if texts == categories else {"tickvals": categories, "ticktext": texts}
 
 
 def ordered_colours(count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Plotly templates for notebooks, print and dark backgrounds, and colours that are legible on all of them."""
 
-import textwrap
+import html
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
+from sp_lens.plots._text import ems, refit
 
 Variant = Literal["notebook", "print", "dark"]
 
@@ -155,34 +156,56 @@ def for_paper(figure: go.Figure, *, width: float = COLUMN) -> go.Figure:
     copy: Any = go.Figure(figure)  # Any, because type checkers do not understand the types of plotly
     pixels, before = width * PIXELS_PER_MM, copy.layout
     height = max(pixels * (before.height or 450) / (before.width or before.template.layout.width or 700), MIN_HEIGHT)
-    labels = [trace.name for trace in copy.data if trace.name and trace.showlegend is not False]
-    full = height
-    if before.showlegend is not False:
-        full += LEGEND_LINE * _PRINT["text"] * legend_lines(labels, pixels / _PRINT["text"])
-    copy.update_layout(template=TEMPLATES["print"], title=None, width=round(pixels), height=round(full))
-    for axis in copy.select_xaxes():
-        _wrap_title(axis, 0.7 * pixels)
-    for axis in copy.select_yaxes():
-        _wrap_title(axis, 0.65 * height)
-    return copy
+    copy.update_layout(template=TEMPLATES["print"], title=None, width=round(pixels))
+    lines = fit_labels(copy, height=height)
+    return copy.update_layout(height=round(height + LEGEND_LINE * _PRINT["text"] * lines))
 
 
-def _wrap_title(axis: Any, length: float) -> None:
-    """Break the title of an axis into lines that fit its share of the `length` (in pixels) of all axes side by side."""
+def fit_labels(figure: Any, *, height: float) -> int:
+    """Break the names in the legend and the titles of axes and colour bars into lines that fit the figure.
+
+    Args:
+        figure: Figure with a template, whose names and titles are escaped.
+        height: Height of the figure in pixels, without the legend if it has more than one line.
+
+    Returns:
+        Number of lines of the legend.
+    """
+    layout = figure.layout
+    width, size = layout.width or layout.template.layout.width, layout.template.layout.font.size
+    margins = 100 * size / 14  # left and right of the axes
+    upright = 0.7 * height / size
+    for titled, length, max_lines in (
+        *((axis, _share(axis) * (width - margins) / size, 4) for axis in figure.select_xaxes()),
+        *((axis, _share(axis) * upright, 4) for axis in figure.select_yaxes()),
+        *((trace.colorbar, upright, 2) for trace in figure.select_traces("heatmap")),
+    ):
+        if titled.title.text:
+            titled.title.text = refit(titled.title.text, length, max_lines=max_lines)
+    if layout.showlegend is False:
+        return 0
+    entries = [trace for trace in figure.data if trace.name and trace.showlegend is not False]
+    for trace in entries:
+        trace.name = refit(trace.name, (width - margins) / size - 4, max_lines=2)
+    vertical = layout.legend.orientation == "v"
+    return legend_lines([trace.name for trace in entries], 0 if vertical else width / size)
+
+
+def _share(axis: Any) -> float:
+    """Return the length of an axis as a share of the length of all axes side by side."""
     start, end = axis.domain or (0, 1)
-    characters = max(8, int((end - start) * length / (0.5 * _PRINT["text"])))
-    lines = [line for part in (axis.title.text or "").split("<br>") for line in textwrap.wrap(part, characters)]
-    axis.title.text = "<br>".join(lines)
+    return end - start
 
 
-def legend_lines(labels: Sequence[str], ems: float) -> int:
+def legend_lines(labels: Sequence[str], width: float) -> int:
     """Return the number of lines of a horizontal legend, in which all entries are as wide as the longest.
 
     Args:
-        labels: Labels of the entries.
-        ems: Width of the legend relative to its font size.
+        labels: Labels of the entries, with "<br>" between lines.
+        width: Width of the legend relative to its font size.
     """
     if not labels:
         return 0
-    longest = max(map(len, labels))
-    return -(-len(labels) // max(1, int(ems / (4 + 0.55 * longest))))
+    longest = max(ems(html.unescape(line)) for label in labels for line in label.split("<br>"))
+    side_by_side = max(1, int(width / (4 + longest)))
+    return -(-len(labels) // side_by_side) * max(label.count("<br>") + 1 for label in labels)

@@ -113,7 +113,7 @@ def test_names_add_no_tags_and_no_placeholders_to_a_figure(evil: str) -> None:
         assert tags <= OUR_TAGS, name
         for text in texts:
             placeholders = re.findall(r"%{([^}]*)}", text)
-            allowed = r"[xy](:.*)?|customdata(\[\d\])?(:.*)?|text"
+            allowed = r"[xy](:.*)?|customdata(\[\d\])?(:.*)?|(hover)?text"
             assert all(re.fullmatch(allowed, placeholder) for placeholder in placeholders), name
             assert "$" not in text, name  # a formula if the notebook has MathJax
         if name not in ONLY_IN_SUBTITLE:

@@ -32,7 +32,7 @@ def test_ablation_effects_diverge_around_0_and_are_annotated() -> None:
 
 def test_estimated_effects_are_labelled_as_estimates() -> None:
     figure = sp.plots.head_map(head_values([1], metric="estimated ablation effect", mode="zero"))
-    assert traces(figure)[0].colorbar.title.text == "estimated increase in loss (nats per token)"
+    assert traces(figure)[0].colorbar.title.text == "estimated increase in loss (nats per<br>token)"
 
 
 def test_importances_are_coloured_from_0_and_scores_around_1() -> None:

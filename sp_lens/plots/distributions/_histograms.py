@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import convert_colors_to_same_type
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._text import escape_plotly, hover_name
 
 if TYPE_CHECKING:
     from sp_lens.neurons.layout import NeuronGroup
@@ -168,7 +168,7 @@ def outline(
         fillcolor=_with_opacity(colour, fill_opacity),
         hoveron="points",
         hovertemplate=(
-            f"<b>{escape_plotly(name)}</b><br>{hover}z ≈ %{{customdata[0]:.3g}}<br>"
+            f"<b>{hover_name(name)}</b><br>{hover}z ≈ %{{customdata[0]:.3g}}<br>"
             "density %{customdata[1]:.3g}<extra></extra>"
         ),
     )

@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from sp_lens.errors import SpLensError
 from sp_lens.neurons.layout import Layout
 from sp_lens.plots._labels import SITE_NAMES, model_prefix
-from sp_lens.plots._layout import colour_bar, make_panels, ordered_colours, set_title
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._layout import colour_bar, finish, make_panels, ordered_colours
 from sp_lens.plots.distributions import _histograms
 from sp_lens.plots.distributions._histograms import Histograms
 from sp_lens.plots.themes import NEUTRAL, PALETTE
@@ -94,8 +93,8 @@ def density(
     fill_opacity = min(0.25, max(0.03, 1 / len(curves)))  # lower if many curves overlap
 
     intervals = {label: _intervals(stats, group, chosen) for label, stats in stats_by_corpus.items()}
-    titles = [_panel_title(label, item, intervals[label]) for label, item in histograms.items()]
-    figure, cells = make_panels(titles, columns=COLUMNS, gap=0.4)
+    notes = [_panel_note(item, intervals[label]) for label, item in histograms.items()]
+    figure, cells = make_panels(list(histograms), columns=COLUMNS, gap=0.4, notes=notes)
     for label, panel, (row, column) in zip(histograms, curve_histograms, cells, strict=True):
         for index, (name, heights) in enumerate(zip(names, panel.density, strict=True)):
             is_highlighted = index >= ordinary
@@ -127,7 +126,7 @@ def density(
     has_intervals = any(table is not None for table in intervals.values())
     note = "; ±: 95 % confidence interval over documents (median)" if has_intervals else ""
     model = model_prefix(next(iter(stats_by_corpus.values())))
-    set_title(
+    finish(
         figure,
         f"Activation densities: {model}layer {layer}, {SITE_NAMES[site]}, {_describe_neurons(chosen)}",
         f"{len(chosen)} of the {group.width} neurons, {drawn}; {_histograms.describe_bins(histograms)}{note}",
@@ -160,7 +159,7 @@ def _interval_text(intervals: pd.DataFrame | None, members: list[int]) -> str:
     return f"mean |z| {value:.3g} [{low:.3g}, {high:.3g}]<br>"
 
 
-def _panel_title(label: str, histograms: Histograms, intervals: pd.DataFrame | None) -> str:
+def _panel_note(histograms: Histograms, intervals: pd.DataFrame | None) -> str:
     outside = 1 - float((histograms.density * np.diff(histograms.edges)).sum(axis=1).mean())
     note = f"{histograms.tokens:,} tokens"
     if outside > 1e-9:  # larger than rounding errors
@@ -168,7 +167,7 @@ def _panel_title(label: str, histograms: Histograms, intervals: pd.DataFrame | N
     if intervals is not None:
         active = intervals.loc[intervals["low"] > 0]
         note += f"<br>mean |z| ±{(active['high'] / active['low']).median() ** 0.5 - 1:.0%}"
-    return f"{escape_plotly(label)}<br><span style='font-size:0.85em'>{note}</span>"
+    return note
 
 
 def _describe_neurons(neurons: list[int]) -> str:

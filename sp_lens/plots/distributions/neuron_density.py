@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from sp_lens.plots._labels import SITE_NAMES, model_prefix
-from sp_lens.plots._layout import corpus_colours, set_title
+from sp_lens.plots._layout import corpus_colours, finish
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.distributions import _histograms
 from sp_lens.plots.themes import TEMPLATES
@@ -57,12 +57,12 @@ def neuron_density(
             edges, heights[0], floor=floor, name=label, colour=colours[label], hover=f"{active} of tokens<br>"
         )
         figure.add_trace(curve.update(name=f"{escape_plotly(label)}: {tokens:,} tokens, {active}", line_width=2))
-    figure.update_layout(template=TEMPLATES["notebook"], height=500 + 24 * len(histograms), showlegend=True)
+    figure.update_layout(template=TEMPLATES["notebook"], height=524, showlegend=True)
     figure.update_layout(legend_orientation="v")  # one line per corpus, because the entries are long
     _histograms.set_density_axes(figure, histograms.values(), floor, top)
     figure.update_yaxes(title_text=_histograms.DENSITY_TITLE)
     model = model_prefix(next(iter(stats_by_corpus.values())))
-    set_title(
+    finish(
         figure,
         f"Activation density: {model}layer {layer}, {SITE_NAMES[site]}, {_histograms.neuron_name(group, [neuron])}",
         _histograms.describe_bins(histograms),

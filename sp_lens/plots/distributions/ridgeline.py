@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import SITE_NAMES, model_prefix
-from sp_lens.plots._layout import corpus_colours, set_title
+from sp_lens.plots._layout import corpus_colours, finish
 from sp_lens.plots.distributions import _histograms
 from sp_lens.plots.distributions._histograms import Histograms
 from sp_lens.plots.themes import TEMPLATES
@@ -83,7 +83,7 @@ def ridgeline(
     figure.update_xaxes(title_text=_histograms.ACTIVATION_TITLE, range=x_range)
     figure.update_yaxes(tickvals=np.arange(len(rows)), ticktext=names, range=[len(rows) - 0.8, -1.1], showline=False)
     model = model_prefix(next(iter(stats_by_corpus.values())))
-    set_title(
+    finish(
         figure,
         f"Activation densities of {len(rows)} neurons: {model}{SITE_NAMES[site]}",
         f"every row: density from {floor:.2g} to {top:.2g} (share of tokens per unit of activation, log scale)",

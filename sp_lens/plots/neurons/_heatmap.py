@@ -8,7 +8,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._layout import log_ticks
+from sp_lens.plots._layout import category_ticks, log_ticks
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.themes import TEMPLATES
 
@@ -18,6 +18,7 @@ Floats = npt.NDArray[np.floating]
 SEQUENTIAL, DIVERGING = "Blues", "RdBu_r"
 MISSING = "#D0D0D0"
 MAX_ANNOTATED = 150  # cells; more numbers than this are illegible
+TICK_WIDTH = 12  # width of the names of rows and columns relative to their font size
 
 
 def pad_rows(rows: Sequence[npt.NDArray[np.number]]) -> Floats:
@@ -37,6 +38,7 @@ def heatmap(
     x_title: str,
     y_title: str = "layer",
     columns: Sequence[str] | None = None,
+    hovertext: Sequence[Sequence[str]] | None = None,
     customdata: Sequence[Floats] = (),
     ratio: bool = False,
 ) -> go.Figure:
@@ -48,12 +50,14 @@ def heatmap(
 
     Args:
         values: Values [row column]; NaN cells are grey.
-        rows: Name of each row.
+        rows: Name of each row. Long names are broken into lines and shortened.
         unit: Title of the colour bar.
-        hover: Hover text of a cell, in which %{y} is its row and %{customdata[0]} its value.
+        hover: Hover text of a cell, in which %{y} is its row and %{customdata[0]} its value. If names can be long,
+            use `hovertext` instead of %{x} and %{y}, which show the shortened names.
         x_title: Title of the x axis.
         y_title: Title of the y axis.
         columns: Name of each column; by default columns are numbered from 0.
+        hovertext: Text of each cell, which `hover` refers to as %{hovertext}.
         customdata: Further arrays of the shape of `values`, which `hover` refers to as %{customdata[1]} and so on.
         ratio: Whether the values are scores.
 
@@ -71,20 +75,21 @@ def heatmap(
             y=[escape_plotly(row) for row in rows],
             customdata=np.dstack([values, *customdata]).astype(np.float32),
             **_annotations(values),
+            hovertext=hovertext,
             hovertemplate=f"{hover}<extra></extra>",
             hoverongaps=False,
             colorbar={"title": {"text": escape_plotly(unit), "side": "right"}, **colours.pop("ticks")},
             **colours,
         )
     )
-    category = {} if columns is None else {"type": "category"}
     figure.update_layout(
-        template=TEMPLATES["notebook"],
-        plot_bgcolor=MISSING,
-        height=min(1200, 230 + max(200, 22 * len(rows))),
-        xaxis={"showgrid": False, "constrain": "domain", "title_text": x_title, **category},
-        yaxis={"showgrid": False, "type": "category", "autorange": "reversed", "title_text": y_title},
+        template=TEMPLATES["notebook"], plot_bgcolor=MISSING, height=min(1200, 230 + max(200, 22 * len(rows)))
     )
+    figure.update_xaxes(showgrid=False, constrain="domain", title_text=x_title)
+    figure.update_yaxes(showgrid=False, type="category", autorange="reversed", title_text=y_title)
+    figure.update_yaxes(category_ticks(rows, TICK_WIDTH))
+    if columns is not None:
+        figure.update_xaxes(type="category", **category_ticks(columns, TICK_WIDTH))
     return figure
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from sp_lens.plots._labels import SITE_NAMES
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
+from sp_lens.plots._text import hover_name
 from sp_lens.plots.neurons._heatmap import heatmap
 from sp_lens.plots.neurons._inputs import require_specialisation, specialisation_about
 
@@ -51,12 +52,16 @@ int.
         rows=labels,
         columns=labels,
         unit="share of total importance (%)",
-        hover="neurons specific to %{y}, measured on %{x}<br>%{customdata[0]:.2f} % of total importance",
+        hover="%{hovertext}<br>%{customdata[0]:.2f} % of total importance",
+        hovertext=[
+            [hover_name(f"neurons specific to {row}, measured on {column}") for column in labels] for row in labels
+        ],
         x_title="importance measured on",
         y_title="neurons specific to",
     )
-    figure.update_layout(width=680, height=330 + 50 * len(labels))
-    set_title(
+    space = 120 if max(map(len, labels)) > 15 else 0  # for names of rows and columns
+    figure.update_layout(width=680 + space, height=330 + space + 50 * len(labels))
+    finish(
         figure,
         f"Importance of the {SITE_NAMES[site]} neurons specific to each corpus",
         f"top {100 * fraction:.3g} % of neurons by score against the mean of the other corpora; "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from sp_lens.plots._labels import METRIC_NAMES, values_about
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.neurons._heatmap import heatmap, pad_rows
 from sp_lens.plots.neurons._inputs import is_score, require_values
@@ -60,5 +60,5 @@ ablation_effect(model, corpus, unit='head').
         ratio=is_score(heads),
     )
     figure.update_xaxes(dtick=-(-values.shape[1] // 32))
-    set_title(figure, f"{quantity} of attention heads by {method}", values_about(heads.about))
+    finish(figure, f"{quantity} of attention heads by {method}", values_about(heads.about))
     return figure

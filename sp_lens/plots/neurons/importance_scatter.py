@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, corpus_names, model_prefix
-from sp_lens.plots._layout import log_ticks, set_title
+from sp_lens.plots._layout import finish, log_ticks
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.neurons._inputs import site_scores
 from sp_lens.plots.themes import NEUTRAL, PALETTE, TEMPLATES
@@ -104,7 +104,7 @@ def importance_scatter(
             f"; neurons with importance 0, drawn at the edges: {zeros['forget']:,} on forget data, "
             f"{zeros['retain']:,} on retain data"
         )
-    set_title(figure, f"Importance of {SITE_NAMES[site]} neurons on forget and retain data", subtitle)
+    finish(figure, f"Importance of {SITE_NAMES[site]} neurons on forget and retain data", subtitle)
     return figure
 
 

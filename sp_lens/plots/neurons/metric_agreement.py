@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import SITE_NAMES, values_about
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
 from sp_lens.plots.neurons._heatmap import heatmap
 from sp_lens.plots.neurons._inputs import site_scores
 
@@ -65,7 +65,7 @@ def metric_agreement(forget: "ActivationStats", retain: "ActivationStats", *, si
     figure.update_traces(zmax=1, zmin=-1 if correlation.min() < 0 else 0)
     figure.update_layout(width=560, height=480)
     about = values_about({key: value for key, value in scores["abs"].about.items() if key != "metric"})
-    set_title(
+    finish(
         figure,
         f"Rank correlation of {SITE_NAMES[site]} neuron scores",
         f"Spearman's correlation between importance metrics, {len(ranks):,} neurons<br>{about}",

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
 from sp_lens.plots.themes import PALETTE, TEMPLATES
 
 SERIES = {"with_all": "overlap with the top neurons from all tokens", "with_others": "overlap between disjoint samples"}
@@ -70,7 +70,7 @@ def rank_stability(stability: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="tokens per corpus", rangemode="tozero")
     figure.update_yaxes(title_text="overlap of the top-scoring neurons (%)", range=[0, 103])
     orders = stability["order"].nunique()
-    set_title(
+    finish(
         figure,
         "Stability of the top-scoring neurons by number of tokens",
         f"line: median over {orders} random orders of the documents; band: 10th to 90th percentile",

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from sp_lens.plots._labels import METRIC_NAMES, SITE_NAMES, values_about
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
 from sp_lens.plots._text import escape_plotly
 from sp_lens.plots.neurons._heatmap import heatmap, pad_rows
 from sp_lens.plots.neurons._inputs import is_score, require_values
@@ -82,7 +82,7 @@ or stats.importance('abs').
     cells = f"each cell is the mean of {size} neurons" if size > 1 else "one cell per neuron"
     meaning = "; red: more important on the forget corpus, blue: on the retain corpus" if ratio else ""
     about = values_about(scores.about)
-    set_title(
+    finish(
         figure,
         f"All {SITE_NAMES[site]} neurons by layer: {unit}",
         f"{about}{'; ' if about else ''}{part.layout.neurons:,} neurons, {cells}{meaning}",

@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import SITE_NAMES
-from sp_lens.plots._layout import corpus_colours, make_panels, set_title
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._layout import corpus_colours, finish, make_panels
+from sp_lens.plots._text import escape_plotly, hover_name
 from sp_lens.plots.neurons._inputs import require_specialisation, specialisation_about
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ of type dict.
                 showlegend=column == 1,
                 marker_color=colour,
                 hovertemplate=(
-                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{escape_plotly(corpus)}: %{{y:.1f}} %, "
+                    f"<b>layer %{{x}}</b>, {SITE_NAMES[site]}<br>{hover_name(corpus)}: %{{y:.1f}} %, "
                     "%{customdata:,} neurons<extra></extra>"
                 ),
                 row=row,
@@ -74,7 +74,7 @@ of type dict.
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="share of the layer's neurons (%)", col=1)
     figure.update_layout(barmode="stack", height=560, showlegend=True)
-    set_title(
+    finish(
         figure,
         "Neurons most specific to each corpus by layer",
         f"specific: more than {above:g} times as important on this corpus as on the mean of the others; "

@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._text import escape_plotly, hover_name
 from sp_lens.plots.runs._run_labels import common_settings
-from sp_lens.plots.themes import PALETTE, TEMPLATES, legend_lines
+from sp_lens.plots.themes import PALETTE, TEMPLATES
 from sp_lens.typing import SIDES, Side
 
 if TYPE_CHECKING:
@@ -80,13 +80,12 @@ def draw_runs(
             showlegend=not crowded,
             customdata=history[["step", "share", "forget_top1", "retain_top1"]].to_numpy(),
             hovertemplate=(
-                f"<b>{escape_plotly(label)}</b><br>"
+                f"<b>{hover_name(label)}</b><br>"
                 f"step %{{customdata[0]}}, %{{customdata[1]:.1%}} pruned<br>{hover}<extra></extra>"
             ),
             **_plotly_error_bars(points, error_bars.get(label)),
         )
-    lines = 0 if crowded else legend_lines(list(histories), 800 / 14)
-    figure.update_layout(template=TEMPLATES["notebook"], height=540 + 24 * lines)
+    figure.update_layout(template=TEMPLATES["notebook"], height=564)
     return figure
 
 

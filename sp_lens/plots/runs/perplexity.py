@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._layout import log_ticks, set_title
+from sp_lens.plots._layout import finish, log_ticks
 from sp_lens.plots.runs._run_labels import as_runs
 from sp_lens.plots.runs._runs import add_diagonal, draw_runs, ends_of, error_bars_of, runs_subtitle, set_axes
 
@@ -80,7 +80,7 @@ def perplexity(
     subtitle = runs_subtitle(labelled, error_bars)
     if omitted := sum(len(run.records) for run in labelled.values()) - len(steps):
         subtitle += f"; steps with infinite perplexity, not drawn: {omitted}"
-    set_title(figure, "Selective pruning: perplexity on forget and retain data", subtitle)
+    finish(figure, "Selective pruning: perplexity on forget and retain data", subtitle)
     return figure
 
 

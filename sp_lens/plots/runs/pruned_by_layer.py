@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import SITE_NAMES
-from sp_lens.plots._layout import colour_bar, make_panels, ordered_colours, set_title
+from sp_lens.plots._layout import colour_bar, finish, make_panels, ordered_colours
 from sp_lens.plots.runs._run_labels import as_runs, common_settings
 from sp_lens.plots.themes import NEUTRAL
 
@@ -68,7 +68,7 @@ def pruned_by_layer(run: "PruneRun") -> go.Figure:
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="pruned share of the layer's neurons (%)", col=1)
     figure.update_layout(height=540, showlegend=False)
-    set_title(
+    finish(
         figure,
         "Share of pruned neurons in each layer, step by step",
         f"dashed: all layers together; a layer above this line is pruned more than average; {common_settings([run])}",

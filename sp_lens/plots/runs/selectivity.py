@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
 from sp_lens.plots._labels import SITE_NAMES
-from sp_lens.plots._layout import make_panels, set_title
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._layout import category_ticks, finish, make_panels
+from sp_lens.plots._text import escape_plotly, hover_name
 from sp_lens.plots.runs._run_labels import as_runs, common_settings, differing_settings, run_facts
 from sp_lens.plots.themes import PALETTE
 
@@ -66,21 +66,27 @@ def selectivity(
             f"these {len(labelled)} runs differ in more than metric, site and seed and need {len(titles)} panels "
             f"({titles[0]!r}, {titles[1]!r}, ...), but at most {MAX_PANELS} can be drawn: pass fewer runs."
         )
-    figure, cells = make_panels([escape_plotly(title) for title in titles], columns=COLUMNS, gap=0.33)
+    figure, cells = make_panels(titles, columns=COLUMNS, gap=0.33)
     for site in (site for site in SITE_COLOURS if site in set(bars["site"])):
         of_site = bars.loc[bars["site"] == site]
         for title, (row, column) in zip(titles, cells, strict=True):
             in_panel = of_site.loc[of_site["panel"] == title]
             if len(in_panel):
                 figure.add_trace(_bar(in_panel, site, showlegend=title == of_site["panel"].iloc[0]), row, column)
-    metrics = [escape_plotly(metric) for metric in sorted(bars["metric"].unique(), key=_metric_order)]
+    metrics = sorted(bars["metric"].unique(), key=_metric_order)
     half = max(len(metrics), 4) / 2  # keeps a small number of bars from becoming as wide as the figure
     ends = [(len(metrics) - 1) / 2 - half, (len(metrics) - 1) / 2 + half]
-    figure.update_xaxes(title_text="importance metric", categoryorder="array", categoryarray=metrics, range=ends)
+    figure.update_xaxes(
+        title_text="importance metric",
+        categoryorder="array",
+        categoryarray=[escape_plotly(metric) for metric in metrics],
+        range=ends,
+        **category_ticks(metrics, 60 / (len(cells) if len(cells) < COLUMNS else COLUMNS) / (2 * half)),
+    )
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="selectivity (percentage points)", col=1)
     figure.update_layout(height=200 + 330 * cells[-1][0], showlegend=True, bargroupgap=0.08)
-    set_title(figure, "Selectivity by importance metric and site", _subtitle(labelled, bars, has_hits=hits is not None))
+    finish(figure, "Selectivity by importance metric and site", _subtitle(labelled, bars, has_hits=hits is not None))
     return figure
 
 
@@ -165,8 +171,10 @@ def _bar(bars: pd.DataFrame, site: str, *, showlegend: bool) -> go.Bar:
         showlegend=showlegend,
         marker_color=SITE_COLOURS[site],
         customdata=bars[["runs", "min", "max"]].to_numpy(),
+        hovertext=[hover_name(metric) for metric in bars["metric"]],
         hovertemplate=(
-            f"<b>%{{x}}, {SITE_NAMES[site]}</b><br>%{{y:.1f}} percentage points, mean of %{{customdata[0]}} runs<br>"
+            f"<b>%{{hovertext}}, {SITE_NAMES[site]}</b><br>"
+            "%{y:.1f} percentage points, mean of %{customdata[0]} runs<br>"
             "%{customdata[1]:.1f} to %{customdata[2]:.1f}<extra></extra>"
         ),
     )

@@ -4,8 +4,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sp_lens.errors import SpLensError
-from sp_lens.plots._layout import log_ticks, set_title
-from sp_lens.plots._text import escape_plotly
+from sp_lens.plots._layout import finish, log_ticks
+from sp_lens.plots._text import escape_plotly, hover_name
 from sp_lens.plots.themes import PALETTE, TEMPLATES
 
 # Name of the quantity on the x axis, its unit in words, and the value of that unit.
@@ -38,7 +38,6 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
     data = data.assign(**{x: data[x] / unit})
     figure = go.Figure()
     for index, (name, rows) in enumerate(data.sort_values(x).groupby(series, sort=False)):
-        label = escape_plotly(name)
         figure.add_scatter(
             x=rows[x],
             y=rows["selectivity"],
@@ -49,11 +48,12 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
                 "width": 5,
             },
             mode="lines+markers",
-            name=label,
+            name=escape_plotly(name),
             line_color=PALETTE[index % len(PALETTE)],
             marker_size=8,
             hovertemplate=(
-                f"<b>{label}</b><br>{quantity}{unit_name}: %{{x:,}}<br>%{{y:.1f}} percentage points<extra></extra>"
+                f"<b>{hover_name(name)}</b><br>{quantity}{unit_name}: %{{x:,}}<br>"
+                "%{y:.1f} percentage points<extra></extra>"
             ),
         )
     figure.update_layout(template=TEMPLATES["notebook"], height=560, showlegend=True)
@@ -62,7 +62,7 @@ def selectivity_by(data: pd.DataFrame, *, x: str, series: str) -> go.Figure:
     figure.update_yaxes(rangemode="tozero", title_text="selectivity (percentage points)")
     has_intervals = data[["low", "high"]].notna().to_numpy().any()
     bars = "; error bars: 95 % confidence intervals over held-out documents" if has_intervals else ""
-    set_title(
+    finish(
         figure,
         f"Selectivity by {quantity}",
         f"difference between the drops in forget and retain top-1 accuracy at the best step{bars}",

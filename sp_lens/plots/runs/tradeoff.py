@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from sp_lens.plots._layout import set_title
+from sp_lens.plots._layout import finish
 from sp_lens.plots.runs._run_labels import as_runs
 from sp_lens.plots.runs._runs import Floats, add_diagonal, draw_runs, ends_of, error_bars_of, runs_subtitle, set_axes
 
@@ -67,9 +67,7 @@ def tradeoff(
     )
     points = [history[DROPS].to_numpy() for history in histories.values()]
     _set_drop_axes(figure, np.concatenate([*points, *ends_of(error_bars)]))
-    set_title(
-        figure, "Selective pruning: drop in accuracy on forget and retain data", runs_subtitle(labelled, error_bars)
-    )
+    finish(figure, "Selective pruning: drop in accuracy on forget and retain data", runs_subtitle(labelled, error_bars))
     return figure
 
 
