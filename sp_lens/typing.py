@@ -35,7 +35,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Side = Literal["forget", "retain"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
-# Dataset splits. A document is in exactly one of them; `sp_lens.data.offline.split_of` assigns it.
+# Dataset splits. A document is in exactly one of them; `sp_lens.data.sources.offline.split_of` assigns it.
 Split = Literal["train", "collect", "evaluate"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 

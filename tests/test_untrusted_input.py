@@ -235,13 +235,17 @@ BAD_FILES = {
         b"\xff\xfe",
         b"[" * 10_000,
     ],
-    "a.jsonl": [b"", b'{"text": "one two"}\n{"text": null}', b'{"text": "one two"}\n{', b'{"other": "a b c"}'],
-    "a.csv": [b"", b"other\na b c", b'text\n"', b"text\n1\n2", b"\x00\x00"],
+    "a.jsonl": [b"", b'{"text": "one two"}\n{"text": null}', b'{"text": "one two"}\n{', b'{"other": 5}'],
+    "a.csv": [b"", b"one,two\na b,c d", b'text\n"', b"text\n1 2\n\n3", b"\x00\x00"],
     "a.parquet": [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"],
 }
 
 
-@pytest.mark.parametrize(("name", "data"), [(name, data) for name, each in BAD_FILES.items() for data in each], ids=str)
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [(name, data) for name, each in BAD_FILES.items() for data in each],
+    ids=lambda value: str(value)[:40],
+)
 def test_a_damaged_table_of_text_is_rejected(name: str, data: bytes, demo: Any, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with limited(), pytest.raises(sp.SpLensError):

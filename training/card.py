@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from sp_lens.data.corpora import load_corpora
+from sp_lens.data.rows import rows
 from sp_lens.data.text import load_corpus
-from sp_lens.data.tokenization import rows
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import Evaluation, evaluate
 from sp_lens.models.loading import load_model
@@ -50,9 +50,9 @@ is to demonstrate selective pruning on a laptop without a model hub; it is not u
 
 `python -m training.train` (seed {seed}): {steps} steps of {batch} rows of {row} tokens, {seen:.1f}M tokens,
 AdamW in float32, stored as float16. The training text is the split "train" of the text that
-`sp_lens.data.offline` reads (the standard library without its docstrings, C and C++ headers of torch and Python,
-paragraphs of docstrings), Python sources of installed packages ({packages}), and 22 public-domain books of Project
-Gutenberg. None of this text is in the repository.
+`sp_lens.data.sources.offline` reads (the standard library without its docstrings, C and C++ headers of torch and
+Python, paragraphs of docstrings), Python sources of installed packages ({packages}), and 22 public-domain books of
+Project Gutenberg. None of this text is in the repository.
 
 | text | share of the rows | available tokens |
 |---|---|---|

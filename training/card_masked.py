@@ -8,8 +8,8 @@ Output: `README.md` in the folder --out, which holds the model and its `recipe.j
 from collections import Counter
 from typing import Any
 
+from sp_lens.data.rows import rows
 from sp_lens.data.text import load_corpus
-from sp_lens.data.tokenization import rows
 from sp_lens.evaluation.evaluate import evaluate
 from sp_lens.models.loading import load_model
 from training.card import PRUNE_TOKENS, TOKENS, arguments_of, facts_of, pruning_lines
@@ -32,7 +32,7 @@ purpose is to demonstrate selective pruning of a masked language model; it is no
 `python -m training.train_masked` (seed {seed}): {steps} steps of {batch} rows of {row} tokens,
 {seen:.1f}M tokens, of which {chosen_share:.0%} were predicted; AdamW in float32, stored as float16. Training
 started from the word embeddings of the bundled causal model and from sinusoidal position embeddings, and used the same
-text: the split "train" of the text that `sp_lens.data.offline` reads, Python sources of installed packages
+text: the split "train" of the text that `sp_lens.data.sources.offline` reads, Python sources of installed packages
 ({packages}), and 22 public-domain books of Project Gutenberg. None of this text is in the repository.
 
 | text | share of the rows | available tokens |

@@ -1,8 +1,8 @@
 """Read the training text of the bundled language models, as one stream of tokens for each source.
 
-The sources are the train split of the offline text (`sp_lens.data.offline`), which includes novels from the folder
-that `SP_LENS_DATA` names, and the Python sources of installed packages. Output: `prepare` writes the tokenizer and the
-streams to the folder WORK of the training scripts.
+The sources are the train split of the offline text (`sp_lens.data.sources.offline`), which includes novels from the
+folder that `SP_LENS_DATA` names, and the Python sources of installed packages. Output: `prepare` writes the tokenizer
+and the streams to the folder WORK of the training scripts.
 """
 
 import importlib.util
@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from sp_lens.data.docstrings import without_docstrings
-from sp_lens.data.offline import Document, read_offline, split_of
+from sp_lens.data.sources.docstrings import without_docstrings
+from sp_lens.data.sources.offline import read_offline, split_of
+from sp_lens.data.sources.tables import Document
 
 logger = logging.getLogger(__name__)
 

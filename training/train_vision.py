@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from sp_lens.data.image_registry import read_named
 from sp_lens.data.pixels import GREY_OR_COLOUR
+from sp_lens.data.sources.image_registry import read_named
 from training.training import SEED, arguments_of, train
 
 BATCH = 128  # images

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 
-from sp_lens.data.tokenization import Row
+from sp_lens.data.rows import Row
 
 
 @dataclass(frozen=True, eq=False)

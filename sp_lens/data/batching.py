@@ -13,7 +13,7 @@ from jaxtyping import Int
 from sp_lens import distributed
 from sp_lens.data.batch import AnyBatch, Batch, ImageBatch
 from sp_lens.data.pixels import Picture, pictures
-from sp_lens.data.tokenization import Row, rows
+from sp_lens.data.rows import Row, rows
 from sp_lens.errors import SpLensError
 from sp_lens.models.task import patches_of, reads_images
 

@@ -1,6 +1,7 @@
 """The four corpora of a pruning run: two to collect from, and held-out data of both.
 
-`sp_lens.data.registry` lists the named corpora, and `sp_lens.data.offline.split_of` assigns documents to splits.
+`sp_lens.data.sources.registry` lists the named corpora, and `sp_lens.data.sources.offline.split_of` assigns documents
+to splits.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from sp_lens.data.registry import CORPORA
+from sp_lens.data.sources.registry import CORPORA
 from sp_lens.data.text import load_corpus
 from sp_lens.errors import check_choice
 from sp_lens.typing import Split

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+import PIL.Image
+from datasets import ClassLabel, Dataset, Features, Image
 from jaxtyping import Bool, Int
 
-from sp_lens.data.image_registry import IMAGE_SETS, Selection, read_named
 from sp_lens.data.pixels import processor_of
+from sp_lens.data.sources.image_registry import IMAGE_SETS, Selection, read_named
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.hooks import blocks_of
 from sp_lens.models.task import reads_images
@@ -184,13 +185,21 @@ def _read_folder(source: Any) -> Dataset:
     if not Path(source).is_dir():
         check_choice("set of images (or folder of class folders)", source, IMAGE_SETS)
     require_files(source)
-    try:
-        return cast(Dataset, load_dataset("imagefolder", data_dir=str(source), split="train"))
-    except Exception as error:  # the builder raises its own exceptions for a folder that it cannot read
+    folder = Path(source)
+    # Not with the builder "imagefolder" of datasets, which treats names as patterns, takes folders called "train" and
+    # "test" for splits, and returns the earlier content of a file that was replaced within the same second.
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    known = PIL.Image.registered_extensions()
+    if others := [path for path in files if path.suffix.lower() not in known or path.parent == folder]:
         raise SpLensError(
-            f"cannot read the folder {source} ({type(error).__name__}: {str(error)[:80]}): expected a folder that has "
-            "one folder of images per class."
-        ) from error
+            f"{others[0]} is {'not in the folder of a class' if others[0].parent == folder else 'no image'}: expected "
+            f"one folder of images per class in {folder}. Move the file to another folder."
+        )
+    names = sorted({path.parent.name for path in files})
+    if not names:
+        raise SpLensError(f"{folder} has no images: expected one folder of images per class.")
+    columns = {"image": [str(path) for path in files], "label": [path.parent.name for path in files]}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
 
 
 def _labels(

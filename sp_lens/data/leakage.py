@@ -9,8 +9,8 @@ from typing import Any
 
 from sp_lens.data.batching import items, reusable
 from sp_lens.data.corpora import Corpora
+from sp_lens.data.sources.tables import text_name
 from sp_lens.data.text import describe
-from sp_lens.data.tokenization import text_name
 from sp_lens.errors import SpLensError
 
 logger = logging.getLogger(__name__)

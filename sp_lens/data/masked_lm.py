@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool
 
 from sp_lens.data.batch import Batch
-from sp_lens.data.tokenization import Row, tokenizer_of
+from sp_lens.data.rows import Row
+from sp_lens.data.tokenization import tokenizer_of
 
 # As in the training of BERT (Devlin et al. 2019, section 3.1) and the evaluation of RoBERTa in arXiv 2403.01267.
 CHOSEN_SHARE = 0.15

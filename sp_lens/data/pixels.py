@@ -1,4 +1,4 @@
-"""Convert a corpus of images into pixels and classes, as `sp_lens.data.tokenization` converts text into tokens."""
+"""Convert a corpus of images into pixels and classes, as `sp_lens.data.rows` converts text into tokens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,29 +1,33 @@
-"""Read text into a `datasets.Dataset` of token rows: named corpora, text files, or a list of strings.
+"""Read text into a `datasets.Dataset` of token rows: named corpora, text files, tables, or a list of strings.
 
-`sp_lens.data.registry` lists the named corpora, and `sp_lens.data.offline.split_of` assigns their documents to the
-splits train, collect and evaluate.
+`sp_lens.data.sources.registry` lists the named corpora, and `sp_lens.data.sources.offline.split_of` assigns their
+documents to the splits train, collect and evaluate.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from datasets import Dataset, Features, List, Value, load_dataset
+from datasets import Dataset, Features, List, Value
 
-from sp_lens.data.offline import Document
-from sp_lens.data.registry import CORPORA, read_text
-from sp_lens.data.tokenization import DOCUMENT_TOKENS, frame_of, split_text, text_name, tokenizer_of
+from sp_lens.data.sources.registry import CORPORA, read_text
+from sp_lens.data.sources.tables import (
+    FILE_READERS,
+    Document,
+    file_documents,
+    is_table,
+    table_documents,
+    text_name,
+)
+from sp_lens.data.tokenization import DOCUMENT_TOKENS, frame_of, split_text, tokenizer_of
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.hooks import blocks_of
 from sp_lens.models.task import require_tokens
 from sp_lens.storage.serialization import versions
 from sp_lens.typing import SPLITS, Split
-
-_FILE_BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 class _DocumentRow(NamedTuple):
@@ -35,7 +39,7 @@ class _DocumentRow(NamedTuple):
 
 
 def load_corpus(
-    source: str | Path | Iterable[str],
+    source: Any,
     model: Any,
     *,
     tokens: int | None = 100_000,
@@ -49,7 +53,8 @@ def load_corpus(
     Args:
         source: Named corpus ("code", "python", "non_python", "prose", "pile", "pile_codeless", "civil", "toxic",
             "wikitext", "novels", "toxic_comments"), path of a file (.txt; .json, .jsonl, .csv or .parquet with a
-            column "text"), or an iterable of strings.
+            column of text), a table with a column of text (a pandas object, a dictionary of lists or a
+            `datasets.Dataset`, see `sp_lens.data.sources.tables`), or an iterable of strings.
         model: Model whose tokenizer reads the text. Its context length limits the rows.
         tokens: Number of tokens to read, without special tokens. None reads all of a file or of the strings; a named
             corpus needs a number.
@@ -172,47 +177,23 @@ def _cut(row: list[int], length: int, tail: list[int]) -> list[int]:
     return row if len(row) <= length else [*row[: max(0, length - len(tail))], *tail][: max(0, length)]
 
 
-def _documents(
-    source: str | Path | Iterable[str], split: Split, offline: bool
-) -> tuple[Iterator[Document], dict[str, Any]]:
+def _documents(source: Any, split: Split, offline: bool) -> tuple[Iterator[Document], dict[str, Any]]:
     """Return the documents of a source, and what is recorded about their origin."""
     if not isinstance(source, str | Path):
-        return _string_documents(source), {"offline": False}
+        documents = table_documents if is_table(source) else _string_documents
+        return documents(source), {"offline": False}
     if source in CORPORA:
         return read_text(str(source), split, offline=offline)
-    if (path := Path(source)).suffix in _FILE_BUILDERS or path.exists():
-        return _file_documents(path), {"offline": False}
+    if (path := Path(source)).suffix.lower() in FILE_READERS or path.exists():
+        return file_documents(path), {"offline": False}
     check_choice("corpus (or file of text)", source, CORPORA)
     raise AssertionError("unreachable: check_choice raises an error for a name that is not in CORPORA")
 
 
 def _string_documents(texts: Any) -> Iterator[Document]:
     if not isinstance(texts, Iterable):
-        raise SpLensError(f"expected the name of a corpus, a file, or strings, got {type(texts).__name__}.")
-    if columns := getattr(texts, "column_names", None):
-        raise SpLensError(
-            f"expected strings, got a dataset with the columns {columns}: pass one column, dataset['text']."
-        )
+        raise SpLensError(f"expected the name of a corpus, a file, a table, or strings, got {type(texts).__name__}.")
     for text in texts:
         if not isinstance(text, str):
             raise SpLensError(f"expected strings, but one item has the type {type(text).__name__}: {str(text)[:40]!r}.")
         yield Document(text_name(text), text)
-
-
-def _file_documents(path: Path) -> Iterator[Document]:
-    check_choice("kind of text file", path.suffix, _FILE_BUILDERS)
-    if not path.is_file():
-        raise SpLensError(f"there is no file {path}.")
-    try:
-        if path.suffix == ".txt":
-            text = path.read_text("utf-8-sig")  # drops the byte order mark that some editors write
-            return iter([Document(f"{path.name} {hashlib.sha256(text.encode()).hexdigest()[:12]}", text)])
-        dataset = cast(Dataset, load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), split="train"))
-    except Exception as error:  # each builder raises its own exceptions for an unreadable file
-        raise SpLensError(
-            f"cannot read {path} as {path.suffix} ({type(error).__name__}: {str(error)[:80]}): check that it is "
-            "complete, not empty, and encoded in UTF-8."
-        ) from error
-    if "text" not in dataset.column_names:
-        raise SpLensError(f"{path} has the columns {dataset.column_names} and no 'text': rename the column of text.")
-    return (Document(f"{path.name} {document.name}", document.text) for document in _string_documents(dataset["text"]))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from sp_lens import distributed
 from sp_lens.data.batch import AnyBatch
 from sp_lens.data.batching import BatchStream, reusable
-from sp_lens.data.tokenization import rows
+from sp_lens.data.rows import rows
 from sp_lens.errors import check_at_least, check_shares
 from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions_by_row
 from sp_lens.models.forward import inference

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from sp_lens.data.local_tables import clean_tweet, table
-from sp_lens.data.offline import read_offline, split_of_tweet
+from sp_lens.data.sources.local_tables import clean_tweet, table
+from sp_lens.data.sources.offline import read_offline, split_of_tweet
 from sp_lens.errors import SpLensError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sp_lens.data.batching import MIN_FOLDS, documents_in
 from sp_lens.data.corpora import Corpora, load_corpora
-from sp_lens.data.image_registry import LOCAL
 from sp_lens.data.images import load_images, split_classes
+from sp_lens.data.sources.image_registry import LOCAL
 from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
 from sp_lens.experiments.registry import SCALES, Experiment, Pair, Scale
 from sp_lens.interventions.ablation import ablate

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from sp_lens import plots
-from sp_lens.data.registry import read_text
+from sp_lens.data.sources.registry import read_text
 from sp_lens.evaluation.bootstrap import Interval
 from sp_lens.evaluation.perplexity import sliding_perplexity
 from sp_lens.experiments.classifiers import tweet_classifier

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sp_lens.data.batching import items
-from sp_lens.data.tokenization import Row
+from sp_lens.data.rows import Row
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import evaluate
 from sp_lens.models.fused_attention import fused_attention

@@ -1,6 +1,7 @@
 """Image classifiers: a small ViT is trained on the digits of scikit-learn and forgets some of them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image as PIL
 
 import sp_lens as sp
 from sp_lens.cli.__main__ import main
-from sp_lens.data.image_registry import read_named
+from sp_lens.data.sources.image_registry import read_named
 from sp_lens.typing import SPLITS
 from training.train_vision import digits_classifier
 
@@ -127,6 +128,34 @@ def test_the_classes_of_a_folder_take_turns(digits: Any, tmp_path: Path) -> None
     assert sp.load_images(tmp_path, digits, images=4)["label"][:] == [0, 1, 0, 1]
 
 
+def test_an_image_folder_is_read_as_it_is(digits: Any, tmp_path: Path) -> None:
+    """Names are not patterns, "train" is no split, and a replaced file is read again even if its time is the same."""
+    for folder, shade in ("run[1]", 10), ("run1", 99), ("train", 50):
+        file = tmp_path / folder / "3" / "a.PNG"
+        file.parent.mkdir(parents=True)
+        PIL.new("L", (8, 8), shade).save(file)
+
+    def pixel() -> list[Any]:
+        return [image.getpixel((0, 0)) for image in sp.load_images(tmp_path / "run[1]", digits)["image"]]
+
+    assert pixel() == [10]
+    file = tmp_path / "run[1]" / "3" / "a.PNG"
+    time = file.stat().st_mtime_ns
+    PIL.new("L", (8, 8), 20).save(file)
+    os.utime(file, ns=(time, time))
+    assert pixel() == [20]
+    (tmp_path / "run[1]" / "3" / ".DS_Store").write_bytes(b"x")
+    assert pixel() == [20]
+    (tmp_path / "run[1]" / "3" / "notes.txt").write_bytes(b"x")
+    with pytest.raises(sp.SpLensError, match=r"notes\.txt is no image"):
+        pixel()
+    (tmp_path / "run[1]" / "3" / "notes.txt").rename(tmp_path / "run[1]" / "b.png")
+    with pytest.raises(sp.SpLensError, match=r"b\.png is not in the folder of a class"):
+        pixel()
+    with pytest.raises(sp.SpLensError, match="unknown set of images"):
+        sp.load_images(tmp_path / "run*", digits)
+
+
 def test_images_are_not_encoded_again(digits: Any, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
     PIL.fromarray(noise).save(tmp_path / "noise.jpg", quality=30)
@@ -196,7 +225,7 @@ def test_invalid_arguments_raise_an_error(digits: Any, tmp_path: Path) -> None:
         ({"source": "digits", "split": "test"}, "unknown split 'test'"),
         ({"source": dataset}, "a class 'cat', but the classes of the model are 0, 1"),
         ({"source": dataset, "label_column": "fine"}, r"columns \['image', 'label'\] and no 'fine'"),
-        ({"source": tmp_path}, "cannot read the folder"),
+        ({"source": tmp_path}, "has no images: expected one folder of images per class"),
         ({"source": 7}, "expected the name of a set of images, a folder, or a datasets.Dataset, got int"),
     ]
     for arguments, message in cases:

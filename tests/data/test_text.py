@@ -1,6 +1,5 @@
 """`load_corpus`: rows of tokens from named corpora, files and strings."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,18 +66,6 @@ def test_documents_of_named_corpora_are_cut(demo: Any) -> None:
     assert len(set(corpus["document"])) >= 50
 
 
-def test_files_are_read_like_strings(demo: Any, tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text(TEXTS[0])
-    Dataset.from_dict({"text": TEXTS}).to_parquet(tmp_path / "two.parquet")
-    (tmp_path / "three.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
-    Dataset.from_dict({"text": TEXTS}).to_csv(tmp_path / "four.csv")
-    expected = ids(sp.load_corpus(TEXTS[:1], demo, tokens=None))
-    assert ids(sp.load_corpus(tmp_path / "one.txt", demo, tokens=None)) == expected
-    expected = ids(sp.load_corpus(TEXTS, demo, tokens=None))
-    for name in ("two.parquet", "three.jsonl", "four.csv"):
-        assert ids(sp.load_corpus(str(tmp_path / name), demo, tokens=None)) == expected
-
-
 def test_a_corpus_can_be_saved_and_loaded(demo: Any, tmp_path: Path) -> None:
     corpus = sp.load_corpus("prose", demo, tokens=1_000, offline=True)
     corpus.save_to_disk(tmp_path / "corpus")
@@ -121,10 +108,7 @@ def test_invalid_arguments_raise_an_error(demo: Any, message: str, call: Callabl
         call(demo)
 
 
-def test_files_without_text_raise_an_error(demo: Any, tmp_path: Path) -> None:
-    Dataset.from_dict({"content": TEXTS}).to_parquet(tmp_path / "file.parquet")
-    with pytest.raises(sp.SpLensError, match=r"columns \['content'\] and no 'text'"):
-        sp.load_corpus(tmp_path / "file.parquet", demo)
+def test_a_file_of_an_unknown_kind_raises_an_error(demo: Any, tmp_path: Path) -> None:
     (tmp_path / "file.docx").write_text("x")
     with pytest.raises(sp.SpLensError, match=r"unknown kind of text file '\.docx'"):
         sp.load_corpus(tmp_path / "file.docx", demo)

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -14,7 +15,8 @@ from sp_lens import SpLensError, load_corpus
 from sp_lens.data.batching import text_batches
 from sp_lens.data.leakage import check_disjoint as check_contents_disjoint
 from sp_lens.data.leakage import content_of
-from sp_lens.data.tokenization import rows, split_text
+from sp_lens.data.rows import rows
+from sp_lens.data.tokenization import split_text
 
 pytestmark = pytest.mark.model
 quick = settings(deadline=None, max_examples=40)
@@ -84,6 +86,18 @@ def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
         "streamed dataset": dataset.to_iterable_dataset(),
         "padded dataset": Dataset.from_dict({name: padded[name].tolist() for name in padded}),
         "loaded": load_corpus(TEXTS, model, tokens=None),
+        "float mask": {name: padded[name].to(torch.float32 if "mask" in name else torch.int64) for name in padded},
+        "other columns": dict(padded)
+        | {
+            "token_type_ids": torch.zeros_like(padded["input_ids"]),
+            "position_ids": (padded["attention_mask"].cumsum(-1) - 1).clamp(min=0),
+        },
+        "data frame of tokens": pd.DataFrame({"input_ids": ids}),
+        "data frame": pd.DataFrame({"text": TEXTS, "source_name": ["a", "b", "c"]}),
+        "series": pd.Series(TEXTS, name="content"),
+        "dictionary": {"text": TEXTS, "source_name": ["a", "b", "c"]},
+        "dataset of text": Dataset.from_dict({"content": TEXTS, "length": [1, 2, 3]}),
+        "streamed dataset of text": Dataset.from_dict({"text": TEXTS}).to_iterable_dataset(),
     }
     expected = [(row, is_ordinary(model, row)) for row in ids]
     assert EOS in ids[1][1:]  # "</s>" in a text
@@ -157,8 +171,13 @@ def test_the_last_token_is_dropped_if_it_would_be_a_row_of_one_token(model: Any)
         ([torch.zeros(1, 2, 3, dtype=torch.long)], r"shape \(1, 2, 3\)"),
         ([{"input_ids": [[5, 6]], "attention_mask": [[1]]}], "attention_mask has shape"),
         ([{"tokens": [[5, 6]]}], "no 'input_ids'"),
-        ([object()], "cannot read object"),
-        (Dataset.from_dict({"text": ["a"]}), "no 'input_ids'"),
+        ([object()], "cannot read input_ids of the type object"),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[0.0, -torch.inf]]}], r"values \[-inf.*attention_mask == 0"),
+        ([{"input_ids": [[5, 6]], "attention_mask": [[1, torch.nan]]}], "expected 1 at tokens"),
+        ([{"input_ids": [[5, 6, 7, 8]], "attention_mask": [[1, 0, 1, 1]]}], "a gap"),
+        (Dataset.from_dict({"input_ids": [[5, 6, 7]], "attention_mask": [[1, 0, 1]]}), "a gap"),
+        ([{"input_ids": [[5, 6, 7]], "token_type_ids": [[0, 0, 1]]}], "pairs of sentences"),
+        ([{"input_ids": [[5, 6, 7, 8]], "position_ids": [[0, 1, 0, 1]]}], "pack several texts"),
         ([torch.tensor([[2.7, 3.2]])], "dtype torch.float32: expected integers"),
         ([torch.tensor([[True, False]])], "dtype torch.bool: expected integers"),
         ([{"input_ids": [[5, 6]], "attention_mask": [[1], [1, 1]]}], "attention_mask has 2 rows and input_ids 1"),

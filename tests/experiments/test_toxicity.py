@@ -17,8 +17,8 @@ import transformers
 from factories import DEMO_FOLDER, Tiny, random_mask, tiny_bridge
 
 import sp_lens as sp
-from sp_lens.data.local_tables import clean_tweet
-from sp_lens.data.offline import read_offline
+from sp_lens.data.sources.local_tables import clean_tweet
+from sp_lens.data.sources.offline import read_offline
 from sp_lens.experiments.classifiers import as_classifier
 from sp_lens.experiments.generation import sample_continuations
 

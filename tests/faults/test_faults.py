@@ -11,7 +11,7 @@ import pytest
 
 from faults.injection import FAULTS
 
-TRIES = 2
+TRIES = 1
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the faults need fork and /proc of Linux")
 

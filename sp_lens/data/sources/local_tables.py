@@ -3,7 +3,7 @@
 The tables hold third-party text that cannot be committed: novels (`gutenberg.parquet`), toxic comments
 (`civil-comments-toxic.parquet`), labelled tweets (`tweets-offensive.parquet`) and the articles of WikiText-2
 (`wikitext2-valid.parquet`, `wikitext2-test.parquet`). Each reader returns documents by name;
-`sp_lens.data.offline` assigns them to dataset splits.
+`sp_lens.data.sources.offline` assigns them to dataset splits.
 """
 
 import hashlib

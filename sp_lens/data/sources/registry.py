@@ -16,7 +16,8 @@
 
 The datasets of the Hub are those of the released experiments. Offline text is different text of a similar kind. It is
 read on request only, and results record it. Text marked (*) is read from the folder in the environment variable
-SP_LENS_DATA (see `sp_lens.data.local_tables`). Every installation has the other offline text (`sp_lens.data.offline`).
+SP_LENS_DATA (see `sp_lens.data.sources.local_tables`). Every installation has the other offline text (see
+`sp_lens.data.sources.offline`).
 """
 
 import hashlib
@@ -26,8 +27,9 @@ from typing import Any, NamedTuple, cast
 
 from datasets import IterableDataset, load_dataset
 
-from sp_lens.data.local_tables import articles
-from sp_lens.data.offline import OFFLINE, Document, passages, read_offline, split_of
+from sp_lens.data.sources.local_tables import articles
+from sp_lens.data.sources.offline import OFFLINE, passages, read_offline, split_of
+from sp_lens.data.sources.tables import Document
 from sp_lens.errors import SpLensError
 from sp_lens.typing import Split
 

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset, Features, Image
 from jaxtyping import Bool
 
-from sp_lens.data.local_tables import data_folder
-from sp_lens.data.offline import split_of
-from sp_lens.data.registry import reading, stream
+from sp_lens.data.sources.local_tables import data_folder
+from sp_lens.data.sources.offline import split_of
+from sp_lens.data.sources.registry import reading, stream
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.typing import SPLITS, Split
 
@@ -98,7 +99,7 @@ def _cifar10(split: Split) -> Dataset:
             f"there is no file {file.name} in the folder SP_LENS_DATA. To use another copy of CIFAR-10, pass the "
             "dataset: load_images(datasets.load_dataset('cifar10', split='test'), model, image_column='img')."
         )
-    dataset = cast(Dataset, load_dataset("parquet", data_files=str(file), split="train"))
+    dataset = Dataset(pyarrow.parquet.read_table(file))
     dataset = dataset.cast_column("image", Image()).class_encode_column("label")
     if split == "train":
         return dataset

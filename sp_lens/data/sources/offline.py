@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sp_lens.data.docstrings import sentences, without_docstrings, without_licence
-from sp_lens.data.local_tables import document_of_tweet, name_hash, novels, toxic_comments, tweets, wikitext
+from sp_lens.data.sources.docstrings import sentences, without_docstrings, without_licence
+from sp_lens.data.sources.local_tables import document_of_tweet, name_hash, novels, toxic_comments, tweets, wikitext
+from sp_lens.data.sources.tables import Document
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.typing import SPLITS, Split
 
@@ -34,13 +35,6 @@ DOCUMENTED_PACKAGES = (
 )  # fmt: skip
 # Tests are not part of the library, encodings are tables, pydoc_data is prose, and ATen/ops is 7,000 generated stubs.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "encodings", "pydoc_data", "__pycache__", "ops"}
-
-
-class Document(NamedTuple):
-    """A named text. The split is a function of the name, which does not depend on where the file is installed."""
-
-    name: str
-    text: str
 
 
 def split_of(name: str) -> Split:

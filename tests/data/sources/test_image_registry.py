@@ -16,7 +16,7 @@ from PIL import Image as PIL
 
 import sp_lens as sp
 from sp_lens.cli.__main__ import main
-from sp_lens.data.image_registry import BIRDS, CIFAR10, HUB
+from sp_lens.data.sources.image_registry import BIRDS, CIFAR10, HUB
 from sp_lens.typing import SPLITS, Split
 
 pytestmark = pytest.mark.model

@@ -14,10 +14,11 @@ import pytest
 from datasets import Dataset, Features, Value
 
 import sp_lens as sp
-from sp_lens.data import registry
-from sp_lens.data.local_tables import clean_tweet
-from sp_lens.data.offline import OFFLINE, Document, read_offline, split_of_tweet
-from sp_lens.data.registry import CORPORA, HUB, read_text
+from sp_lens.data.sources import registry
+from sp_lens.data.sources.local_tables import clean_tweet
+from sp_lens.data.sources.offline import OFFLINE, read_offline, split_of_tweet
+from sp_lens.data.sources.registry import CORPORA, HUB, read_text
+from sp_lens.data.sources.tables import Document
 from sp_lens.typing import SPLITS, Split
 
 PARTS = ("Github", "Pile-CC", "ArXiv")

@@ -27,8 +27,9 @@ from types import ModuleType
 import pytest
 
 from sp_lens import SpLensError
-from sp_lens.data.docstrings import sentences, without_docstrings
-from sp_lens.data.offline import Document, read_offline, split_of
+from sp_lens.data.sources.docstrings import sentences, without_docstrings
+from sp_lens.data.sources.offline import read_offline, split_of
+from sp_lens.data.sources.tables import Document
 from sp_lens.typing import SPLITS, Split
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
