@@ -236,7 +236,7 @@ BAD_FILES = {
         b"[" * 10_000,
     ],
     "a.jsonl": [b"", b'{"text": "one two"}\n{"text": null}', b'{"text": "one two"}\n{', b'{"other": 5}'],
-    "a.csv": [b"", b"one,two\na b,c d", b'text\n"', b"text\n1 2\n\n3", b"\x00\x00"],
+    "a.csv": [b"", b"one,two\na b,c d", b'text\n"', b'text\n1 2\n""', b"\x00\x00"],
     "a.parquet": [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1"],
 }
 
@@ -366,8 +366,11 @@ def test_nothing_outside_an_image_folder_is_read_or_written(vision: Any, tmp_pat
     (tmp_path / "secret.png").write_bytes(png(8, 8))
     with zipfile.ZipFile(photos / "more.zip", "w") as archive:
         archive.writestr("../../written.png", png(8, 8))
-    sp.load_images(photos, vision)
+    with pytest.raises(sp.SpLensError, match=r"more\.zip is not in the folder of a class"):
+        sp.load_images(photos, vision)
     assert not list(tmp_path.rglob("written.png"))
+    (photos / "more.zip").unlink()
+    sp.load_images(photos, vision)
     (photos / "metadata.jsonl").write_text('{"file_name": "../secret.png", "label": "cat"}\n')
     with pytest.raises(sp.SpLensError):
         sp.load_images(photos, vision)

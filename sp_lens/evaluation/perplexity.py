@@ -9,7 +9,8 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from sp_lens.data.batch import Batch
-from sp_lens.data.tokenization import Row, frame_of, tokenizer_of
+from sp_lens.data.rows import Row
+from sp_lens.data.tokenization import frame_of, tokenizer_of
 from sp_lens.errors import SpLensError
 from sp_lens.evaluation.evaluate import Evaluation, Tally, most_common
 from sp_lens.evaluation.predictions import predictions
