@@ -1,13 +1,13 @@
 """Export a pruned model to a folder that transformers loads, and verify the exported model."""
 
 import copy
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from sp_lens.data.pixels import processor_of
 from sp_lens.data.tokenization import original_tokenizer, tokenizer_of
@@ -18,9 +18,12 @@ from sp_lens.models.forward import inference, input_device, random_inputs
 from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.models.task import reads_images
 from sp_lens.neurons.mask import NeuronMask
+from sp_lens.storage.folders import new_folder
 
 # Largest difference in log-probability that an exported model may show after it is loaded again.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+# The heads of the Auto classes with which users load a model.
+_HEADS = ("ForCausalLM", "ForMaskedLM", "ForImageClassification", "")
 # The names that transformers' configurations have for the width of the feed-forward layers (one for all layers).
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
@@ -43,15 +46,15 @@ def export(
     them faster; how much depends on how evenly the mask prunes the layers. To compact each layer to its own width in
     memory, use `compact`.
 
-    The model in memory is not changed. Before the folder appears under its name, it is loaded with transformers and its
-    log-probabilities are compared with those of the model in memory, ablated with hooks (or cut in the same way with
-    `compact=True`).
+    The model in memory is not changed. Before the folder appears under its name, an Auto class of transformers loads it
+    with `dtype="auto"`, and its dtype and log-probabilities are compared with those of the model in memory, ablated
+    with hooks (or cut in the same way with `compact=True`). After an error, nothing is left of the folder.
 
     Args:
         model: A `TransformerBridge`. A `HookedTransformer` stores processed weights in TransformerLens' own shapes, so
             it needs `hf_model` too.
         mask: The neurons to prune (True).
-        folder: Folder to create. It must not exist unless `overwrite` is set.
+        folder: Folder to create. It may exist if it is empty or `overwrite` is set. Missing parents are created.
         compact: Whether to remove pruned feed-forward neurons from the weights.
         hf_model: The transformers model from which a `HookedTransformer` was made.
         overwrite: Whether to replace an existing folder.
@@ -60,10 +63,10 @@ def export(
         The path of the folder.
 
     Raises:
-        SpLensError: If the mask belongs to another model, the folder exists, a `HookedTransformer` comes without
-            `hf_model`, weights are quantized or offloaded to disk, or the exported model differs from the one in
-            memory. With `compact=True`, also if the configuration of this architecture has no width to set, or for the
-            reasons listed at `sp_lens.compact`.
+        SpLensError: If the mask belongs to another model, the folder exists and is not empty, cannot be created, or is
+            the current folder, a `HookedTransformer` comes without `hf_model`, weights are quantized or offloaded to
+            disk, or the exported model differs from the one in memory. With `compact=True`, also if the configuration
+            of this architecture has no width to set, or for the reasons listed at `sp_lens.compact`.
 
     Example:
         >>> import tempfile
@@ -76,9 +79,13 @@ def export(
         False
     """
     check_mask(model, mask)
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise SpLensError(f"{folder} already exists: choose another folder, or set overwrite=True to replace it.")
+    with new_folder(folder, overwrite=overwrite) as unfinished:
+        _export(model, mask, unfinished, compact=compact, hf_model=hf_model)
+    return Path(folder)
+
+
+def _export(model: Any, mask: NeuronMask, folder: Path, *, compact: bool, hf_model: Any) -> None:
+    """Save the pruned model in an empty folder, and verify it."""
     bridge = _bridge(model, hf_model)
     if getattr(bridge.original_model.config, "quantization_config", None) is not None:
         raise SpLensError(
@@ -86,22 +93,16 @@ def export(
             "works (ablate, prune). To export, load the model in float16 or bfloat16 and apply the mask to that."
         )
     processor = processor_of(model) if reads_images(model) else original_tokenizer(tokenizer_of(model))
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     unnamed_mask = NeuronMask(mask.layout, mask.tensors)  # the bridge around hf_model may have another name
     if compact:
         with compacted(bridge, unnamed_mask) as width:
-            _save(bridge.original_model, unfinished, width)
+            _save(bridge.original_model, folder, width)
     else:
         with folded(bridge, unnamed_mask):
-            _save(bridge.original_model, unfinished)
-    processor.save_pretrained(unfinished)
-    mask.save(unfinished / "sp_lens_mask.safetensors")
-    _verify(model, mask, unfinished, bridge.original_model, compacted if compact else ablate)
-    if folder.exists():
-        shutil.rmtree(folder)
-    unfinished.rename(folder)
-    return folder
+            _save(bridge.original_model, folder)
+    processor.save_pretrained(folder)
+    mask.save(folder / "sp_lens_mask.safetensors")
+    _verify(model, mask, folder, bridge.original_model, compacted if compact else ablate)
 
 
 def on_meta(bridged: Any, width: int | None = None) -> Any:
@@ -114,10 +115,10 @@ def on_meta(bridged: Any, width: int | None = None) -> Any:
                 "cannot be exported with compact=True: export it without."
             )
         setattr(config, names[0], width)
-    config.dtype = next(bridged.parameters()).dtype
     config.output_attentions = False  # TransformerLens sets this, and the default attention kernel does not support it
     with torch.device("meta"):
-        return type(bridged)(config)
+        # transformers saves the dtype of the model, not that of the configuration.
+        return type(bridged)(config).to(next(bridged.parameters()).dtype)
 
 
 def _plain_state(bridged: torch.nn.Module, empty: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -170,7 +171,7 @@ def _verify(
     original: Any,
     pruned: Callable[[Any, NeuronMask], AbstractContextManager],
 ) -> None:
-    """Raise SpLensError if the exported model, loaded with transformers, differs from the model in memory.
+    """Raise SpLensError if the exported model, loaded as users do, differs from the model in memory.
 
     Args:
         model: The model in memory.
@@ -179,22 +180,33 @@ def _verify(
         original: The transformers model in the bridge, which determines the class and the devices.
         pruned: Context manager that prunes the model in memory for the comparison.
     """
-    dtype, device = next(model.parameters()).dtype, input_device(model)
+    dtype, device = next(original.parameters()).dtype, input_device(model)
     inputs = random_inputs(model).to(device)
     with inference(model) as fused, pruned(model, mask):
         expected = model(inputs, return_type="logits").float().log_softmax(-1)
-        exported = type(original).from_pretrained(
+        exported = _auto_class(original).from_pretrained(
             folder,
-            dtype=dtype,
+            dtype="auto",
             attn_implementation="sdpa" if fused else "eager",
             local_files_only=True,
             device_map=getattr(original, "hf_device_map", None) or {"": device},
         )
+        if exported.dtype != dtype:
+            raise SpLensError(f"the exported model would be loaded in {exported.dtype}, but the model is in {dtype}.")
         log_probabilities = exported.eval()(inputs).logits.float().log_softmax(-1)[..., : expected.shape[-1]]
     difference = float((expected - log_probabilities.to(expected.device)).abs().max())
     if not difference <= TOLERANCE.get(dtype, 1e-1):
         raise SpLensError(
-            f"the exported model differs from the model ablated by hooks by {difference:.2g} nats. {folder} was kept "
-            f"for inspection. If the weights of {model_name(model)!r} were processed (enable_compatibility_mode), load "
-            "the model with load_model instead."
+            f"the exported model differs from the model ablated by hooks by {difference:.2g} nats, so it was not "
+            f"saved. If the weights of {model_name(model)!r} were processed (enable_compatibility_mode), load the "
+            "model with load_model instead."
         )
+
+
+def _auto_class(model: Any) -> Any:
+    """Return the Auto class that loads models of this class, or the class itself if there is none (custom code)."""
+    for head in _HEADS:
+        auto = getattr(transformers, f"AutoModel{head}")
+        if auto._model_mapping.get(type(model.config), None) is type(model):
+            return auto
+    return type(model)
