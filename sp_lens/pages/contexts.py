@@ -26,6 +26,11 @@ def context_parts(examples: "Mapping[str, Sequence[Example]]", anchor: str) -> l
         f"{largest:.3g}. The token with the largest |z| has a frame. BOS and the first token of a row are not counted. "
         "↵ stands for a line break and ⇥ for a tab."
     )
+    if any("" in example.texts for listed in examples.values() for example in listed):
+        explanation += (
+            " A character that is split among tokens has a stripe for each of them, from left to right, and shows "
+            "their bytes when the pointer is over it."
+        )
     sections = [
         Section(label, f"{anchor}-{index}", _context_lists(listed, largest))
         for index, (label, listed) in enumerate(examples.items())
@@ -50,10 +55,24 @@ def _context(example: "Example", largest: float) -> Context:
 
 
 def _tokens(example: "Example", largest: float) -> Iterable[Token]:
-    for index, (text, z) in enumerate(zip(example.tokens, example.activations, strict=True)):
-        is_peak = index == example.peak
-        if math.isnan(z):  # the position is not counted
-            yield Token(text, is_peak)
-            continue
-        share = min(1.0, abs(z) / largest) if largest else 0.0
-        yield Token(text, is_peak, "positive" if z > 0 else "negative", f"{share:.2f}", f"z = {z:.3g}")
+    """Yield the tokens of a context; those that share a character are one item."""
+    group: list[int] = []
+    for index, text in enumerate(example.texts):
+        group.append(index)
+        if text or index == len(example.texts) - 1:
+            yield _token(example, text, group, largest)
+            group = []
+
+
+def _token(example: "Example", text: str, group: Sequence[int], largest: float) -> Token:
+    activations = [example.activations[index] for index in group]
+    if all(map(math.isnan, activations)):  # the positions are not counted
+        return Token(text, example.peak in group, shades=(), label="")
+    shares = [min(1.0, abs(z) / largest) if largest and not math.isnan(z) else 0.0 for z in activations]
+    shades = [
+        ("positive" if z > 0 else "negative", f"{share:.2f}") for z, share in zip(activations, shares, strict=True)
+    ]
+    labels = ["not counted" if math.isnan(z) else f"z = {z:.3g}" for z in activations]
+    if len(group) > 1:
+        labels = [f"{example.tokens[index]}: {label}" for index, label in zip(group, labels, strict=True)]
+    return Token(text, example.peak in group, shades, "; ".join(labels))

@@ -96,21 +96,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a context, coloured by the activation at its position.
+    """A token of a context, or several that share a character, coloured by the activation at their positions.
 
     Attributes:
-        text: Text of the token.
-        is_peak: Whether |z| is largest at this token.
-        sign: "positive" or "negative"; empty if the activation is not shown.
-        share: Strength of the colour from 0 to 1.
-        label: Activation in words, shown when the pointer is over the token.
+        text: Text of the tokens.
+        is_peak: Whether |z| is largest at one of these tokens.
+        shades: Sign of the activation ("positive" or "negative") and strength of the colour from 0 to 1 of each token;
+            empty if no activation is shown.
+        label: Activations in words, shown when the pointer is over the text.
     """
 
     text: str
-    is_peak: bool = False
-    sign: str = ""
-    share: str = "0"
-    label: str = ""
+    is_peak: bool
+    shades: Sequence[tuple[str, str]]
+    label: str
 
 
 @dataclass(frozen=True)

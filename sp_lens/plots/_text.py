@@ -9,13 +9,14 @@ import unicodedata
 _PLOTLY_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", "{": "&#123;", "$": "&#36;"})
 _PAD = "\x00"  # not in printable text
 EM = 1.1  # width of the widest characters relative to the font size
-_SYMBOLS = {"\n": "↵", "\t": "⇥", " ": " "}
+# Joiners, which many scripts and emoji need, are invisible but harmless.
+_SYMBOLS = {"\n": "↵", "\t": "⇥", " ": " ", "\u200c": "\u200c", "\u200d": "\u200d"}
 
 
 def make_printable(text: str) -> str:
     r"""Return the text with line breaks, tabs and non-printable characters replaced by symbols and escape sequences.
 
-    Spaces are kept.
+    Spaces and zero-width joiners are kept.
 
     Example:
         >>> make_printable("a\tb\x00\u202e")

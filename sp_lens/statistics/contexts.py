@@ -1,7 +1,9 @@
 """Find the contexts in which chosen neurons are most active, as tensors, and write tokens as text."""
 
+import codecs
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from sp_lens.data.batch import Batch
 from sp_lens.models.forward import input_device, require_finite_activations, visit_activations
 from sp_lens.neurons.layout import NeuronGroup
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a single byte in SentencePiece's notation
 OUTSIDE = -1  # token id at positions before the start and after the end of a row
 
 
@@ -109,17 +112,53 @@ def token_text(tokenizer: Any, token: int) -> str:
         >>> [token_text(tokenizer, token) for token in tokenizer("5 €", add_special_tokens=False)["input_ids"]]
         ['5', ' ', '\\xe2', '\\x82', '\\xac']
     """
-    piece = tokenizer.convert_ids_to_tokens(token)
+    data, piece = _token_bytes(tokenizer, token), tokenizer.convert_ids_to_tokens(token)
     if piece is None:  # an embedding without a token: models round the size of their vocabulary up
         return f"<{token}>"
-    if token in tokenizer.all_special_ids:
+    if data is None or _BYTE.fullmatch(piece):
         return piece
-    if all(char in _byte_of_char() for char in piece):
-        text = bytes(_byte_of_char()[char] for char in piece)
-        # Only the tokenizer knows whether these are bytes: an "é" of SentencePiece looks like the code of a byte.
-        if text.decode(errors="replace") == tokenizer.decode([token], clean_up_tokenization_spaces=False):
-            return text.decode(errors="backslashreplace")
-    return piece.replace("▁", " ")  # the space of SentencePiece
+    return data.decode(errors="backslashreplace")
+
+
+def decode_jointly(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    r"""Return the text of consecutive tokens, one string per token.
+
+    A character that is split among tokens is in the string of the last of them, and the strings of the others are
+    empty. Only bytes that are no part of a whole character are written out, as by `token_text`.
+
+    Example:
+        >>> import sp_lens as sp
+        >>> tokenizer = sp.load_model("demo").tokenizer
+        >>> tokens = tokenizer("5 €", add_special_tokens=False)["input_ids"]
+        >>> decode_jointly(tokenizer, tokens), decode_jointly(tokenizer, tokens[:-1])
+        (['5', ' ', '', '', '€'], ['5', ' ', '', '\\xe2\\x82'])
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    texts = []
+    for token in tokens:
+        data = _token_bytes(tokenizer, token)
+        if data is None:
+            texts.append(decoder.decode(b"", final=True) + token_text(tokenizer, token))
+        else:
+            texts.append(decoder.decode(data))
+    return [*texts[:-1], texts[-1] + decoder.decode(b"", final=True)] if texts else []
+
+
+def _token_bytes(tokenizer: Any, token: int) -> bytes | None:
+    """Return the bytes that a token stands for, or None for special tokens and numbers without a token."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if piece is None or token in tokenizer.all_special_ids:
+        return None
+    if _BYTE.fullmatch(piece):
+        data = bytes([int(piece[3:5], 16)])
+    elif all(char in _byte_of_char() for char in piece):
+        data = bytes(_byte_of_char()[char] for char in piece)
+    else:
+        data = None
+    # Only the tokenizer knows whether these are bytes: an "é" of SentencePiece looks like the code of a byte.
+    if data and data.decode(errors="replace") == tokenizer.decode([token], clean_up_tokenization_spaces=False):
+        return data
+    return piece.replace("▁", " ").encode(errors="backslashreplace")  # the space of SentencePiece
 
 
 @cache

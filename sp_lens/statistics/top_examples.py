@@ -19,7 +19,7 @@ from sp_lens.models.hooks import check_mask, model_name
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
-from sp_lens.statistics.contexts import OUTSIDE, Contexts, strongest_contexts, token_text
+from sp_lens.statistics.contexts import OUTSIDE, Contexts, decode_jointly, strongest_contexts, token_text
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import opened, save_tensors, versions
 from sp_lens.typing import BATCH_TOKENS
@@ -37,6 +37,8 @@ class Example:
         row: Number of the row in the corpus, from 0.
         position: Token position of the peak in its row, from 0.
         document: Name of the row's document; None if the corpus has no document names.
+        texts: Text around the peak, one string per token, decoded jointly. A character that is split among tokens is
+            in the string of the last of them, and the strings of the others are empty. By default, `tokens`.
     """
 
     tokens: tuple[str, ...]
@@ -45,8 +47,15 @@ class Example:
     row: int
     position: int
     document: str | None
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.texts:
+            object.__setattr__(self, "texts", self.tokens)  # the class is frozen
+        if len(self.texts) != len(self.tokens):
+            raise SpLensError(
+                f"there are {len(self.texts)} texts and {len(self.tokens)} tokens: expected one per token."
+            )
         if not 0 <= self.peak < len(self.tokens) == len(self.activations):
             raise SpLensError(
                 f"the peak is token {self.peak} of {len(self.tokens)}, with {len(self.activations)} activations: "
@@ -86,7 +95,8 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
     def frame(self) -> pd.DataFrame:
         """Return a DataFrame with one row per token of each context.
 
-        The columns are site, layer, head, neuron, rank (from 1), document, row, position, token, activation and peak.
+        The columns are site, layer, head, neuron, rank (from 1), document, row, position, token, text, activation and
+        peak. `token` is the token alone, and `text` its part of the jointly decoded text, as in `Example.texts`.
         `peak` is True at the strongest token, so `frame[frame["peak"]]` has one row per context.
         """
         records = []
@@ -94,11 +104,14 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
             group = self.layout.group(name)
             head = neuron // group.d_head if group.heads else pd.NA
             start = example.position - example.peak
-            for index, (token, z) in enumerate(zip(example.tokens, example.activations, strict=True)):
+            columns = zip(example.tokens, example.texts, example.activations, strict=True)
+            for index, (token, text, z) in enumerate(columns):
                 source = (example.document, example.row, start + index)
-                records.append((group.site, group.layer, head, neuron, rank, *source, token, z, index == example.peak))
+                records.append(
+                    (group.site, group.layer, head, neuron, rank, *source, token, text, z, index == example.peak)
+                )
         of_context = ["site", "layer", "head", "neuron", "rank", "document", "row"]
-        frame = pd.DataFrame(records, columns=[*of_context, "position", "token", "activation", "peak"])
+        frame = pd.DataFrame(records, columns=[*of_context, "position", "token", "text", "activation", "peak"])
         return frame.astype({"head": "Int64"})
 
     def _all_examples(self) -> Iterator[tuple[str, int, int, Example]]:
@@ -113,7 +126,7 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
         activations = [z for _, _, _, example in self._all_examples() for z in example.activations]
         contexts = {
             name: {
-                neuron: [[e.tokens, e.peak, e.row, e.position, e.document] for e in examples]
+                neuron: [[e.tokens, e.peak, e.row, e.position, e.document, e.texts] for e in examples]
                 for neuron, examples in by_neuron.items()
             }
             for name, by_neuron in self.contexts.items()
@@ -128,7 +141,7 @@ class TopExamples(Mapping[str, Mapping[int, tuple[Example, ...]]]):
         Raises:
             SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
-        saved_example = tuple[tuple[str, ...], Int64, Int64, Int64, str | None]
+        saved_example = tuple[tuple[str, ...], Int64, Int64, Int64, str | None, tuple[str, ...]]
         types = {"layout": Any, "about": ABOUT, "contexts": Mapping[str, Mapping[str, Sequence[saved_example]]]}
         with opened(path, "TopExamples", types) as (tensors, header):
             layout, saved = Layout.from_json(header["layout"]), header["contexts"]
@@ -228,11 +241,9 @@ def top_examples(
             bar.update(int(batch.in_context.sum()))
     if not strongest:
         raise no_counted_token()
-    tokens = {token for contexts in strongest.values() for token in contexts.tokens.unique().tolist()} - {OUTSIDE}
-    texts = {token: token_text(tokenizer, token) for token in tokens}
     examples = {
         group.name: {
-            neuron: tuple(_examples(strongest[group.name], index, texts, documents))
+            neuron: tuple(_examples(strongest[group.name], index, tokenizer, documents))
             for index, neuron in enumerate(neuron_indices.tolist())
         }
         for group, neuron_indices in chosen.items()
@@ -241,9 +252,7 @@ def top_examples(
     return TopExamples(neurons.layout, examples, {**about, "versions": versions()})
 
 
-def _examples(
-    contexts: Contexts, index: int, texts: Mapping[int, str], documents: Mapping[int, str | None]
-) -> Iterator[Example]:
+def _examples(contexts: Contexts, index: int, tokenizer: Any, documents: Mapping[int, str | None]) -> Iterator[Example]:
     """Yield the examples of the chosen neuron at `index`."""
     middle = contexts.tokens.shape[2] // 2
     for rank in range(contexts.strength.shape[1]):
@@ -251,11 +260,13 @@ def _examples(
             continue
         inside = contexts.tokens[index, rank] != OUTSIDE
         row = int(contexts.row[index, rank])
+        tokens = contexts.tokens[index, rank][inside].tolist()
         yield Example(
-            tokens=tuple(texts[token] for token in contexts.tokens[index, rank][inside].tolist()),
+            tokens=tuple(token_text(tokenizer, token) for token in tokens),
             activations=tuple(contexts.z[index, rank][inside].tolist()),
             peak=int(inside[:middle].sum()),
             row=row,
             position=int(contexts.position[index, rank]),
             document=documents[row],
+            texts=tuple(decode_jointly(tokenizer, tokens)),
         )

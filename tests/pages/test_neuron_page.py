@@ -1,6 +1,7 @@
 """The page of one neuron: its sections and numbers, and that text from a corpus never becomes markup."""
 
 import html
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from plot_factories import scaled_stats as stats_of
 
 import sp_lens as sp
 from sp_lens.neurons.layout import Layout, NeuronGroup
+from sp_lens.pages.contexts import context_parts
+from sp_lens.pages.page import Section, render_page
 from sp_lens.plots.themes import PALETTE
 
 pytestmark = pytest.mark.libraries
@@ -89,8 +92,37 @@ def test_tokens_are_coloured_by_activation() -> None:
 
 def test_the_spaces_of_a_context_are_those_of_its_tokens() -> None:
     page = make_page(examples={"code": examples_of(("</s>", "a", " b", "\n"))})
-    (context,) = re.findall(r'<span class="context">(.*?)</span></li>', page.html, re.DOTALL)
+    (context,) = re.findall(r'<span class="context" dir="auto">(.*?)</span></li>', page.html, re.DOTALL)
     assert html.unescape(re.sub(r"<[^>]*>", "", context)) == "</s>a b↵"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("text", ["שלום עולם", "مرحبا بالعالم", "你好", "नमस्ते", "👩‍🔬 ok"])
+def test_characters_that_are_split_among_tokens_are_shown_with_their_bytes(demo: Any, text: str) -> None:
+    mask = sp.NeuronMask.from_neurons(sp.layout_of(demo), {"blocks.1.attn.hook_z": [7]})
+    examples = sp.top_examples(demo, [text], mask, k=1, context=99, progress=False)
+    (example,) = examples["blocks.1.attn.hook_z"][7]
+    assert "".join(example.texts) == f"</s>{text}"
+    frame = examples.frame()
+    assert "".join(frame["text"]) == f"</s>{text}"
+    assert frame["token"].tolist() == list(example.tokens)
+
+    parts = context_parts({"code": [example]}, "examples")
+    page = render_page("Contexts", "", [part for part in parts if isinstance(part, Section)])
+    (context,) = re.findall(r'<span class="context" dir="auto">(.*?)</span></li>', page.html, re.DOTALL)
+    assert html.unescape(re.sub(r"<[^>]*>", "", context)) == f"</s>{text}"
+    assert context.startswith('<span dir="ltr">&lt;/s&gt;</span>')  # so that dir="auto" depends on the text alone
+    assert context.count("<mark") == 1
+    # Every token is coloured by its own activation, as a stripe of its character.
+    counted = [z for z in example.activations if not math.isnan(z)]
+    shares = re.findall(r"(?:--share: |\.7 \* )([\d.]+)", context)
+    assert [float(share) for share in shares if float(share)] == pytest.approx(
+        [abs(z / example.value) for z in counted if abs(z / example.value) >= 0.005], abs=0.006
+    )
+    titles = html.unescape(" ".join(re.findall(r'title="([^"]*)"', context)))
+    assert re.findall(r"((?:\\x[0-9a-f]{2})+): ", titles) == [
+        token for token in example.tokens if token.startswith("\\x")
+    ]
 
 
 def test_the_colours_of_tokens_are_those_of_the_figures() -> None:

@@ -179,7 +179,7 @@ def test_escaped_text_has_no_markup_and_unescapes_to_the_text(text: str) -> None
 
 @given(st.text())
 def test_printable_text_can_be_printed_and_is_stable(text: str) -> None:
-    assert make_printable(text).isprintable()
+    assert re.sub("[\\u200c\\u200d]", "", make_printable(text)).isprintable()
     assert make_printable(make_printable(text)) == make_printable(text)
 
 

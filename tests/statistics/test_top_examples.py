@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import sp_lens as sp
 from sp_lens.neurons.layout import Layout, NeuronGroup
-from sp_lens.statistics.contexts import token_text
+from sp_lens.statistics.contexts import decode_jointly, token_text
 
 ATTN, MLP = "blocks.0.attn.hook_z", "blocks.1.mlp.hook_post"
 
@@ -191,7 +191,9 @@ def test_a_mask_of_another_model_is_an_error(opt: Any) -> None:
 
 def two_examples() -> sp.TopExamples:
     layout = Layout((NeuronGroup("attn", 0, 8, heads=2), NeuronGroup("mlp", 0, 4)))
-    strong = sp.Example(("</s>", "a", "\\xe2", " b\n"), (float("nan"), 0.1, -3.0, 1.5), 2, 7, 2, "book")
+    strong = sp.Example(
+        ("</s>", "\\xc3", "\\xa9", " b\n"), (float("nan"), 0.1, -3.0, 1.5), 2, 7, 2, "book", ("</s>", "", "é", " b\n")
+    )
     weak = sp.Example((" x", "y"), (0.25, 0.0), 0, 0, 5, None)
     contexts = {"blocks.0.attn.hook_z": {6: (strong, weak)}, "blocks.0.mlp.hook_post": {1: (weak,)}}
     return sp.TopExamples(layout, contexts, {"model": "tiny", "k": 2})
@@ -216,7 +218,8 @@ def test_the_frame_has_one_row_per_token() -> None:
     assert peaks["position"].tolist() == [2, 5, 5]
     assert peaks["rank"].tolist() == [1, 2, 1]
     assert peaks["head"].fillna(-1).tolist() == [1, 1, -1]
-    assert frame["token"].tolist()[:4] == ["</s>", "a", "\\xe2", " b\n"]
+    assert frame["token"].tolist()[:4] == ["</s>", "\\xc3", "\\xa9", " b\n"]
+    assert frame["text"].tolist()[:6] == ["</s>", "", "é", " b\n", " x", "y"]
     assert frame["document"].tolist()[:4] == ["book"] * 4
 
 
@@ -232,6 +235,7 @@ def test_token_texts_contain_every_byte(demo: Any, text: str) -> None:
         for part in texts
     ]
     assert b"".join(encoded).decode() == text
+    assert "".join(decode_jointly(demo.tokenizer, ids)) == text
 
 
 def test_token_texts_are_read_from_a_sentencepiece_like_tokenizer() -> None:
@@ -245,3 +249,4 @@ def test_token_texts_are_read_from_a_sentencepiece_like_tokenizer() -> None:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
     assert [token_text(tokenizer, token) for token in range(6)] == ["<s>", " the", "é", "<0xE2>", "a", "<5>"]
+    assert decode_jointly(tokenizer, [0, 1, 2, 3, 4, 5]) == ["<s>", " the", "é", "", "\\xe2a", "<5>"]
