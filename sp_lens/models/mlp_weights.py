@@ -208,7 +208,13 @@ def _of_hooked_transformer(group: NeuronGroup, mlp: Any) -> Matrices:
 
 
 def _of_bridge(model: Any, group: NeuronGroup, mlp: Any) -> Matrices:
-    modules = [getattr(mlp, name).original_component for name in ("in", "gate", "out") if hasattr(mlp, name)]
+    # The bridge of Llama 4 uses other names, because some of its blocks are mixtures of experts.
+    prefix = "" if hasattr(mlp, "out") else "dense_"
+    names = [f"{prefix}{name}" for name in ("in", "gate", "out") if hasattr(mlp, f"{prefix}{name}")]
+    if len(names) < 2:
+        modules = ", ".join(name for name, _ in mlp.named_children() if not name.startswith(("hook_", "_")))
+        raise _cannot_remove(model, group, f"are in modules that TransformerLens does not name ({modules or 'none'})")
+    modules = [getattr(mlp, name).original_component for name in names]
     for module in modules:
         if type(module) not in _SIZES or module._parameters.get("weight") is None:
             raise _cannot_remove(model, group, f"are in a {type(module).__name__}")

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from factories import count_hooks, random_mask, random_rows, tiny_bridge
+import transformers
+from factories import HERE, bridge_of, count_hooks, random_mask, random_rows, tiny_bridge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,6 +206,30 @@ def test_a_compacted_model_can_be_run_compacted_again_and_trained(tmp_path: Path
         sp.SpLensError, match=r"gate_proj.weight has the shape \(\d+, 32\), .* requires \(48, 32\).*original"
     ):
         sp.export(model, nothing, tmp_path / "small")
+
+
+@pytest.mark.skipif(HERE < (4,), reason="TransformerLens has a bridge for dense blocks of Llama 4 since 4.0")
+def test_modules_with_other_names_are_found_or_named_in_the_error() -> None:
+    def llama4() -> Any:
+        torch.manual_seed(0)
+        config = transformers.Llama4TextConfig(
+            vocab_size=4096, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=8, intermediate_size=16, intermediate_size_mlp=48, moe_layers=[], pad_token_id=0,
+            architectures=["Llama4ForCausalLM"],
+        )  # fmt: skip
+        return bridge_of(transformers.Llama4ForCausalLM(config).eval(), "tiny-llama4")
+
+    model = llama4()
+    mask = random_mask(model, 0.5)
+    expected = ablated(model, mask)
+    sp.compact(model, mask)
+    assert max(widths(model)) < 48
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
+    model = llama4()
+    for name in ("in", "gate"):
+        delattr(model.blocks[1].mlp, f"dense_{name}")
+    with pytest.raises(sp.SpLensError, match=r"blocks\.1\.mlp\.hook_post of Llama4.* does not name \(dense_out\)"):
+        sp.compact(model, mask)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
