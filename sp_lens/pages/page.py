@@ -15,7 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sp_lens.pages.notebook import notebook_parts
 from sp_lens.plots._text import make_printable
+from sp_lens.storage.serialization import write_bytes
 
 NOTEBOOK_HEIGHT = 720  # pixels; a longer page scrolls inside its frame
 
@@ -23,6 +25,8 @@ NOTEBOOK_HEIGHT = 720  # pixels; a longer page scrolls inside its frame
 @dataclass(frozen=True)
 class Page:
     """An HTML page of a single file, which includes its style and plotly.js and needs no network.
+
+    A notebook shows it in a frame. The first page that a kernel shows adds plotly.js to the notebook for all of them.
 
     Attributes:
         title: Title of the page.
@@ -36,13 +40,15 @@ class Page:
         """Write the page to a file, encoded in UTF-8.
 
         Args:
-            file: Path of the file, which is replaced if it exists.
+            file: Path of the file, which is replaced if it exists. Missing parent folders are created.
         """
-        Path(file).write_text(self.html, "utf-8")
+        write_bytes(file, self.html.encode())
 
     def _repr_html_(self) -> str:
         # A frame keeps the style of the page apart from the notebook's, and lets the scripts of the page run.
-        return _environment().get_template("notebook_frame.html.j2").render(page=self, height=NOTEBOOK_HEIGHT)
+        page, plotly_js = notebook_parts(self.html)
+        template = _environment().get_template("notebook_frame.html.j2")
+        return template.render(title=self.title, page=Markup(page), plotly_js=Markup(plotly_js), height=NOTEBOOK_HEIGHT)
 
     def __repr__(self) -> str:
         return f"Page({self.title!r}, {len(self.html) / 1e6:.1f} MB)"

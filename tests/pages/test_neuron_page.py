@@ -159,8 +159,8 @@ def test_a_notebook_shows_the_page_in_a_frame(tmp_path: Path) -> None:
     assert html.unescape(srcdoc) == page.html
     assert "<script" not in frame
     assert len(frame) < 1.25 * len(page.html)
-    page.write_html(tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text("utf-8") == page.html
+    page.write_html(tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").read_text("utf-8") == page.html
     assert repr(page) == f"Page('Neuron 3 of layer 0, MLP', {len(page.html) / 1e6:.1f} MB)"
 
 
