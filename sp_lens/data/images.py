@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image
 from jaxtyping import Bool, Int
 
@@ -184,6 +183,8 @@ def _read_folder(source: Any) -> Dataset:
         )
     if not Path(source).is_dir():
         check_choice("set of images (or folder of class folders)", source, IMAGE_SETS)
+    import PIL.Image  # in the extra "vision"
+
     require_files(source)
     folder = Path(source)
     # Not with the builder "imagefolder" of datasets, which treats names as patterns, takes folders called "train" and
