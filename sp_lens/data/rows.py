@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from jaxtyping import Bool, Int
 
-from sp_lens.data.sources.tables import Document, column_names, is_table, table_documents, text_name
+from sp_lens.data.sources.tables import Document, column_names, document_name, is_table, table_documents, text_name
 from sp_lens.data.tokenization import DOCUMENT_TOKENS, frame_of, split_text, tokenizer_of
 from sp_lens.errors import SpLensError
 from sp_lens.models.task import require_tokens, task_of
@@ -111,7 +111,12 @@ def _document(item: Any) -> str | None:
     if isinstance(item, str):
         return text_name(item)
     document = item.get("document") if isinstance(item, Mapping) else None
-    return document if isinstance(document, str) else None
+    if isinstance(document, Iterable) and not isinstance(document, str | torch.Tensor):
+        raise SpLensError(
+            "a batch has a list of documents, but one document per item was expected: pass a datasets.Dataset with the "
+            "columns 'input_ids' and 'document', which has one row per item."
+        )
+    return document_name(document)
 
 
 def _token_rows(model: Any, item: Any, longest: int) -> Iterator[torch.Tensor]:

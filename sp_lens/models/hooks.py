@@ -151,8 +151,14 @@ def blocks_of(model: Any) -> Any:
     """Return the transformer blocks of a hooked model.
 
     Raises:
-        SpLensError: If the model is not a TransformerLens model, or it has several stacks of blocks.
+        SpLensError: If the model is not a TransformerLens model, it has several stacks of blocks, or new tensors are
+            not made on the CPU by default.
     """
+    if (device := torch.get_default_device()).type != "cpu":
+        raise SpLensError(
+            f"torch.set_default_device({str(device)!r}) is in effect, so that all new tensors would be made there: "
+            "call torch.set_default_device(None). A model that is on another device stays there, and is used there."
+        )
     blocks = getattr(model, "blocks", None)
     if blocks is not None and hasattr(model, "hook_dict"):
         return blocks

@@ -105,6 +105,13 @@ def test_every_kind_of_corpus_gives_the_same_rows(model: Any) -> None:
         assert plain(model, corpus) == expected, name
 
 
+def test_documents_may_be_numbers(model: Any) -> None:
+    columns = {"input_ids": [[5, 6], [7, 8], [9, 10]], "document": [7, 7, 3]}
+    for corpus in (Dataset.from_dict(columns), Dataset.from_dict(columns).with_format("torch"), pd.DataFrame(columns)):
+        assert [row.document for row in rows(model, corpus)] == ["7", "7", "3"]
+    assert [row.document for row in rows(model, pd.DataFrame(columns | {"document": [7, None, 3]}))][1] is None
+
+
 def test_a_tensor_of_rows_is_a_corpus(model: Any) -> None:
     tokens = torch.randint(2, 4096, (3, 5))
     assert plain(model, tokens) == plain(model, {"input_ids": tokens}) == [(row, [True] * 5) for row in tokens.tolist()]
@@ -177,6 +184,7 @@ def test_the_last_token_is_dropped_if_it_would_be_a_row_of_one_token(model: Any)
         ([{"input_ids": [[5, 6, 7, 8]], "attention_mask": [[1, 0, 1, 1]]}], "a gap"),
         (Dataset.from_dict({"input_ids": [[5, 6, 7]], "attention_mask": [[1, 0, 1]]}), "a gap"),
         ([{"input_ids": [[5, 6, 7]], "token_type_ids": [[0, 0, 1]]}], "pairs of sentences"),
+        ([{"input_ids": [[5, 6], [7, 8]], "document": ["a", "b"]}], "a list of documents"),
         ([{"input_ids": [[5, 6, 7, 8]], "position_ids": [[0, 1, 0, 1]]}], "pack several texts"),
         ([torch.tensor([[2.7, 3.2]])], "dtype torch.float32: expected integers"),
         ([torch.tensor([[True, False]])], "dtype torch.bool: expected integers"),

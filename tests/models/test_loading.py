@@ -142,3 +142,13 @@ def test_processed_weights_are_not_exported(tmp_path: Path) -> None:
     with pytest.raises(sp.SpLensError, match=r"differs from the model ablated by hooks|cannot be exported"):
         sp.export(model, random_mask(model, 0.5), tmp_path / "pruned")
     assert not (tmp_path / "pruned").exists()
+
+
+def test_a_default_device_other_than_the_cpu_is_rejected(demo: Any) -> None:
+    torch.set_default_device("meta")
+    try:
+        for call in (lambda: sp.collect(demo, ["One two three."]), lambda: sp.layout_of(demo)):
+            with pytest.raises(sp.SpLensError, match=r"set_default_device\('meta'\) is in effect.*\(None\)"):
+                call()
+    finally:
+        torch.set_default_device(None)

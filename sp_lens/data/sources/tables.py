@@ -36,6 +36,12 @@ def text_name(text: str) -> str:
         ) from error
 
 
+def document_name(value: Any) -> str | None:
+    """Return the name of a document from the column "document", which may have numbers or missing values."""
+    value = value.item() if hasattr(value, "item") else value  # a number of numpy or torch
+    return None if pd.isna(value) else str(value)
+
+
 def is_table(corpus: Any) -> bool:
     """Return whether a corpus has named columns: a pandas object, a dictionary of columns, or a dataset."""
     if isinstance(corpus, Mapping):
@@ -187,12 +193,14 @@ def _documents(frames: Iterable[pd.DataFrame], name: str) -> Iterator[Document]:
                     f"row {row} of {name} (the first is row 0) has {str(text)[:40]!r} in the column {str(column)!r}, "
                     f"which has the type {type(text).__name__}: expected a string. Convert it to one or remove the row."
                 )
-            yield Document(document if isinstance(document, str) else text_name(text), text)
+            yield Document(document_name(document) or text_name(text), text)
             row += 1
 
 
 def _text_column(frame: pd.DataFrame, name: str) -> Any:
     """Return the column "text", or else the only column that has strings."""
+    if not frame.columns.is_unique:
+        raise SpLensError(f"{name} has two columns of the same name ({list(frame.columns)}): rename one of them.")
     if "text" in frame.columns:
         return "text"
     candidates = [
@@ -203,6 +211,7 @@ def _text_column(frame: pd.DataFrame, name: str) -> Any:
     if len(candidates) != 1:
         raise SpLensError(
             f"{name} has the columns {[str(column) for column in frame.columns]}, of which {len(candidates)} contain "
-            "text and none is called 'text': rename the column of text, or pass that column only."
+            "text and none is called 'text': rename the column of text, or pass that column only. A column of token "
+            "ids must be called 'input_ids'."
         )
     return candidates[0]

@@ -128,6 +128,7 @@ def test_a_table_and_its_texts_have_the_same_statistics(demo: Any) -> None:
         (pd.DataFrame({"n": [1, 2]}), r"columns \['n'\], of which 0 contain text"),
         (pd.DataFrame({"text": ["a b c", None]}), "row 1 of the table"),
         (pd.Series(["a b c", 7.5]), r"row 1 .* has '7\.5' in the column 'text', which has the type float"),
+        (pd.DataFrame([["a b c", "d e f"]], columns=["text", "text"]), "two columns of the same name"),
         ({"text": "one string"}, "expected lists of equal length"),
         ({"text": ["a", "b"], "n": [1]}, "expected lists of equal length"),
     ],
