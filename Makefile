@@ -119,10 +119,12 @@ $(VENV)/installed-docs: $(VENV)/installed
 	$(BIN)/pip install -q $(PIP_OPTIONS) -c constraints.txt -e ".[docs]"
 	touch $@
 
-# Replaces `>=` by `==` in the requirements of the package and its extras. pip reports bounds that exclude each other.
+# Replaces `>=` by `==` in the requirements of the package and its extras, whose bounds count if a package has two. pip
+# reports bounds that exclude each other.
 $(LOWEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
-	sed '/^dev = /q' pyproject.toml | grep -oE '"[a-z0-9-]+>=[0-9.]+' | grep -v torch | tr -d '"' | sed 's/>=/==/' > $(LOWEST)/lowest.txt
+	sed '/^dev = /q' pyproject.toml | grep -oE '"[a-z0-9-]+>=[0-9.]+' | grep -v torch | tr -d '"' | sed 's/>=/==/' \
+		| awk -F== '{bound[$$1] = $$0} END {for (name in bound) print bound[name]}' > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) torch==$(LOWEST_TORCH)
 	$(LOWEST)/bin/pip install -q $(PIP_OPTIONS) -c $(LOWEST)/lowest.txt -e ".[export,gguf,toxicity,vision]" pytest pytest-xdist hypothesis
 	touch $@
