@@ -24,8 +24,9 @@ from sp_lens.storage.folders import new_folder
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 # The heads of the Auto classes with which users load a model.
 _HEADS = ("ForCausalLM", "ForMaskedLM", "ForImageClassification", "")
-# The names that transformers' configurations have for the width of the feed-forward layers (one for all layers).
-_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+# The names that transformers' configurations have for the width of the feed-forward layers (one for all layers). The
+# `intermediate_size` of Llama 4 is that of experts.
+_WIDTHS = ("intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 def export(

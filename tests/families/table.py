@@ -96,7 +96,7 @@ def page(measured: Measured, models: dict[str, Any]) -> str:
         _rows(["family", *CHECKS], errors),
         "## What is compared",
         _rows(["check", "test", "what is compared", "limit"], checks),
-        _TAIL,
+        _TAIL + "".join(_skipped(FAMILIES[name]) for name in names),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -120,6 +120,8 @@ equal, and no hook remains).
 - `top_examples` shows text, and raises an error for image models.
 - Post-norm OPT (the 350M): `run_with_cache` of TransformerLens fails without `names_filter`, because it drops a
   dimension when it caches `ln2`. Pass the names of the hooks that you need.
+- TransformerLens 4.3 does not load Persimmon, Helium, DiffLlama, and Falcon with its new decoder. InternLM2 and Baichuan
+  come with code of their own and are not tested.
 - The following architectures raise an error that explains the reason: mixtures of experts (Mixtral, Qwen2-MoE,
   Qwen3-MoE), encoder-decoders (T5), latent attention (DeepSeek), and blocks without attention and MLP (Mamba)."""
 
@@ -134,6 +136,11 @@ def _facts(family: Family, hf: Any) -> list[str]:
         "yes" if gated else "no",
         f"{heads} / {getattr(hf.config, 'num_key_value_heads', heads)}",
     ]
+
+
+def _skipped(family: Family) -> str:
+    """Return one line for each check that does not apply to the family."""
+    return "".join(f"\n- `{family.name}`, no `{check}`: {reason}." for check, reason in family.skipped.items())
 
 
 def _number(error: float | None) -> str:

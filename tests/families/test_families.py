@@ -97,12 +97,19 @@ def largest(one: torch.Tensor, other: torch.Tensor) -> float:
 def cases(*, causal: bool = False, text: bool = False, kinds: tuple[str, ...] = KINDS) -> pytest.MarkDecorator:
     """Parametrize a test by families, as each class that the installed TransformerLens has. Models are shared."""
     params = [
-        pytest.param(f"{kind} {name}", marks=_skip_before(family.since))
+        pytest.param(
+            f"{kind} {name}", marks=[_skip_before(family.since), *([pytest.mark.long] if family.is_long else [])]
+        )
         for name, family in FAMILIES.items()
         for kind in kinds
         if (kind == "bridge" or name in TINY) and family.causal >= causal and family.reads_text >= text
     ]
     return pytest.mark.parametrize("case", params, indirect=True)
+
+
+def skip_unless_applicable(case: "Case", check: str) -> None:
+    if reason := case.family.skipped.get(check):
+        pytest.skip(reason)
 
 
 def _skip_before(since: str) -> pytest.MarkDecorator:
@@ -198,7 +205,7 @@ def test_fused_attention_equals_that_of_transformerlens(case: Case, measure: Mea
             expected, unfused = case.model.run_with_cache(tokens, names_filter=names, **options)
             with fused_attention(case.model) as fused:
                 actual, cache = case.model.run_with_cache(tokens, names_filter=names, **options)
-        assert fused == (case.family.name not in ("neox", "gemma2"))
+        assert fused == case.family.fused
         if not fused:
             return
         compared = slice(None) if not options else is_real  # activations at padding may differ
@@ -226,6 +233,7 @@ def test_compaction_equals_zeroed_weights(
     case: Case, measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neurons are removed temporarily, in an exported folder, and permanently."""
+    skip_unless_applicable(case, "compact")
     mask, hf = case.pruned
     expected, whole = logits(hf, case.inputs), sp.layout_of(case.model)
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
@@ -251,6 +259,7 @@ def _mlps(model: Any, whole: sp.Layout) -> Iterator[tuple[sp.NeuronGroup, sp.Neu
 @cases(causal=True)
 def test_heads_are_slices_of_attention(case: Case, measure: Measure) -> None:
     """The neurons of a query head are its attention pattern times the values of the key-value head that it shares."""
+    skip_unless_applicable(case, "heads")
     tokens = case.inputs[:, :7]  # shorter than a sliding window, whose cache drops earlier tokens
     layout = sp.layout_of(case.model).select("attn")
     with torch.no_grad():
@@ -375,4 +384,6 @@ def test_the_documentation_lists_these_families(request: pytest.FixtureRequest) 
     if request.config.getoption("--families-table"):
         pytest.skip("the page is being written")
     lines = PAGE.read_text("utf-8").splitlines()
-    assert [line.split("`")[1] for line in lines if line.startswith("| `")] == [*FAMILIES, *FAMILIES]
+    names = [line.split("`")[1] for line in lines if line.startswith("| `")]
+    # An older transformers does not have all of them.
+    assert [name for name in names if name in FAMILIES] == [*FAMILIES, *FAMILIES]
