@@ -120,8 +120,8 @@ equal, and no hook remains).
 - `top_examples` shows text, and raises an error for image models.
 - Post-norm OPT (the 350M): `run_with_cache` of TransformerLens fails without `names_filter`, because it drops a
   dimension when it caches `ln2`. Pass the names of the hooks that you need.
-- TransformerLens 4.3 does not load Persimmon, Helium, DiffLlama, and Falcon with its new decoder. InternLM2 and Baichuan
-  come with code of their own and are not tested.
+- TransformerLens 4.3 does not load Persimmon, Helium, DiffLlama, and Falcon with its new decoder. InternLM2 and
+  Baichuan come with code of their own and are not tested.
 - The following architectures raise an error that explains the reason: mixtures of experts (Mixtral, Qwen2-MoE,
   Qwen3-MoE), encoder-decoders (T5), latent attention (DeepSeek), and blocks without attention and MLP (Mamba)."""
 
