@@ -141,6 +141,8 @@ def _image_batches(model: Any, corpus: Any, batch_tokens: int) -> Iterator[Image
 def text_batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batch]:
     """Yield the batches of a corpus of text, see `batches`."""
     pad_id = getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0
+    if pad_id >= model.cfg.d_vocab:  # a pad token was added without an embedding; the attention mask hides any other
+        pad_id = 0
     corpus_rows = iter(rows(model, corpus))
     numbers = itertools.count()
     while window := list(itertools.islice(corpus_rows, _SORT_WINDOW)):

@@ -22,6 +22,7 @@ from sp_lens.errors import SpLensError, check_choice
 from sp_lens.interventions.activation_sample import ActivationSample
 from sp_lens.models.forward import Place, place_of
 from sp_lens.models.hooks import attached, check_mask, model_name, output_weight
+from sp_lens.models.processed_weights import require_unfolded
 from sp_lens.neurons.layout import NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.activation_stats import ActivationStats
@@ -114,10 +115,11 @@ def fold_mask(model: Any, mask: NeuronMask) -> None:
         mask: The neurons to prune (True).
 
     Raises:
-        SpLensError: If the mask belongs to another model, or the weights are quantized or offloaded to disk. No weight
-            has been changed in that case.
+        SpLensError: If the mask belongs to another model, or the weights are quantized, offloaded to disk, or have
+            folded value biases. No weight has been changed in that case.
     """
     check_mask(model, mask)
+    require_unfolded(model, "folded")
     weights = [output_weight(model, group) for group in mask.layout]  # may raise, so before any weight is changed
     with torch.no_grad():
         for group, weight in zip(mask.layout, weights, strict=True):

@@ -16,6 +16,8 @@ from sp_lens.interventions.ablation import ablate, folded
 from sp_lens.interventions.compaction import compacted
 from sp_lens.models.forward import inference, input_device, random_inputs
 from sp_lens.models.hooks import check_mask, model_name
+from sp_lens.models.plain_model import plain_state, without_weights
+from sp_lens.models.processed_weights import require_unfolded
 from sp_lens.models.task import reads_images
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.storage.folders import new_folder
@@ -64,10 +66,11 @@ def export(
         The path of the folder.
 
     Raises:
-        SpLensError: If the mask belongs to another model, the folder exists and is not empty, cannot be created, or is
-            the current folder, a `HookedTransformer` comes without `hf_model`, weights are quantized or offloaded to
-            disk, or the exported model differs from the one in memory. With `compact=True`, also if the configuration
-            of this architecture has no width to set, or for the reasons listed at `sp_lens.compact`.
+        SpLensError: If the mask belongs to another model; the folder exists and is not empty, cannot be created, or is
+            the current folder; a `HookedTransformer` comes without `hf_model`; weights are quantized, offloaded to
+            disk, or have folded value biases; or the exported model differs from the one in memory. With
+            `compact=True`, also if the configuration of this architecture has no width to set, or for the reasons
+            listed at `sp_lens.compact`.
 
     Example:
         >>> import tempfile
@@ -80,6 +83,7 @@ def export(
         False
     """
     check_mask(model, mask)
+    require_unfolded(model, "exported")
     with new_folder(folder, overwrite=overwrite) as unfinished:
         _export(model, mask, unfinished, compact=compact, hf_model=hf_model)
     return Path(folder)
@@ -106,47 +110,23 @@ def _export(model: Any, mask: NeuronMask, folder: Path, *, compact: bool, hf_mod
     _verify(model, mask, folder, bridge.original_model, compacted if compact else ablate)
 
 
-def on_meta(bridged: Any, width: int | None = None) -> Any:
-    """Create a model of the same class and configuration without weights, optionally with another MLP `width`."""
-    config = copy.deepcopy(bridged.config)
-    if width is not None:
-        if not (names := [name for name in _WIDTHS if hasattr(config, name)]):
-            raise SpLensError(
-                f"{type(config).__name__} has no known setting for the width of the feed-forward layers, so the model "
-                "cannot be exported with compact=True: export it without."
-            )
-        setattr(config, names[0], width)
-    config.output_attentions = False  # TransformerLens sets this, and the default attention kernel does not support it
-    with torch.device("meta"):
-        # transformers saves the dtype of the model, not that of the configuration.
-        return type(bridged)(config).to(next(bridged.parameters()).dtype)
-
-
-def _plain_state(bridged: torch.nn.Module, empty: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict of a model inside a bridge under the names of `empty`, a model of the same class.
-
-    A bridge wraps modules of the model, which changes the names in its state dict, so the model cannot save itself.
-    """
-    expected = empty.state_dict()
-    state = {name.replace("._original_component", ""): tensor for name, tensor in bridged.state_dict().items()}
-    kind = type(bridged).__name__
-    if missing := [name for name in expected if name not in state]:
-        raise SpLensError(f"{kind} cannot be exported: the model in the bridge has no weight {missing[0]!r}.")
-    if different := [name for name, tensor in expected.items() if tensor.shape != state[name].shape]:
-        name = different[0]
-        raise SpLensError(
-            f"transformers could not load this {kind}: {name} has the shape {tuple(state[name].shape)}, but its "
-            f"configuration requires {tuple(expected[name].shape)}. If the model was compacted, export the original "
-            "one, with compact=True if desired."
-        )
-    return {name: state[name] for name in expected}
-
-
 def _save(bridged: Any, folder: Path, width: int | None = None) -> None:
-    empty = on_meta(bridged, width)
+    empty = without_weights(bridged, None if width is None else _with_width(bridged.config, width))
     if generation_config := getattr(bridged, "generation_config", None):  # masked language models have none
         empty.generation_config = generation_config
-    empty.save_pretrained(folder, state_dict=_plain_state(bridged, empty))
+    empty.save_pretrained(folder, state_dict=plain_state(bridged, empty))
+
+
+def _with_width(config: Any, width: int) -> Any:
+    """Return a configuration with another width of the feed-forward layers."""
+    config = copy.deepcopy(config)
+    if not (names := [name for name in _WIDTHS if hasattr(config, name)]):
+        raise SpLensError(
+            f"{type(config).__name__} has no known setting for the width of the feed-forward layers, so the model "
+            "cannot be exported with compact=True: export it without."
+        )
+    setattr(config, names[0], width)
+    return config
 
 
 def _bridge(model: Any, hf_model: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
+from sp_lens.models.processed_weights import value_biases_are_folded, warn_if_processed
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.typing import HOOKS, Site
@@ -54,6 +55,7 @@ def layout_of(model: Any) -> Layout:
         )
     for group in groups:
         hook_point(model, group)  # raises before any work if a hook point is missing
+    warn_if_processed(model)
     return Layout(tuple(groups))
 
 
@@ -224,6 +226,10 @@ def check_mask(model: Any, mask: NeuronMask) -> None:
 
 
 def model_name(model: Any) -> str:
-    """Return the last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name."""
+    """Return the last part of the model's name: "opt-125m" for "facebook/opt-125m" and for a folder of that name.
+
+    The name says so if value biases were folded, so that results of processed and of original weights are not mixed.
+    """
     path = Path(str(model.cfg.model_name))
-    return path.name if path.name not in ("", "..") else path.resolve().name  # the folder is "." or ".."
+    name = path.name if path.name not in ("", "..") else path.resolve().name  # the folder is "." or ".."
+    return f"{name} with folded value biases" if value_biases_are_folded(model) else name

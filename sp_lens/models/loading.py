@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sp_lens.errors import SpLensError, check_choice
+from sp_lens.models.plain_model import mark_verified, verify_bridge
 from sp_lens.models.task import check_vocabulary
 from sp_lens.storage.serialization import require_files
 
@@ -33,6 +34,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     quantization_config: Any = None,
     trust_remote_code: bool = False,
+    verify: bool = True,
 ) -> "TransformerBridge":
     """Load a model as a `TransformerBridge`, without weight processing.
 
@@ -53,13 +55,17 @@ def load_model(
         trust_remote_code: Whether to run the Python code that comes with a model. Weights in a pickle
             (`pytorch_model.bin` without safetensors) are always read by torch's weights-only loader, which runs no
             code.
+        verify: Whether to compare the logits of the bridge with those of the transformers model on a short padded
+            batch, because TransformerLens implements some architectures incorrectly. Quantized models and models on
+            several devices are not compared.
 
     Returns:
         The bridge in evaluation mode.
 
     Raises:
         SpLensError: If the model does not exist, or the Hub cannot be reached; the dtype, device or quantization is not
-            available; the model needs `trust_remote_code`; or its tokenizer belongs to another model.
+            available; the model needs `trust_remote_code`; its tokenizer belongs to another model; or TransformerLens
+            computes other logits than transformers.
 
     Example:
         >>> import sp_lens as sp
@@ -102,6 +108,9 @@ def load_model(
             f"the Hub can be reached, the name of a Hugging Face model. {_reason(error)}"
         ) from error
     check_vocabulary(bridge)
+    if verify:
+        verify_bridge(bridge.eval())
+    mark_verified(bridge)
     return bridge.eval()
 
 

@@ -15,6 +15,7 @@ from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError
 from sp_lens.models.forward import inference, require_finite_activations, visit_activations
 from sp_lens.models.hooks import layout_of, model_name
+from sp_lens.models.plain_model import verify_once
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.statistics.activation_stats import ActivationStats
@@ -77,6 +78,7 @@ def collect(
     requests = _histogram_requests(layout, edges, neurons)
     if folds is not None:
         distributed.require_one("collect(..., folds=...)")
+    verify_once(model)
     totals: _ByHook = {}
     fold_totals: list[_ByHook] = [{} for _ in range(folds or 0)]
     silent = not (progress and distributed.is_main())

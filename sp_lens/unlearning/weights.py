@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sp_lens.errors import SpLensError
-from sp_lens.interventions.export import on_meta
 from sp_lens.models.hooks import model_name
+from sp_lens.models.plain_model import without_weights
 
 # Live parameters by name, and values for such parameters.
 Weights = Mapping[str, torch.nn.Parameter]
@@ -38,7 +38,7 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def _biases_added_by_bridge(inner: Any, weights: Weights) -> list[str]:
     """Return biases that the transformers model does not have: TransformerLens 3.9 adds zeros to an unembedding."""
-    plain = on_meta(inner).state_dict()
+    plain = without_weights(inner).state_dict()
     biases = {name: name.replace("._original_component", "") for name in weights if name.endswith(".bias")}
     return [name for name, short in biases.items() if short not in plain and f"{short[:-4]}weight" in plain]
 

@@ -11,6 +11,7 @@ from factories import tiny_bridge
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import sp_lens as sp
 from sp_lens import SpLensError, load_corpus
 from sp_lens.data.batching import text_batches
 from sp_lens.data.leakage import check_disjoint as check_contents_disjoint
@@ -137,6 +138,17 @@ def test_every_row_is_in_one_batch(model: Any, lengths: list[int], batch_tokens:
         counted += int(batch.counted.sum())
     assert actual == Counter(map(tuple, expected))
     assert counted == sum(sum(is_ordinary(model, row)) for row in expected)
+
+
+def test_a_pad_token_without_an_embedding_is_not_used(model: Any) -> None:
+    bridge, texts = tiny_bridge("opt"), ["def f(x):\n    return x + 1\n", "a b c"]
+    expected = sp.evaluate(bridge, texts, progress=False)
+    bridge.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert bridge.tokenizer.pad_token_id == bridge.cfg.d_vocab
+    batch = next(text_batches(bridge, texts, batch_tokens=100))
+    assert len(batch.tokens) == 2
+    assert int(batch.tokens.max()) < bridge.cfg.d_vocab
+    assert sp.evaluate(bridge, texts, progress=False) == expected
 
 
 def test_batches_are_reproducible(model: Any) -> None:
