@@ -94,13 +94,17 @@ def verify_bridge(model: Any) -> None:
     inputs = inputs.to(input_device(model))
     training = model.training
     with torch.no_grad():  # and not `inference`, which uses the attention of transformers where it can
-        expected = plain.to(inputs.device).eval()(inputs, **options).logits.double()
-        actual = model.eval()(inputs, return_type="logits", **options).double()
+        output = plain.to(inputs.device).eval()(inputs, **options)
+        actual = model.eval()(inputs, return_type="logits", **options)
     model.train(training)
-    expected = expected[..., : actual.shape[-1]]
+    if not hasattr(output, "logits"):  # a model without a head
+        return
+    expected, actual = output.logits.double()[..., : actual.shape[-1]], actual.double()
     difference, largest = (tensor if reads_images(model) else tensor[real] for tensor in (actual - expected, expected))
+    if not largest.isfinite().all():  # `collect` and `evaluate` say where it comes from
+        return
     relative = float(difference.abs().max() / largest.abs().max())
-    if not relative <= TOLERANCE[next(model.parameters()).dtype]:
+    if not relative <= TOLERANCE.get(next(model.parameters()).dtype, 5e-2):
         raise SpLensError(
             f"TransformerLens computes other logits than transformers for {kind_of(model)}: on a short padded batch of "
             f"{model_name(model)!r} they differ by {float(difference.abs().max()):.2g}, which is {relative:.1%} of the "
