@@ -1,11 +1,16 @@
 """Split text into rows of tokens: the tokenizer of a model, its special tokens, and the longest row."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sp_lens.errors import SpLensError
 from sp_lens.models.task import require_tokens, task_of
 
+logger = logging.getLogger(__name__)
+
+# An entry of the model's attributes, which records that its tokenizer was compared with its embeddings.
+_CHECKED = "_sp_lens_checked_tokenizer"
 # The released experiments cut documents at this number of tokens.
 DOCUMENT_TOKENS = 1000
 # A longer text is tokenized in parts of this many characters, because a tokenizer needs about 200 bytes per character.
@@ -79,7 +84,33 @@ def tokenizer_of(model: Any) -> Any:
     require_tokens(model)
     if getattr(model, "tokenizer", None) is None:
         raise SpLensError("the model has no tokenizer, so it cannot read text: pass a tokenizer when you load it.")
+    _warn_of_lost_tokens(model)
     return model.tokenizer
+
+
+def _warn_of_lost_tokens(model: Any) -> None:
+    """Log a warning, once for each model, if embeddings were added that belong to no token of the tokenizer.
+
+    TransformerLens reads the tokenizer that it is given again from disk, without tokens that were added in memory.
+    """
+    from transformers import AutoConfig
+
+    if vars(model).get(_CHECKED) or len(model.tokenizer) >= model.cfg.d_vocab:
+        return
+    vars(model)[_CHECKED] = True
+    try:
+        config = AutoConfig.from_pretrained(model.tokenizer.name_or_path, local_files_only=True)
+    except (OSError, ValueError):  # the tokenizer was made in memory, or comes without a model
+        return
+    if model.cfg.d_vocab > (stored := getattr(config.get_text_config(), "vocab_size", model.cfg.d_vocab)):
+        logger.warning(
+            "the model has %d embeddings, %d more than on disk, but its tokenizer has %d tokens: TransformerLens reads "
+            "a tokenizer again from disk, so tokens that were added in memory are lost. To use them, save your "
+            "tokenizer in a folder, load it from there, and make the bridge with that one.",
+            model.cfg.d_vocab,
+            model.cfg.d_vocab - stored,
+            len(model.tokenizer),
+        )
 
 
 def frame_of(model: Any) -> tuple[list[int], list[int]]:
@@ -97,11 +128,31 @@ def frame_of(model: Any) -> tuple[list[int], list[int]]:
     return head, tail
 
 
-def original_tokenizer(tokenizer: Any) -> Any:
-    """Return the tokenizer as it was before TransformerLens changed it (prepended BOS, added a pad token)."""
+def original_tokenizer(model: Any) -> Any:
+    """Return the tokenizer of a model as it was before TransformerLens changed it (prepended BOS, added a pad token).
+
+    Tokens and a chat template that were added to the tokenizer in memory are kept, if the tokens have embeddings.
+
+    Raises:
+        SpLensError: If the added tokens have other ids in the tokenizer on disk.
+    """
     from transformers import AutoTokenizer
 
+    tokenizer = tokenizer_of(model)
     try:
-        return AutoTokenizer.from_pretrained(tokenizer.name_or_path, local_files_only=True)
+        original = AutoTokenizer.from_pretrained(tokenizer.name_or_path, local_files_only=True)
     except (OSError, ValueError):  # the tokenizer was made in memory, or its folder no longer exists
         return tokenizer
+    known = original.get_vocab()
+    added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if index < model.cfg.d_vocab}
+    for index, token in sorted(added.items()):
+        if str(token) not in known:
+            original.add_tokens([token], special_tokens=token.special)
+        if (other := original.convert_tokens_to_ids(str(token))) != index:
+            raise SpLensError(
+                f"the token {str(token)!r} has the id {index} in the tokenizer of the model and {other} in the one at "
+                f"{tokenizer.name_or_path}: save your tokenizer in a folder of its own, and load it from there."
+            )
+    if tokenizer.chat_template:
+        original.chat_template = tokenizer.chat_template
+    return original

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from sp_lens.data.tokenization import original_tokenizer, tokenizer_of
+from sp_lens.data.tokenization import original_tokenizer
 from sp_lens.errors import SpLensError
 from sp_lens.models.forward import inference
 from sp_lens.models.hooks import kind_of
@@ -54,7 +54,7 @@ def lm_eval(
         from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SpLensError(f"lm_eval needs the package lm-eval: pip install 'sp_lens[eval]' ({error}).") from error
-    tokenizer = original_tokenizer(tokenizer_of(model))
+    tokenizer = original_tokenizer(model)
     with inference(model):
         hflm = HFLM(pretrained=model.original_model, tokenizer=tokenizer, batch_size=batch_size)
         return harness.simple_evaluate(hflm, tasks=list(tasks), limit=limit, num_fewshot=num_fewshot, **options)

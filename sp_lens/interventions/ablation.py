@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from sp_lens.errors import SpLensError, check_choice
 from sp_lens.interventions.activation_sample import ActivationSample
+from sp_lens.models.exclusive import exclusive
 from sp_lens.models.forward import Place, place_of
 from sp_lens.models.hooks import attached, check_mask, model_name, output_weight
 from sp_lens.models.processed_weights import require_unfolded
@@ -121,7 +122,7 @@ def fold_mask(model: Any, mask: NeuronMask) -> None:
     check_mask(model, mask)
     require_unfolded(model, "folded")
     weights = [output_weight(model, group) for group in mask.layout]  # may raise, so before any weight is changed
-    with torch.no_grad():
+    with exclusive(model), torch.no_grad():
         for group, weight in zip(mask.layout, weights, strict=True):
             weight[mask[group.name].to(weight.device)] = 0
 
@@ -133,13 +134,14 @@ def folded(model: Any, mask: NeuronMask) -> Iterator[Any]:
     rows = [(output_weight(model, group), mask[group.name]) for group in mask.layout]
     with torch.no_grad():
         original = [weight[marked.to(weight.device)].clone() for weight, marked in rows]
-    try:
-        fold_mask(model, mask)
-        yield model
-    finally:
-        with torch.no_grad():
-            for (weight, marked), values in zip(rows, original, strict=True):
-                weight[marked.to(weight.device)] = values
+    with exclusive(model):
+        try:
+            fold_mask(model, mask)
+            yield model
+        finally:
+            with torch.no_grad():
+                for (weight, marked), values in zip(rows, original, strict=True):
+                    weight[marked.to(weight.device)] = values
 
 
 def check_reference(model: Any, reference: ActivationStats | ActivationSample | None) -> None:

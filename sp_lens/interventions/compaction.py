@@ -18,6 +18,7 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.interventions.ablation import ablate, fold_mask, folded
+from sp_lens.models.exclusive import exclusive
 from sp_lens.models.forward import inference, input_device, random_inputs
 from sp_lens.models.hooks import attached, check_mask, kind_of, layout_of
 from sp_lens.models.mlp_weights import Cut, matrices_of
@@ -146,7 +147,7 @@ def _narrowed(model: Any, mask: NeuronMask, cuts: list[Cut]) -> Iterator[None]:
     block_inputs: dict[int, torch.Tensor] = {}
     with ablate(model, mask):
         expected = _activations(model, cuts, block_inputs)
-    with ExitStack() as stack:
+    with exclusive(model), ExitStack() as stack:
         for cut in cuts:
             stack.enter_context(cut.in_force())
         stack.enter_context(ablate(model, _uncut(mask, cuts)))

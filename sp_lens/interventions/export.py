@@ -97,7 +97,7 @@ def _export(model: Any, mask: NeuronMask, folder: Path, *, compact: bool, hf_mod
             f"{model_name(model)!r} is quantized, and rows of packed integers cannot be set to zero. Ablation by hooks "
             "works (ablate, prune). To export, load the model in float16 or bfloat16 and apply the mask to that."
         )
-    processor = processor_of(model) if reads_images(model) else original_tokenizer(tokenizer_of(model))
+    processor = processor_of(model) if reads_images(model) else original_tokenizer(model)
     unnamed_mask = NeuronMask(mask.layout, mask.tensors)  # the bridge around hf_model may have another name
     if compact:
         with compacted(bridge, unnamed_mask) as width:

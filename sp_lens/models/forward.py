@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
+from sp_lens.models.exclusive import exclusive
 from sp_lens.models.fused_attention import fused_attention
 from sp_lens.models.hooks import attached
 from sp_lens.models.task import reads_images
@@ -74,30 +75,44 @@ def inference(model: Any) -> Iterator[bool]:
     Yields:
         Whether attention is fused.
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), fused_attention(model) as fused:
-            yield fused
-    finally:
-        model.train(training)
+    with exclusive(model):
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), fused_attention(model) as fused:
+                yield fused
+        finally:
+            model.train(training)
+
+
+def require_gradients(model: Any) -> None:
+    """Raise SpLensError if gradients cannot be computed, because of torch's inference mode."""
+    if torch.is_inference_mode_enabled():
+        raise SpLensError("gradients are needed, but torch.inference_mode() is active: call this outside of it.")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise SpLensError(
+            "gradients are needed, but the model was loaded within torch.inference_mode(), and its weights can have "
+            "none: load it outside of it."
+        )
 
 
 @contextmanager
 def differentiable(model: Any) -> Iterator[None]:
     """Context manager that enables gradients of activations, but not of parameters, and disables dropout."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = model.training
-    model.eval()
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        model.train(training)
+    require_gradients(model)
+    with exclusive(model):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        training = model.training
+        model.eval()
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            model.train(training)
 
 
 def input_device(model: Any) -> torch.device:

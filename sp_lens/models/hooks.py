@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from sp_lens.errors import SpLensError
+from sp_lens.models.exclusive import exclusive
 from sp_lens.models.processed_weights import value_biases_are_folded, warn_if_processed
 from sp_lens.neurons.layout import Layout, NeuronGroup
 from sp_lens.neurons.mask import NeuronMask
@@ -112,7 +113,7 @@ def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron
         group: Neuron group.
 
     Raises:
-        SpLensError: If the weights are quantized or on disk, so their rows cannot be written to.
+        SpLensError: If the weights are quantized, on disk, or made in inference mode, so they cannot be written to.
     """
     weight, module = _output(model.blocks[group.layer], group.layer, group.site)
     # A packed format is a class of its own. Its transpose may be a copy in floats, and writing to it has no effect.
@@ -120,6 +121,11 @@ def output_weight(model: Any, group: NeuronGroup) -> Float[torch.Tensor, "neuron
         raise SpLensError(
             f"the weights behind {group.name} are quantized or offloaded to disk, so their rows cannot be set to zero. "
             "Ablation by hooks works (ablate, prune). To fold or export, load the model in float16 or bfloat16."
+        )
+    if weight.is_inference() and not torch.is_inference_mode_enabled():
+        raise SpLensError(
+            "the model was loaded within torch.inference_mode(), and its weights cannot be changed outside of it: load "
+            "it outside of it."
         )
     return weight.view(-1, weight.shape[-1])  # not reshape, which may return a copy
 
@@ -136,17 +142,18 @@ def attached(model: Any, hooks: Iterable[tuple[NeuronGroup, Callable[..., Any]]]
         hooks: Pairs of a neuron group and a hook function.
     """
     handles = []
-    try:
-        for group, function in hooks:
-            point = hook_point(model, group)
-            point.add_hook(function)
-            handles.append((point, point.fwd_hooks[-1]))
-        yield
-    finally:
-        for point, handle in reversed(handles):
-            handle.hook.remove()
-            if handle in point.fwd_hooks:  # not if the user has called reset_hooks()
-                point.fwd_hooks.remove(handle)
+    with exclusive(model):
+        try:
+            for group, function in hooks:
+                point = hook_point(model, group)
+                point.add_hook(function)
+                handles.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in reversed(handles):
+                handle.hook.remove()
+                if handle in point.fwd_hooks:  # not if the user has called reset_hooks()
+                    point.fwd_hooks.remove(handle)
 
 
 def blocks_of(model: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from sp_lens.errors import SpLensError
+from sp_lens.models.exclusive import exclusive
+from sp_lens.models.forward import require_gradients
 from sp_lens.models.hooks import model_name
 from sp_lens.models.plain_model import without_weights
 
@@ -22,8 +24,10 @@ def weights_of(model: Any) -> dict[str, torch.nn.Parameter]:
     for which the gradient is None. On GPT-2 both share memory.
 
     Raises:
-        SpLensError: If weights are quantized or on disk, because gradient steps cannot change them.
+        SpLensError: If weights are quantized or on disk, because gradient steps cannot change them, or if torch's
+            inference mode prevents gradients.
     """
+    require_gradients(model)
     inner = getattr(model, "original_model", model)
     weights = dict(inner.named_parameters())
     for name, weight in weights.items():
@@ -59,16 +63,18 @@ def editable(model: Any) -> Iterator[tuple[Weights, Values]]:
     weights, training = weights_of(model), model.training
     original = {name: weight.detach().clone() for name, weight in weights.items()}
     gradient_state = {name: (weight.requires_grad, weight.grad) for name, weight in weights.items()}
-    model.eval()
-    try:
-        for weight in weights.values():
-            weight.requires_grad_(True).grad = None
-        yield weights, original
-    finally:
-        write(weights, original)
-        for name, (requires_grad, grad) in gradient_state.items():
-            weights[name].requires_grad_(requires_grad).grad = grad
-        model.train(training)
+    with exclusive(model):
+        model.eval()
+        try:
+            for weight in weights.values():
+                weight.requires_grad_(True).grad = None
+            with torch.enable_grad():
+                yield weights, original
+        finally:
+            write(weights, original)
+            for name, (requires_grad, grad) in gradient_state.items():
+                weights[name].requires_grad_(requires_grad).grad = grad
+            model.train(training)
 
 
 @contextmanager

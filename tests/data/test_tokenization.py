@@ -1,15 +1,19 @@
 """Rows, batches and the check for shared data, compared with plain lists and a tokenizer of transformers."""
 
+import copy
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import transformers
 from datasets import Dataset
-from factories import tiny_bridge
+from factories import DEMO_FOLDER, tiny_bridge, tiny_hf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from transformer_lens.model_bridge import TransformerBridge
 
 import sp_lens as sp
 from sp_lens import SpLensError, load_corpus
@@ -149,6 +153,30 @@ def test_a_pad_token_without_an_embedding_is_not_used(model: Any) -> None:
     assert len(batch.tokens) == 2
     assert int(batch.tokens.max()) < bridge.cfg.d_vocab
     assert sp.evaluate(bridge, texts, progress=False) == expected
+
+
+def test_tokens_that_were_added_in_memory(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO_FOLDER)
+    tokenizer.add_tokens(["<new1>", transformers.AddedToken("<new2>", special=True)])
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    hf = tiny_hf("opt")
+    hf.resize_token_embeddings(len(tokenizer))
+    boot: Any = partial(TransformerBridge.boot_transformers, "tiny", device="cpu")
+    bridge = boot(hf_model=copy.deepcopy(hf), tokenizer=tokenizer)
+    for _ in range(2):
+        assert 4096 not in load_corpus(["a <new1> b <new2> c"], bridge, tokens=None)["input_ids"][0]
+    assert "2 more than on disk, but its tokenizer has 4096 tokens" in caplog.text
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    bridge = boot(hf_model=hf, tokenizer=transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer"))
+    assert 4096 in load_corpus(["a <new1> b <new2> c"], bridge, tokens=None)["input_ids"][0]
+    assert len(caplog.records) == 1
+    bridge.tokenizer.add_tokens("<new3>")  # without an embedding
+    mask = sp.NeuronMask.from_neurons(sp.layout_of(bridge), {"blocks.0.mlp.hook_post": [0]})
+    saved = transformers.AutoTokenizer.from_pretrained(sp.export(bridge, mask, tmp_path / "pruned"))
+    assert saved("a <new1> b <new2>")["input_ids"] == tokenizer("a <new1> b <new2>")["input_ids"]
+    assert saved.chat_template == tokenizer.chat_template
+    assert saved.added_tokens_decoder[4097].special
+    assert len(saved) == 4098
 
 
 def test_batches_are_reproducible(model: Any) -> None:
