@@ -141,6 +141,19 @@ def test_a_flipped_bit_raises_no_other_error(bit: int, path: Path) -> None:
     assert rejected > 100
 
 
+@each_result
+@pytest.mark.parametrize("name", ["run[1]", "run*", "a::b", "100%", "{a,b}"])
+def test_names_of_files_and_folders_are_not_patterns(result: Any, name: str, tmp_path: Path) -> None:
+    (tmp_path / "run1").write_bytes(b"another file")
+    with pytest.raises(SpLensError):
+        type(result).load(tmp_path / name)
+    for path in (tmp_path / name, tmp_path / f"folder {name}" / name):
+        result.save(path)
+        type(result).load(path)
+        assert path.is_file()
+    assert (tmp_path / "run1").read_bytes() == b"another file"
+
+
 @pytest.mark.parametrize("result", RESULTS[:-1], ids=lambda result: type(result).__name__)
 def test_a_flipped_bit_is_detected(result: Any, path: Path) -> None:
     result.save(path)
