@@ -57,7 +57,7 @@ def load_model(
             code.
         verify: Whether to compare the logits of the bridge with those of the transformers model on a short padded
             batch, because TransformerLens implements some architectures incorrectly. Quantized models and models on
-            several devices are not compared.
+            several devices are not compared, and half precision hides small errors in rounding.
 
     Returns:
         The bridge in evaluation mode.

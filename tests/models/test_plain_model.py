@@ -1,6 +1,7 @@
 """The comparison of a bridge with the transformers model in it."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import transformers
 from factories import DEMO_FOLDER, TINY, bridge_of, random_rows, tiny_bridge
 
 import sp_lens as sp
-from sp_lens.models.plain_model import is_verified, verify_bridge
+from sp_lens.models.plain_model import is_verified, verify_bridge, verify_once
 
 pytestmark = pytest.mark.model
 
@@ -68,3 +69,31 @@ def test_a_model_is_verified_once_and_not_while_hooks_change_it() -> None:
     sp.collect(model, random_rows(3), progress=False)
     assert is_verified(model)
     assert is_verified(sp.load_model("demo"))
+
+
+def test_another_thread_cannot_use_a_model_while_it_is_verified() -> None:
+    model = tiny_bridge("opt")
+    errors: list[BaseException | None] = []
+
+    def evaluate_in_thread(*_: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            errors.append(pool.submit(sp.evaluate, model, random_rows(3), progress=False).exception())
+
+    handle = model.blocks[0].register_forward_pre_hook(evaluate_in_thread)
+    verify_once(model)
+    handle.remove()
+    assert [str(error)[:29] for error in errors] == ["the model is in use by the th"]
+
+
+def test_the_mode_of_the_model_is_restored_after_an_error() -> None:
+    model = tiny_bridge("opt").train()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    handle = model.blocks[0].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        verify_once(model)
+    handle.remove()
+    assert model.training
+    assert not is_verified(model)
