@@ -25,9 +25,9 @@ def test_the_model_has_the_expected_layout_and_loss(smollm: Any) -> None:
 
 def test_the_complete_workflow_runs_on_smollm(smollm: Any, tmp_path: Path) -> None:
     """The workflow is: statistics, scores, two steps of pruning, evaluation, export, and loading the result."""
-    text = corpora(smollm, "code", "prose", 1_500)
+    text = corpora(smollm, "code", "prose", 800)
     stats = sp.collect(smollm, text["forget"], progress=False)
-    assert stats.count == 1_500 - len(text["forget"])  # the first token of a row has no context
+    assert stats.count == 800 - len(text["forget"])  # the first token of a row has no context
     assert np.isfinite(stats.frame()[["abs", "rms", "std", "freq"]].to_numpy()).all()
     run = sp.prune(smollm, **text, fraction=0.025, steps=2, out=tmp_path / "run", progress=False)
     last = run.history.iloc[-1]
