@@ -13,6 +13,7 @@ from factories import bridge_of, random_mask, tiny_bridge, tiny_hf
 
 import sp_lens as sp
 from sp_lens.interventions import export as export_module
+from sp_lens.models.hooks import hook_point
 from sp_lens.models.loading import DTYPES
 
 pytestmark = pytest.mark.model
@@ -106,7 +107,9 @@ def test_a_failed_export_leaves_nothing_behind(
 
 
 def test_an_export_that_differs_is_not_saved(model: Any, tmp_path: Path) -> None:
-    model.blocks[0].mlp.hook_out.add_hook(lambda activation, hook: activation * 2, is_permanent=True)
+    hook_point(model, sp.layout_of(model).group("blocks.0.mlp.hook_post")).add_hook(
+        lambda activation, hook: activation * 2, is_permanent=True
+    )
     with pytest.raises(
         sp.SpLensError, match=r"differs from the model ablated by hooks by .* nats, so it was not saved"
     ):
