@@ -75,14 +75,24 @@ def inference(model: Any) -> Iterator[bool]:
     Yields:
         Whether attention is fused.
     """
-    with exclusive(model):
-        training = model.training
+    with exclusive(model), evaluation_mode(model), torch.no_grad(), fused_attention(model) as fused:
+        yield fused
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Context manager that disables dropout. Afterwards, each module has the mode that it had before."""
+    # A bridge does not register the wrapped model as a submodule.
+    roots = [model, getattr(model, "original_model", None)]
+    modules = {module for root in roots if isinstance(root, torch.nn.Module) for module in root.modules()}
+    training = [module for module in modules if module.training]
+    if training:  # eval() takes as long as a forward pass of a small model, because it visits shared modules repeatedly
         model.eval()
-        try:
-            with torch.no_grad(), fused_attention(model) as fused:
-                yield fused
-        finally:
-            model.train(training)
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def require_gradients(model: Any) -> None:
@@ -100,10 +110,8 @@ def require_gradients(model: Any) -> None:
 def differentiable(model: Any) -> Iterator[None]:
     """Context manager that enables gradients of activations, but not of parameters, and disables dropout."""
     require_gradients(model)
-    with exclusive(model):
+    with exclusive(model), evaluation_mode(model):
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        training = model.training
-        model.eval()
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
@@ -112,7 +120,6 @@ def differentiable(model: Any) -> Iterator[None]:
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
-            model.train(training)
 
 
 def input_device(model: Any) -> torch.device:

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 
 from sp_lens.errors import SpLensError
 from sp_lens.models.exclusive import exclusive
-from sp_lens.models.forward import input_device, random_inputs
+from sp_lens.models.forward import evaluation_mode, input_device, random_inputs
 from sp_lens.models.hooks import kind_of, model_name
 from sp_lens.models.task import reads_images
 
@@ -94,13 +94,9 @@ def verify_bridge(model: Any) -> None:
         real[1, inputs.shape[1] * 2 // 3 :] = False  # the second row is padded
         options["attention_mask"] = real.long().to(input_device(model))
     inputs = inputs.to(input_device(model))
-    training = model.training
-    try:
-        with torch.no_grad():  # and not `inference`, which uses the attention of transformers where it can
-            output = plain.to(inputs.device).eval()(inputs, **options)
-            actual = model.eval()(inputs, return_type="logits", **options)
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluation_mode(model):  # `inference` would use the attention of transformers where it can
+        output = plain.to(inputs.device).eval()(inputs, **options)
+        actual = model(inputs, return_type="logits", **options)
     if not hasattr(output, "logits"):  # a model without a head
         return
     expected, actual = output.logits.double()[..., : actual.shape[-1]], actual.double()

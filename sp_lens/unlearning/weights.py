@@ -8,7 +8,7 @@ import torch
 
 from sp_lens.errors import SpLensError
 from sp_lens.models.exclusive import exclusive
-from sp_lens.models.forward import require_gradients
+from sp_lens.models.forward import evaluation_mode, require_gradients
 from sp_lens.models.hooks import model_name
 from sp_lens.models.plain_model import without_weights
 
@@ -60,11 +60,10 @@ def editable(model: Any) -> Iterator[tuple[Weights, Values]]:
     On exit, the parameters have their original values, bit for bit, and their original `requires_grad` and `grad`. The
     model is in evaluation mode meanwhile: without dropout, gradients are those of the loss that `evaluate` reports.
     """
-    weights, training = weights_of(model), model.training
+    weights = weights_of(model)
     original = {name: weight.detach().clone() for name, weight in weights.items()}
     gradient_state = {name: (weight.requires_grad, weight.grad) for name, weight in weights.items()}
-    with exclusive(model):
-        model.eval()
+    with exclusive(model), evaluation_mode(model):
         try:
             for weight in weights.values():
                 weight.requires_grad_(True).grad = None
@@ -74,7 +73,6 @@ def editable(model: Any) -> Iterator[tuple[Weights, Values]]:
             write(weights, original)
             for name, (requires_grad, grad) in gradient_state.items():
                 weights[name].requires_grad_(requires_grad).grad = grad
-            model.train(training)
 
 
 @contextmanager

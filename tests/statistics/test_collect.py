@@ -152,6 +152,7 @@ def test_active_ablations_apply(tiny: Tiny) -> None:
 
 
 def test_the_unembedding_is_not_computed(tiny: Tiny) -> None:
+    collect(tiny.model, random_rows(1))  # verifies the model once, with its unembedding
     calls = []
     handle = tiny.model.unembed.register_forward_hook(lambda *_: calls.append(1))
     collect(tiny.model, random_rows(3))
@@ -206,6 +207,10 @@ def test_dropout_is_off_while_collecting_and_the_training_mode_is_restored() -> 
     first, second = collect(model, rows).frame(), collect(model, rows).frame()
     assert first.equals(second)
     assert model.training
+    model.blocks[1].eval()  # each module keeps the mode that its user gave it
+    modes = [module.training for module in (*model.modules(), *model.original_model.modules())]
+    assert collect(model, rows).frame().equals(first)
+    assert [module.training for module in (*model.modules(), *model.original_model.modules())] == modes
 
 
 def test_sinks_are_the_neurons_that_are_extreme_at_uncounted_tokens() -> None:
