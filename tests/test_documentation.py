@@ -63,21 +63,6 @@ def test_every_cell_of_the_cheat_sheet_runs(tmp_path: Path, monkeypatch: pytest.
             raise AssertionError(f"this cell of the cheat sheet fails: {code}") from error
 
 
-@pytest.mark.smollm
-def test_the_example_of_the_readme_prints_what_the_readme_says(
-    smollm_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / smollm_file.name).symlink_to(smollm_file)
-    monkeypatch.chdir(tmp_path)
-    cells.run(cells.blocks(README, "python", comment="smollm"), "README.md")
-    line = re.compile(r"^(\w+): next-token accuracy ([0-9.]+) -> ([0-9.]+)$", flags=re.MULTILINE)
-    printed, promised = line.findall(capsys.readouterr().out), line.findall(README)
-    assert [name for name, _, _ in printed] == [name for name, _, _ in promised] == ["code", "prose"]
-    # The text is that of the running Python and its packages, so the numbers may differ slightly.
-    for (_, *measured), (_, *stated) in zip(printed, promised, strict=True):
-        assert [float(number) for number in measured] == pytest.approx([float(number) for number in stated], abs=0.02)
-
-
 def test_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []

@@ -15,6 +15,7 @@ from sp_lens.data.batch import AnyBatch, Batch, ImageBatch
 from sp_lens.data.pixels import Picture, pictures
 from sp_lens.data.rows import Row, rows
 from sp_lens.errors import SpLensError
+from sp_lens.models.forward import input_device
 from sp_lens.models.task import patches_of, reads_images
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ Result = TypeVar("Result")
 MIN_FOLDS = 5
 # Number of rows that are sorted by length before they are batched: less padding, and the corpus is still streamed.
 _SORT_WINDOW = 256
+# A row that would need more padding than this starts a new batch. Every batch has a fixed cost, which is that of about
+# as many tokens: little on a CPU, more on an accelerator, which runs several hundred tokens in the time of one.
+_MAX_PADDING = {"cpu": 64}
+_MAX_PADDING_ON_ACCELERATORS = 1024
 
 
 class BatchStream:
@@ -143,14 +148,17 @@ def text_batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batc
     pad_id = getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0
     if pad_id >= model.cfg.d_vocab:  # a pad token was added without an embedding; the attention mask hides any other
         pad_id = 0
+    max_padding = _MAX_PADDING.get(input_device(model).type, _MAX_PADDING_ON_ACCELERATORS)
     corpus_rows = iter(rows(model, corpus))
     numbers = itertools.count()
     while window := list(itertools.islice(corpus_rows, _SORT_WINDOW)):
         window.sort(key=lambda row: -len(row.tokens))
         while window:
-            size = max(1, batch_tokens // len(window[0].tokens))
-            yield _pad(window[:size], pad_id, next(numbers))
-            window = window[size:]
+            longest = len(window[0].tokens)
+            fitting = window[: max(1, batch_tokens // longest)]
+            batch = [row for row in fitting if longest - len(row.tokens) <= max_padding]
+            yield _pad(batch, pad_id, next(numbers))
+            window = window[len(batch) :]
 
 
 def _pad(batch: list[Row], pad_id: int, number: int) -> Batch:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from factories import little_memory, random_rows, same, tiny_bridge
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sp_lens as sp
 from sp_lens.data.batching import BatchStream, text_batches
@@ -32,6 +34,17 @@ def test_a_stream_has_all_batches_of_the_corpus(opt: Any) -> None:
     assert [result for _, result in results] == expected
     assert [batch.number for batch, _ in results] == list(range(len(expected)))
     assert all(stream.folds_of(batch) is None for batch, _ in results)
+
+
+@given(lengths=st.lists(st.integers(2, 250), min_size=1, max_size=60), batch_tokens=st.integers(50, 1000))
+def test_batches_have_each_row_once_and_little_padding(demo: Any, lengths: list[int], batch_tokens: int) -> None:
+    corpus = [torch.full((length,), 5 + index) for index, length in enumerate(lengths)]
+    batches = list(text_batches(demo, corpus, batch_tokens=batch_tokens))
+    in_batches = [row.tokens.tolist() for batch in batches for row in batch.rows]
+    assert sorted(in_batches) == sorted(row.tolist() for row in corpus)
+    for batch in batches:
+        assert batch.tokens.numel() <= max(batch_tokens, batch.tokens.shape[1])
+        assert (batch.attention_mask.sum(dim=1) >= batch.tokens.shape[1] - 64).all()  # the model is on the CPU
 
 
 def test_folds_of_rows_are_those_of_their_documents(opt: Any) -> None:

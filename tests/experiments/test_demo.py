@@ -11,6 +11,8 @@ import transformers
 
 from sp_lens.cli.__main__ import main
 
+pytestmark = pytest.mark.demo
+
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:

@@ -43,7 +43,7 @@ class RunUnderTest:
         """Load the model and the corpora. Torch uses one thread, because a forked process has no others."""
         torch.set_num_threads(1)
         model = sp.load_model("demo")
-        return cls(folder, model, sp.load_corpora("code", "prose", model, tokens=1000, offline=True))
+        return cls(folder, model, sp.load_corpora("code", "prose", model, tokens=400, offline=True))
 
     def prune(self, out: Path) -> sp.PruneRun:
         """Start or resume the run in a folder."""

@@ -224,6 +224,26 @@ def test_a_folder_with_other_settings_raises(opt: Any, tmp_path: Path) -> None:
     assert prune(opt, out=tmp_path, steps=2).steps == 2  # the run is still there
 
 
+def test_pruning_a_neuron_of_an_attention_sink_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A neuron fires strongly at the first token of each row only."""
+    model = tiny_bridge("opt")
+    name = "blocks.1.mlp.hook_post"
+
+    def fire_at_the_first_token(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        activation = activation.clone()
+        activation[..., 7] = 0.1
+        activation[:, 0, 7] = 30.0
+        return activation
+
+    model.add_hook(name, fire_at_the_first_token)
+    sinks = sp.collect(model, corpora().retain, progress=False).sinks()
+    assert sinks == sp.NeuronMask.from_neurons(sp.layout_of(model), {name: [7]})
+    prune(model, fraction=0.9, steps=1, protect=sinks)
+    assert not caplog.records
+    prune(model, fraction=0.9, steps=1)
+    assert "Step 1 prunes 1 neurons with their strongest activation at the BOS token" in caplog.text
+
+
 def test_protected_neurons_are_not_pruned(opt: Any, tmp_path: Path) -> None:
     groups = sp.layout_of(opt).select("mlp")
     first = prune(opt, steps=1, out=tmp_path).mask
