@@ -23,7 +23,7 @@ from sp_lens.unlearning.membership import membership_inference
 from sp_lens.unlearning.relearning import relearning
 
 RELEARNED = 0.8  # share of the initial forget accuracy at which a class counts as relearned
-NOISE_COPIES = 20  # upper limit of the copies of UNSIR's noise in an epoch
+NOISE_IMAGES, NOISE_COPIES = 32, 20  # upper limits of UNSIR's noise images per class and their copies in an epoch
 TRAINED = {
     "fine-tuning": unlearning.fine_tune,
     "gradient ascent": unlearning.gradient_ascent,
@@ -75,7 +75,11 @@ def _methods(setting: Setting, protected: Mapping[str, Any]) -> dict[str, Callab
         PRUNING: partial(prune, metric="abs", **pruned),
         "random pruning": partial(prune, metric="random", **pruned),
         **{label: partial(method, updates=updates) for label, method in TRAINED.items()},
-        "UNSIR": partial(unlearning.unsir, copies=min(NOISE_COPIES, setting.scale.updates)),
+        "UNSIR": partial(
+            unlearning.unsir,
+            noise_images=min(NOISE_IMAGES, setting.scale.images),
+            copies=min(NOISE_COPIES, setting.scale.updates),
+        ),
         "selective synaptic dampening": unlearning.selective_synaptic_dampening,
     }
     return {label: partial(method, progress=False) for label, method in methods.items()}

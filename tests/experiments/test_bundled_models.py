@@ -104,7 +104,7 @@ def test_a_masked_language_model_is_pruned_and_exported_by_the_command_line(mask
 @pytest.mark.parametrize("site", ["mlp", "attn"])
 def test_a_classifier_forgets_cats_and_keeps_the_other_classes(vision: Any, site: Any) -> None:
     def read(split: Any, **which: Any) -> Any:
-        return sp.load_images("cifar10", vision, images=400, split=split, **which)
+        return sp.load_images("cifar10", vision, images=300, split=split, **which)
 
     run = sp.prune(
         vision,

@@ -202,17 +202,17 @@ def interrupted(run: RunUnderTest, generator: random.Random, tries: int) -> Outc
 def out_of_memory(run: RunUnderTest, generator: random.Random, tries: int) -> Outcome:
     """Limit the memory below that of a batch. The batch must be read in halves, with the same results."""
     outcome = Outcome("a batch too large for the memory")
-    rows = [torch.randint(2, 500, (1, 256), generator=torch.Generator().manual_seed(0)).repeat(256, 1)]
+    rows = [torch.randint(2, 500, (1, 256), generator=torch.Generator().manual_seed(0)).repeat(96, 1)]
     reference = _results(run, rows, batch_tokens=8 * 256)
     for _ in range(tries):
         out = run.folder / f"memory-{outcome.tries}"
-        megabytes = generator.randint(150, 400)
+        megabytes = generator.randint(60, 150)
 
         def compute_with_little_memory(megabytes: int = megabytes) -> None:
             with warnings_of(batching.logger) as warnings:
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
-                results = _results(run, rows, batch_tokens=256 * 256)
+                results = _results(run, rows, batch_tokens=96 * 256)
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             assert warnings, "no batch was read in halves"
             torch.testing.assert_close(results, reference, rtol=1e-5, atol=1e-6)

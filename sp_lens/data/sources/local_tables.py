@@ -111,7 +111,7 @@ def clean_tweet(text: str) -> str:
 
 def document_of_tweet(text: str) -> str:
     """Return the name of the document that a tweet belongs to: a hash of the words of the cleaned tweet."""
-    return _name("tweets", clean_tweet(text))
+    return f"tweets/{_hex_hash(_words(clean_tweet(text)))}"
 
 
 def name_hash(name: str) -> int:
@@ -120,17 +120,12 @@ def name_hash(name: str) -> int:
 
 
 def _by_name(prefix: str, texts: Iterable[str]) -> dict[str, str]:
-    """Return the first text of each name; texts without a word are dropped."""
+    """Return the texts by a hash of their words, which copies and retweets share. Texts without a word are dropped."""
     documents: dict[str, str] = {}
     for text in texts:
-        if _words(text):
-            documents.setdefault(_name(prefix, text), text)
+        if words := _words(text):
+            documents.setdefault(f"{prefix}/{_hex_hash(words)}", text)
     return documents
-
-
-def _name(prefix: str, text: str) -> str:
-    """Return a name that texts share if they have the same words, such as a tweet and its retweets."""
-    return f"{prefix}/{_hex_hash(_words(text))}"
 
 
 def _words(text: str) -> str:
