@@ -81,23 +81,37 @@ class Population:
                 return np.sqrt(second)
         return np.sqrt(second - average**2)
 
-    def sample_stats(self, generator: np.random.Generator, documents: int) -> ActivationStats:
-        """Draw documents and compute their statistics, with documents assigned to folds as in `collect`."""
+    def sample_stats(
+        self, generator: np.random.Generator, documents: int, *, folds: int = FOLDS, scale: float = 0
+    ) -> ActivationStats:
+        """Draw documents and compute their statistics, with documents assigned to folds as in `collect`.
+
+        Args:
+            generator: Source of the random numbers.
+            documents: Number of documents.
+            folds: Number of folds.
+            scale: Standard deviation of the logarithm of a factor by which all activations of a document are
+                multiplied, for a distribution over documents with a heavier tail.
+        """
         lengths = np.clip(generator.lognormal(5.5, 0.8, documents), 20, 1000).astype(int)
         neurons = len(self.mean)
         topics = generator.standard_normal((documents, TOPICS))[:, np.arange(neurons) % TOPICS]
         independent = generator.standard_normal((documents, neurons))
         centres = self.mean + self.spread * (topics + independent) / np.sqrt(2)
-        parts: list[list[np.ndarray]] = [[] for _ in range(FOLDS)]
+        factors = np.exp(scale * generator.standard_normal((documents, neurons))).astype(np.float32)
+        parts: list[list[np.ndarray]] = [[] for _ in range(folds)]
         for index, (length, centre) in enumerate(zip(lengths, centres, strict=True)):
             z = generator.standard_normal((length, neurons), dtype=np.float32) + centre.astype(np.float32)
             np.maximum(z[:, : self.mlp], 0, out=z[:, : self.mlp])
-            parts[index % FOLDS].append(z)
+            parts[index % folds].append(z * factors[index])
         tensors = [torch.from_numpy(np.concatenate(part)) for part in parts]
         layout = Layout((NeuronGroup("mlp", 0, neurons),))
         (name,) = layout.names
-        folds = tuple(ActivationStats(layout, {name: Moments.from_activations(part)}) for part in tensors)
-        return ActivationStats(layout, {name: Moments.from_activations(torch.cat(tensors))}, folds=folds)
+        kept = tuple(
+            ActivationStats(layout, {name: Moments.from_activations(tensor)}, {"documents": len(part)})
+            for tensor, part in zip(tensors, parts, strict=True)
+        )
+        return ActivationStats(layout, {name: Moments.from_activations(torch.cat(tensors))}, folds=kept)
 
 
 def flat(values: NeuronValues) -> Float[np.ndarray, " neuron"]:

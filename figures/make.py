@@ -16,7 +16,6 @@ from results import load
 
 import sp_lens as sp
 from sp_lens.data.batching import MIN_FOLDS, documents_in
-from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
 from sp_lens.plots._files import write_figure
 
 HERE = Path(__file__).parent
@@ -63,31 +62,22 @@ def folds_of(model: Any, corpora: dict[str, Any]) -> int | None:
     return min(FOLDS, fewest) if fewest >= MIN_FOLDS else None
 
 
-def hits_of(model: Any, corpora: Any, runs: dict[str, sp.PruneRun]) -> dict[str, DocumentHits]:
-    """Count the correct predictions per held-out document at the best step of each run, for confidence intervals."""
-    return {
-        label: document_hits(model, corpora, sp.ablate(model, run.mask_at(run.best_step)))
-        for label, run in runs.items()
-    }
-
-
-def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> tuple[dict[str, sp.PruneRun], dict[str, DocumentHits]]:
+def tradeoff(model: Any, name: str, corpora: Any, steps: int) -> dict[str, sp.PruneRun]:
     """Draw Figure 2: both sites, pruned by abs and at random; attention sinks are never pruned."""
     sinks = sp.collect(model, corpora["retain"]).sinks()
     runs = {
         label: sp.prune(model, **corpora, fraction=0.05, steps=steps, protect=sinks, **options)
         for label, options in RUNS.items()
     }
-    hits = hits_of(model, corpora, runs)
-    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs, hits=hits), history(runs))
-    return runs, hits
+    keep(f"tradeoff-{name}", sp.plots.tradeoff(runs), history(runs))
+    return runs
 
 
 def pruning(model: Any, name: str, tokens: int, steps: int) -> None:
     """Draw Figures 2 and 3 and the pruned neurons by layer, with forget corpus code and retain corpus prose."""
     corpora = sp.load_corpora("code", "prose", model, tokens=tokens, offline=True)
-    runs, hits = tradeoff(model, name, corpora, steps)
-    keep(f"perplexity-{name}", sp.plots.perplexity(runs, hits=hits), history(runs))
+    runs = tradeoff(model, name, corpora, steps)
+    keep(f"perplexity-{name}", sp.plots.perplexity(runs), history(runs))
     selective = runs["MLP neurons, by abs"]
     layers = [
         {"step": step, "layer": group.layer, "pruned": int(selective.mask_at(step)[group.name].sum())}
@@ -107,7 +97,7 @@ def selectivity(model: Any) -> None:
         for site in ("mlp", "attn")
         for options in settings
     }
-    keep("selectivity-demo", sp.plots.selectivity(runs, hits=hits_of(model, corpora, runs)), history(runs))
+    keep("selectivity-demo", sp.plots.selectivity(runs), history(runs))
 
 
 def specialisation(model: Any) -> None:

@@ -18,7 +18,7 @@ from families.architectures import FAMILIES, REFUSED
 
 import sp_lens as sp
 from sp_lens.data.corpora import Corpora
-from sp_lens.evaluation.bootstrap import DocumentHits
+from sp_lens.evaluation.document_hits import DocumentHits
 
 DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))
 DEMO_MASKED_FOLDER = Path(str(files("sp_lens.assets") / "demo-masked"))
@@ -221,11 +221,11 @@ def corpora(model: Any, forget: str, retain: str, tokens: int) -> Corpora:
     return sp.load_corpora(forget, retain, model, tokens=tokens, offline=True)
 
 
-def hits_of(seed: int, documents: int = 30) -> DocumentHits:
+def hits_of(seed: int, documents: int = 30, lost: float = 0.5) -> DocumentHits:
     """Return hits on random documents of random lengths, with fewer correct predictions after pruning than before."""
     generator = np.random.default_rng(seed)
     tensors = {}
-    for side, loss in (("forget", 0.5), ("retain", 0.1)):
+    for side, loss in (("forget", lost), ("retain", 0.1)):
         counts = generator.integers(5, 60, documents)
         before = generator.binomial(counts, 0.5)
         after = before - generator.binomial(before, loss)

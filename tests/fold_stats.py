@@ -22,13 +22,13 @@ def activations(seed: int, folds: int = 8, width: int = 16, shift: float = 0.0) 
 
 
 def stats_of(parts: list[np.ndarray], **about: Any) -> sp.ActivationStats:
-    """Compute statistics with one fold per part. The first 4 neurons are attention neurons, the others MLP neurons."""
+    """Compute statistics with one fold, of one document, per part. The first 4 neurons are attention neurons."""
 
     def moments(z: np.ndarray) -> dict[str, Moments]:
         tensor = torch.tensor(z)
         return {ATTN.name: Moments.from_activations(tensor[:, :4]), MLP.name: Moments.from_activations(tensor[:, 4:])}
 
-    folds = tuple(sp.ActivationStats(LAYOUT, moments(part), about) for part in parts)
+    folds = tuple(sp.ActivationStats(LAYOUT, moments(part), {**about, "documents": 1}) for part in parts)
     return sp.ActivationStats(LAYOUT, moments(np.concatenate(parts)), about, folds)
 
 

@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 
 import sp_lens as sp
-from sp_lens.evaluation.bootstrap import DocumentHits
+from sp_lens.evaluation.document_hits import DocumentHits, StepDocuments
+from sp_lens.evaluation.evaluate import DocumentSums
 from sp_lens.experiments.result import Finding, Reproduction
 from sp_lens.statistics.histogram import Histogram
 from sp_lens.statistics.moments import Moments
@@ -66,6 +67,8 @@ def results() -> dict[str, Any]:
     pruned_at = {group.name: torch.arange(group.width, dtype=torch.int32) % 3 for group in LAYOUT}
     hits = {f"{side}_{what}": torch.arange(1.0, 7) for side in corpora for what in ("counts", "before", "after")}
     hits |= {f"{side}_nats_{what}": torch.rand(6) for side in corpora for what in ("before", "after")}
+    of_step = DocumentSums(torch.full((2,), 9.0), torch.full((2,), 4.0), torch.rand(2))
+    documents: list[StepDocuments] = [{"forget": of_step, "retain": of_step} for _ in records]
     example = Example(("a", "<b>", "\n"), (0.5, 2.0, float("nan")), 1, 0, 7, "code/x.py")
     scale = {"offline": True, "spare_sinks": False, "name": "small", "tokens": 9, "images": 9, "steps": 2, "share": 0.5}
     all_results = (
@@ -73,12 +76,12 @@ def results() -> dict[str, Any]:
         values,
         values.heads(),
         values.top(0.5, site="mlp"),
-        sp.PruneRun(LAYOUT, pruned_at, records, settings),
-        UnlearningRun({"weight": torch.rand(2, 3)}, records, {**settings, "method": "fine_tune"}),
+        sp.PruneRun(LAYOUT, pruned_at, records, settings, documents),
+        UnlearningRun({"weight": torch.rand(2, 3)}, records, {**settings, "method": "fine_tune"}, documents),
         DocumentHits(hits),
         sp.TopExamples(LAYOUT, {MLP: {3: (example, example), 0: ()}}, {"model": "m", "corpora": []}),
         sp.Uncertainty(values, values, values, values),
-        sp.SpecialisationTest(values, values, values, 0.05),
+        sp.SpecialisationTest(values, values, values, 0.05, 1e-4),
         sp.specialisation({"code": stats, "prose": stats}),
         sp.Evaluation(0.5, 0.75, float("nan"), 1.5, 4.5, 100),
         sp.unlearning.MembershipInference(0.5, 0.25, 0.75, 0.9, 10, 20, 30),

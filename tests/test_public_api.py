@@ -41,8 +41,11 @@ def test_the_recorded_signatures_are_those_that_python_sees() -> None:
         home, _, name = path.rpartition(".")
         item, node = getattr(import_module(home), name), ast.parse(declaration).body[-1]
         if isinstance(node, ast.FunctionDef):
-            arguments = [*node.args.args, *node.args.kwonlyargs, *filter(None, [node.args.kwarg])]
-            assert [argument.arg for argument in arguments] == list(inspect.signature(item).parameters), path
+            of_node = node.args
+            arguments = [*of_node.args, of_node.vararg, *of_node.kwonlyargs, of_node.kwarg]
+            assert [argument.arg for argument in arguments if argument] == list(inspect.signature(item).parameters), (
+                path
+            )
             functions += 1
         elif isinstance(node, ast.ClassDef) and hasattr(item, "__dataclass_fields__"):
             fields = [field.target.id for field in node.body if isinstance(field, ast.AnnAssign)]  # type: ignore[union-attr]

@@ -131,6 +131,11 @@ def _add_collect(commands: Any) -> None:
         type=positive,
         help="number of folds of documents whose statistics are also kept, such as 20, for confidence intervals",
     )
+    parser.add_argument(
+        "--fold-documents",
+        type=positive,
+        help="number of documents in a fold, instead of --folds, to compare corpora of different sizes",
+    )
     add_estimate(parser)
     parser.add_argument("--out", required=True, help="file for the statistics (.safetensors)")
 
@@ -154,7 +159,7 @@ def _collect(arguments: argparse.Namespace) -> None:
     elif arguments.bins:  # a first pass finds the range of the activations
         ranges = sp.collect(model, corpus)
         edges = {site: ranges.edges(site, bins=arguments.bins) for site in ("mlp", "attn")}
-    stats = sp.collect(model, corpus, edges=edges, folds=arguments.folds)
+    stats = sp.collect(model, corpus, edges=edges, folds=arguments.folds, fold_documents=arguments.fold_documents)
     if not distributed.is_main():
         return
     stats.save(arguments.out)

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from sp_lens import distributed
 from sp_lens.data.batch import AnyBatch, Batch, ImageBatch
 from sp_lens.data.pixels import Picture, pictures
 from sp_lens.data.rows import Row, rows
-from sp_lens.errors import SpLensError
+from sp_lens.errors import SpLensError, check_at_least
 from sp_lens.models.forward import input_device
 from sp_lens.models.task import patches_of, reads_images
 
@@ -42,7 +43,8 @@ class BatchStream:
         model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images, see `items`.
         batch_tokens: Number of tokens per batch, including padding.
-        folds: Number of folds that documents are assigned to, see `assign_folds`. None assigns none.
+        folds: Number of folds that documents are assigned to, see `assign_folds`.
+        fold_documents: Number of documents in a fold, instead of `folds`. Without either, no folds are assigned.
         ranks: Share the batches among the ranks of this `distributed.fail_together`. None reads all of them here.
 
     Example:
@@ -59,16 +61,23 @@ class BatchStream:
         *,
         batch_tokens: int,
         folds: int | None = None,
+        fold_documents: int | None = None,
         ranks: distributed.Ranks | None = None,
     ) -> None:
         self._batches = batches(model, corpus, batch_tokens=batch_tokens)
-        self._fold_of = None if folds is None else assign_folds(model, corpus, folds)
+        self._fold_of = assign_folds(model, corpus, folds=folds, fold_documents=fold_documents)
         self._ranks = ranks
         self._max_tokens = math.inf  # including padding, that are run at once; finite after running out of memory
 
     def folds_of(self, batch: AnyBatch) -> Int[torch.Tensor, " row"] | None:
         """Return the fold of each row; None without folds."""
-        return None if self._fold_of is None else torch.tensor([self._fold_of[item] for item in batch.items])
+        return torch.tensor([self._fold_of[item] for item in batch.items]) if self._fold_of else None
+
+    @property
+    def documents_by_fold(self) -> list[int]:
+        """Number of documents in each fold; empty without folds."""
+        counts = Counter(self._fold_of.values())
+        return [counts[fold] for fold in range(len(counts))]
 
     def map(self, function: Callable[[Any], Result]) -> Iterator[tuple[Any, Result]]:
         """Yield each batch of this rank, or each part of a split batch, with the result of the function for it.
@@ -186,7 +195,7 @@ def documents_in(model: Any, corpus: Any) -> list[Hashable]:
     return list(dict.fromkeys(row.item for row in rows(model, corpus)))
 
 
-def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
+def assign_folds(model: Any, corpus: Any, *, folds: int | None, fold_documents: int | None) -> Mapping[Hashable, int]:
     """Assign the documents of a corpus to folds in turn: the first to fold 0, the second to fold 1, and so on.
 
     This reads the corpus once, without running the model.
@@ -195,14 +204,21 @@ def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
         model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: Text or images that can be read more than once.
         folds: Number of folds, at least 5.
+        fold_documents: Number of documents in a fold, instead of `folds`. Documents that would not fill another fold
+            are added to the others, one to each.
 
     Returns:
-        The fold of each document of `documents_in`.
+        The fold of each document of `documents_in`. Empty if both numbers are None.
 
     Raises:
-        SpLensError: If there are fewer than 5 folds or fewer documents than folds, or if the corpus is an iterator.
+        SpLensError: If both numbers are given, there would be fewer than 5 folds, there are fewer documents than folds,
+            or the corpus is an iterator.
     """
-    if folds < MIN_FOLDS:
+    if folds is None and fold_documents is None:
+        return {}
+    if folds is not None and fold_documents is not None:
+        raise SpLensError(f"folds={folds} and fold_documents={fold_documents} exclude each other: pass one of them.")
+    if folds is not None and folds < MIN_FOLDS:
         raise SpLensError(
             f"folds={folds} is too few to estimate a standard error. Use at least {MIN_FOLDS}, for example folds=20."
         )
@@ -211,6 +227,15 @@ def assign_folds(model: Any, corpus: Any, folds: int) -> Mapping[Hashable, int]:
             "the corpus is an iterator, which can be read once only. Folds need a second pass, so pass a list."
         )
     documents = documents_in(model, corpus)
+    if fold_documents is not None:
+        check_at_least(1, fold_documents=fold_documents)
+        folds = len(documents) // fold_documents
+        if folds < MIN_FOLDS:
+            raise SpLensError(
+                f"fold_documents={fold_documents}, but the corpus has only {len(documents)} documents, and at least "
+                f"{MIN_FOLDS} folds are needed. Use fewer documents in a fold, or add documents."
+            )
+    assert folds is not None
     if len(documents) < folds:
         fix = f"Use at most folds={len(documents)}" if len(documents) >= MIN_FOLDS else "Omit folds"
         raise SpLensError(

@@ -1,1 +1,1 @@
-"""Evaluate a model on a corpus: accuracy, loss and perplexity, with bootstrap confidence intervals."""
+"""Evaluate a model on a corpus: accuracy, loss and perplexity, with confidence intervals over documents."""

@@ -4,9 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass
-from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +21,7 @@ from sp_lens.models.forward import inference
 from sp_lens.models.task import reads_images, require_task
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
-from sp_lens.typing import BATCH_TOKENS, SIDES
+from sp_lens.typing import BATCH_TOKENS, SIDES, Side
 
 TOP_K = 10
 SKIPPED_TOKENS = 50
@@ -92,34 +91,78 @@ def evaluate(
         SpLensError: If the model has no trained head, the corpus cannot be read or has nothing to predict, or logits
             are NaN.
     """
+    return evaluate_documents(model, corpus, seed=seed, batch_tokens=batch_tokens, progress=progress)[0]
+
+
+class DocumentSums(NamedTuple):
+    """Sums over the predictions of each document (or image) that has any, in the order of the corpus.
+
+    Attributes:
+        counts: Number of predictions.
+        hits: Number of predictions whose target is the most likely one.
+        nats: Sum of the cross-entropies.
+    """
+
+    counts: Float[torch.Tensor, " document"]
+    hits: Float[torch.Tensor, " document"]
+    nats: Float[torch.Tensor, " document"]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy over all predictions."""
+        return float(self.hits.sum() / self.counts.sum())
+
+    def part(self, documents: slice) -> "DocumentSums":
+        """Return the sums of some of the documents."""
+        return DocumentSums(*(values[documents] for values in self))
+
+
+def evaluate_documents(
+    model: Any, corpus: Any, *, seed: int = 0, batch_tokens: int = BATCH_TOKENS, progress: bool = True
+) -> tuple[Evaluation, DocumentSums]:
+    """Return the result of `evaluate` and the sums over each document, from the same forward passes."""
     require_task(model)
     corpus = reusable(corpus)
-    tally = Tally()
+    by_document: dict[Any, Tally] = {}
     silent = not (progress and distributed.is_main())
     with (
         distributed.fail_together() as ranks,
         inference(model),
         tqdm(desc="evaluate", unit=" predictions", disable=silent) as bar,
     ):
-        common = _common_tokens(model, corpus)
+        common, positions = _contents(model, corpus)
         ranks.require_same(seed)
         stream = BatchStream(model, corpus, batch_tokens=batch_tokens, ranks=ranks)
-        for _, batch_tally in stream.map(lambda batch: _tally(model, batch, seed, common)):
-            tally += batch_tally
-            bar.update(batch_tally.tokens)
-    return reduce(Tally.__add__, distributed.gathered(tally)).result()
+        for batch, tallies in stream.map(lambda batch: _tallies(model, batch, seed, common)):
+            for document, tally in zip(batch.items, tallies, strict=True):
+                by_document[document] = by_document.get(document, Tally()) + tally
+                bar.update(tally.tokens)
+    of_ranks = distributed.gathered(by_document)
+    documents = sorted({name for of_rank in of_ranks for name in of_rank}, key=lambda name: positions.get(name, name))
+    tallies = [sum((of_rank.get(name, Tally()) for of_rank in of_ranks), Tally()) for name in documents]
+    sums = [(tally.tokens, tally.top1, tally.nats) for tally in tallies if tally.tokens]
+    return sum(tallies, Tally()).result(), DocumentSums(*torch.tensor(sums, dtype=torch.float64).unbind(dim=1))
 
 
-def _tally(model: Any, batch: AnyBatch, seed: int, common: Int[torch.Tensor, " common"]) -> "Tally":
+def _tallies(model: Any, batch: AnyBatch, seed: int, common: Int[torch.Tensor, " common"]) -> "list[Tally]":
     """Score the predictions in a batch, row by row, because the logits of all rows are large and slow to copy."""
-    by_row = predictions_by_row(model, batch, seed)
-    return sum((Tally.from_logits(logits, targets, common) for logits, targets in by_row), Tally())
+    return [Tally.from_logits(logits, targets, common) for logits, targets in predictions_by_row(model, batch, seed)]
 
 
-def evaluate_sides(model: Any, corpora: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Evaluate both held-out corpora, and return the fields with the keys forget_top1, ..., retain_tokens."""
-    sides = {side: evaluate(model, corpora[f"eval_{side}"], **options) for side in SIDES}
-    return {f"{side}_{key}": value for side, result in sides.items() for key, value in asdict(result).items()}
+def evaluate_sides(
+    model: Any, corpora: Mapping[str, Any], **options: Any
+) -> tuple[dict[str, Any], dict[Side, DocumentSums]]:
+    """Evaluate both held-out corpora.
+
+    Returns:
+        The fields of the evaluations with the keys forget_top1, ..., retain_tokens, and the sums over documents.
+    """
+    record: dict[str, Any] = {}
+    documents: dict[Side, DocumentSums] = {}
+    for side in SIDES:
+        result, documents[side] = evaluate_documents(model, corpora[f"eval_{side}"], **options)
+        record |= {f"{side}_{key}": value for key, value in asdict(result).items()}
+    return record, documents
 
 
 @dataclass(frozen=True)
@@ -216,14 +259,19 @@ def _count(
     return torch.cat([compare(rows, target, out=torch.empty_like(rows)).sum(dim=1) for rows, target in chunks]).long()
 
 
-def _common_tokens(model: Any, corpus: Any) -> Int[torch.Tensor, " common"]:
-    """Return the 50 most common counted tokens of a corpus; all classes of an image classifier."""
+def _contents(model: Any, corpus: Any) -> tuple[Int[torch.Tensor, " common"], Mapping[Any, int]]:
+    """Return the 50 most common counted tokens of a corpus, and the position of each document in the corpus.
+
+    For an image classifier, these are all classes, and no positions: images have their positions as names.
+    """
     if reads_images(model):
-        return torch.arange(model.original_model.config.num_labels)
+        return torch.arange(model.original_model.config.num_labels), {}
     counts: Counter[int] = Counter()
+    positions: dict[Any, int] = {}
     for row in rows(model, corpus):
         counts.update(row.tokens[row.counted].tolist())
-    return most_common(counts)
+        positions.setdefault(row.item, len(positions))
+    return most_common(counts), positions
 
 
 def most_common(counts: Mapping[int, int]) -> Int[torch.Tensor, " common"]:

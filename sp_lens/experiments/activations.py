@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from sp_lens import plots
 from sp_lens.data.text import load_corpus
-from sp_lens.evaluation.bootstrap import bootstrap_mean
+from sp_lens.evaluation.intervals import mean_interval
 from sp_lens.experiments.result import Finding, Outcome, difference_finding, offline_origins
 from sp_lens.experiments.setting import Setting
 from sp_lens.scoring.score import score
@@ -29,14 +29,14 @@ def illustration(setting: Setting) -> Outcome:
     (pair,) = setting.pairs
     corpora = setting.corpora(pair)
     setting.log_time(corpora, [Counter(forget=1, retain=1)])
-    folds = setting.folds(corpora.forget, corpora.retain)
+    fold_documents = setting.fold_documents(corpora.forget, corpora.retain)
     forget, retain = (
-        collect(setting.model, corpus, folds=folds, progress=setting.progress)
+        collect(setting.model, corpus, fold_documents=fold_documents, progress=setting.progress)
         for corpus in (corpora.forget, corpora.retain)
     )
     scores = score(forget, retain, metric="abs").select("mlp").frame()
     outcome = Outcome(findings=[score_range_finding(scores["value"])], corpora=offline_origins(corpora))
-    if folds:
+    if fold_documents:
         test = specialisation_test(forget, retain, progress=setting.progress)
         adjusted = test.adjusted.select("mlp").frame()["value"]
         scores = uncertainty(forget, retain).select("mlp").frame().assign(adjusted=adjusted)
@@ -74,8 +74,9 @@ def densities(setting: Setting) -> Outcome:
     corpora = {name: load(name) for name in names}
     outcome = Outcome(corpora=offline_origins(corpora))
     layer = min(LAYER, setting.model.cfg.n_layers - 1)
-    folds = setting.folds(*corpora.values())
-    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, folds=folds, progress=setting.progress)
+    fold_documents = setting.fold_documents(*corpora.values())
+    options: dict[str, Any] = {"fold_documents": fold_documents, "progress": setting.progress}
+    stats = collect_histograms(setting.model, corpora, site="attn", layer=layer, **options)
     neurons = range(min(len(NEURONS), stats["code"].layout.select("attn")[layer].width))
     outcome.figures["figure-5"] = plots.density(stats, site="attn", layer=layer, neurons=neurons)
     frames = [item.histogram_frame("attn", layer, neurons).assign(corpus=name) for name, item in stats.items()]
@@ -112,4 +113,4 @@ def specialised_finding(
     compared = (
         f"{differs.mean():.1%} of {len(differs)} neurons, {control.mean():.1%} between two samples of code; difference"
     )
-    return difference_finding(claim, compared, bootstrap_mean(differs - control))
+    return difference_finding(claim, compared, mean_interval(differs - control))

@@ -12,7 +12,7 @@ import torch
 
 from sp_lens import plots, unlearning
 from sp_lens.data.corpora import Corpora
-from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
+from sp_lens.evaluation.document_hits import DocumentHits
 from sp_lens.experiments.registry import Pair
 from sp_lens.experiments.result import Finding, Outcome, offline_origins
 from sp_lens.experiments.setting import Setting, path_component
@@ -57,12 +57,12 @@ def other_methods(setting: Setting) -> Outcome:
             if len(runs) == 1:
                 row = _row(setting, corpora, initial, nullcontext(), initial)
                 outcome.table.append({"pair": str(pair), "method": "no change", **row, **dict.fromkeys(cost, 0)})
-            hits[label] = document_hits(setting.model, corpora, changed(), progress=False)
+            hits[label] = runs[label].best_hits()
             row = _row(setting, corpora, best, changed(), initial)
             outcome.table.append({"pair": str(pair), "method": label, **row, **cost})
         outcome.findings.append(method_finding(pair, hits))
         name = path_component(f"other-methods-{pair.forget}")
-        outcome.figures[name] = plots.tradeoff(runs, hits=hits)
+        outcome.figures[name] = plots.tradeoff(runs)
         outcome.data[name] = pd.concat([run.history.assign(method=label) for label, run in runs.items()])
     return outcome
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from sp_lens import plots
-from sp_lens.evaluation.bootstrap import DocumentHits, Interval, interval
+from sp_lens.evaluation.document_hits import DocumentHits
+from sp_lens.evaluation.intervals import Interval
 from sp_lens.experiments.registry import Pair
 from sp_lens.experiments.result import Finding, Outcome, difference_finding, offline_origins
 from sp_lens.experiments.setting import Setting, path_component
@@ -27,13 +28,13 @@ def pruning(setting: Setting) -> Outcome:
             passes = [setting.passes(options) for options in experiment.variants.values()]
             setting.log_time(corpora, passes * len(setting.pairs))
         runs = {label: setting.run(pair, label, corpora, **options) for label, options in experiment.variants.items()}
-        hits = {label: setting.document_hits(pair, label, corpora, run) for label, run in runs.items()}
+        hits = {label: run.best_hits() for label, run in runs.items()}
         outcome.corpora |= offline_origins(corpora)
         outcome.table += [run_row(pair, label, runs[label], hits[label]) for label in runs]
         outcome.findings += FINDINGS[experiment.name](pair, runs, hits)
         for figure in experiment.figures:
             name = path_component(f"{experiment.name}-{pair.forget}-{pair.retain}")
-            outcome.figures[name] = getattr(plots, figure)(runs, hits=hits)
+            outcome.figures[name] = getattr(plots, figure)(runs)
             outcome.data[name] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return outcome
 
@@ -81,7 +82,7 @@ def metric_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
                 difference_finding(
                     f"{name}: {metric} beats random",
                     f"selectivity, {metric} minus the mean of {len(random)} random runs",
-                    _above_mean(hits[f"{metric} {site}"], random),
+                    hits[f"{metric} {site}"].more_than(*random),
                 )
             )
         for metric in ("abs", "rms", "std"):
@@ -104,7 +105,7 @@ def head_findings(pair: Pair, runs: Runs, hits: Hits) -> list[Finding]:
         difference_finding(
             f"{label}: more selective than random heads",
             f"selectivity, minus the mean of {len(random)} random runs",
-            _above_mean(hits[label], random),
+            hits[label].more_than(*random),
         )
         for label in by_score
     ]
@@ -125,10 +126,3 @@ FINDINGS = {
     "attention-heads": head_findings,
     "vision": tradeoff_findings,
 }
-
-
-def _above_mean(hits: DocumentHits, others: list[DocumentHits]) -> Interval:
-    """Return the selectivity minus the mean selectivity of other runs on the same documents, with its interval."""
-    value = hits.selectivity - float(np.mean([other.selectivity for other in others]))
-    draws = hits.draws() - np.mean([other.draws() for other in others], axis=0)
-    return interval(value, draws)

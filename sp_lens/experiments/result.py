@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from sp_lens.data.text import describe
 from sp_lens.errors import SpLensError
-from sp_lens.evaluation.bootstrap import Interval
+from sp_lens.evaluation.intervals import Interval
 from sp_lens.storage.schema import Int64, mapping_with
 from sp_lens.storage.serialization import load_values, write_json
 

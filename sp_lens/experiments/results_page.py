@@ -22,9 +22,10 @@ _HEAD = """# The paper, reproduced
 This page is written by `sp-lens reproduce`. The experiments are defined in `sp_lens/experiments/registry.py`. A claim
 *holds* if the 95 % confidence interval of the measured difference is above 0, *fails* if the interval is below 0, and
 is *open* if the interval contains 0. For claims without an interval, the measurement says what is compared. The
-intervals come from a bootstrap over held-out documents (over images, or over neurons in figure-5). They are taken at
-the step that is best on these same documents, which flatters every method, including random pruning. Selectivity is
-the drop in forget top-1 accuracy minus the drop in retain top-1 accuracy, in percentage points.
+intervals are over held-out documents (over images, or over neurons in figure-5). Selectivity is the drop in forget
+top-1 accuracy minus the drop in retain top-1 accuracy, in percentage points, at the best step of a run. The best step
+is chosen on one half of the documents and measured on the other half, and the reverse; measured on the documents that
+it was chosen on, even random pruning would look selective.
 """
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sp_lens import plots
 from sp_lens.data.corpora import load_corpora
-from sp_lens.evaluation.bootstrap import DocumentHits
+from sp_lens.evaluation.document_hits import DocumentHits
 from sp_lens.experiments.result import Finding, Outcome, offline_origins
 from sp_lens.experiments.setting import Setting
 
@@ -35,7 +35,7 @@ def selectivity_of_model(setting: Setting) -> Outcome:
         if index == 0:
             setting.log_time(corpora, [setting.passes(options)] * len(setting.pairs))
         run = setting.run(pair, "abs", corpora, **options)
-        hits = setting.document_hits(pair, "abs", corpora, run)
+        hits = run.best_hits()
         outcome.corpora |= offline_origins(corpora)
         outcome.table.append(
             {
@@ -104,7 +104,7 @@ def data_efficiency(setting: Setting) -> Outcome:
         )
         label = f"abs-once-{tokens}-tokens"
         run = setting.run(pair, label, fewer, **options)
-        hits[tokens] = setting.document_hits(pair, label, fewer, run)
+        hits[tokens] = run.best_hits()
         curve = f"{setting.model_name}: {pair}"
         outcome.table.append({"model and pair": curve, "tokens": tokens, **_selectivity_columns(hits[tokens])})
     frame = pd.DataFrame(outcome.table)

@@ -12,9 +12,7 @@ from sp_lens.data.batching import MIN_FOLDS, documents_in
 from sp_lens.data.corpora import Corpora, load_corpora
 from sp_lens.data.images import load_images, split_classes
 from sp_lens.data.sources.image_registry import LOCAL
-from sp_lens.evaluation.bootstrap import DocumentHits, document_hits
 from sp_lens.experiments.registry import SCALES, Experiment, Pair, Scale
-from sp_lens.interventions.ablation import ablate
 from sp_lens.models.hooks import model_name
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.pruning.cost import estimate_passes, passes_of
@@ -25,7 +23,7 @@ from sp_lens.typing import Split
 
 logger = logging.getLogger(__name__)
 
-MAX_FOLDS = 20  # folds of documents for the tests and intervals of single neurons
+FOLDS = 20  # of the smallest corpus, for the tests and intervals of single neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +113,10 @@ class Setting:
             collect(self.model, corpora["retain"], progress=self.progress).sinks().save(file)
         return {"protect": NeuronMask.load(file)}
 
-    def document_hits(self, pair: Pair, label: str, corpora: Mapping[str, Any], run: PruneRun) -> DocumentHits:
-        """Count the right predictions in each held-out document before pruning and at the best step of the run."""
-        file = self._run_folder(pair, label) / "documents.safetensors"
-        if file.exists() and "forget_nats_after" in (hits := DocumentHits.load(file)).tensors:
-            return hits  # files of earlier versions do not contain losses
-        pruned = ablate(self.model, run.mask_at(run.best_step))
-        hits = document_hits(self.model, corpora, pruned, progress=self.progress)
-        hits.save(file)
-        return hits
-
-    def folds(self, *corpora: Any) -> int | None:
-        """Return the number of folds into which the documents of each corpus are divided, None if they are too few."""
+    def fold_documents(self, *corpora: Any) -> int | None:
+        """Return the number of documents in each fold of the corpora; None if one has too few documents for folds."""
         fewest = min(len(documents_in(self.model, corpus)) for corpus in corpora)
-        return min(MAX_FOLDS, fewest) if fewest >= MIN_FOLDS else None
+        return max(1, fewest // FOLDS) if fewest >= MIN_FOLDS else None
 
     def _run_folder(self, pair: Pair, label: str) -> Path:
         size = self.scale.images if self.experiment.images else self.scale.tokens
@@ -138,9 +126,9 @@ class Setting:
         return folder / path_component(f"{pair.forget}-{pair.retain}") / path_component(label)
 
     def passes(self, options: Mapping[str, Any]) -> Counter[str]:
-        """Count how often a run with these options reads each corpus, including the evaluation by document."""
+        """Count how often a run with these options reads each corpus."""
         collecting = {key: options[key] for key in ("metric", "recollect") if key in options}
-        return passes_of(self.step_options["steps"], **collecting) + Counter(eval_forget=2, eval_retain=2)
+        return passes_of(self.step_options["steps"], **collecting)
 
     def log_time(self, corpora: Mapping[str, Any], passes: Iterable[Counter[str]]) -> None:
         """Log an estimate of the time that the given passes over the four corpora take in total."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sp_lens.errors import SpLensError, check_shares
-from sp_lens.evaluation.bootstrap import bootstrap_mean
+from sp_lens.evaluation.intervals import mean_interval
 from sp_lens.experiments.classifiers import THRESHOLD, as_classifier
 from sp_lens.experiments.generation import prompt_tokens, sample_continuations
 from sp_lens.models.hooks import model_name
@@ -56,8 +56,8 @@ class Toxicity:
 
     @property
     def mean_interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the mean score: percentile bootstrap over the continuations."""
-        return bootstrap_mean(np.array(self.scores))[1:]
+        """95 % confidence interval of the mean score over the continuations."""
+        return mean_interval(np.array(self.scores))[1:]
 
     @property
     def share(self) -> float:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sp_lens import plots
 from sp_lens.data.sources.registry import read_text
-from sp_lens.evaluation.bootstrap import Interval
+from sp_lens.evaluation.intervals import Interval
 from sp_lens.evaluation.perplexity import sliding_perplexity
 from sp_lens.experiments.classifiers import tweet_classifier
 from sp_lens.experiments.pruning_runs import run_row, tradeoff_findings
@@ -41,7 +41,7 @@ def toxicity_experiment(setting: Setting) -> Outcome:
     texts = [document.text for document in wikitext]
     outcome.corpora = offline_origins(corpora) | ({"wikitext": record["origin"]} if record["offline"] else {})
     runs = {label: setting.run(pair, label, corpora, **options) for label, options in variants.items()}
-    hits = {label: setting.document_hits(pair, label, corpora, run) for label, run in runs.items()}
+    hits = {label: run.best_hits() for label, run in runs.items()}
     measured = {UNPRUNED: _measure(setting, classifier, texts, None)}
     for label, run in runs.items():
         measured[label] = _measure(setting, classifier, texts, run.mask_at(run.best_step))
@@ -51,7 +51,7 @@ def toxicity_experiment(setting: Setting) -> Outcome:
         toxicity_finding({label: item.toxicity for label, item in measured.items()}),
         wikitext_finding({label: item.perplexity for label, item in measured.items()}),
     ]
-    outcome.figures["toxicity"] = plots.tradeoff(runs, hits=hits)
+    outcome.figures["toxicity"] = plots.tradeoff(runs)
     outcome.data["toxicity"] = pd.concat([run.history.assign(run=label) for label, run in runs.items()])
     return outcome
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from sp_lens.data.corpora import Corpora
+from sp_lens.evaluation.document_hits import StepDocuments
 from sp_lens.evaluation.evaluate import evaluate_sides
 from sp_lens.interventions.compaction import pruned
 from sp_lens.neurons.layout import Layout
@@ -43,7 +44,8 @@ class Algorithm:
     def start(self, settings: Mapping[str, Any]) -> PruneRun:
         """Evaluate the unpruned model and return the run with step 0 only."""
         never = {group.name: torch.zeros(group.width, dtype=torch.int32) for group in self.layout}
-        return PruneRun(self.layout, never, [self._evaluate(self._no_neurons, step=0)], settings)
+        record, documents = self._evaluate(self._no_neurons, step=0)
+        return PruneRun(self.layout, never, [record], settings, [documents])
 
     def steps(self, run: PruneRun) -> Iterator[PruneRun]:
         """Continue a run until its last step, and yield the run after each step."""
@@ -58,8 +60,9 @@ class Algorithm:
             _warn_of_sinks(new, sinks, step=step)
             pruned_at = {name: torch.where(new[name], step, at) for name, at in run.pruned_at.items()}
             # Evaluate the pruned model on the held-out corpora.
-            record = self._evaluate(run.mask | new, step=step)
-            run = PruneRun(run.layout, pruned_at, [*run.records, record], run.settings)
+            record, of_step = self._evaluate(run.mask | new, step=step)
+            documents = [*run.documents, of_step] if run.documents else ()  # runs of earlier versions have none
+            run = PruneRun(run.layout, pruned_at, [*run.records, record], run.settings, documents)
             yield run
 
     def _rank(self, mask: NeuronMask) -> tuple[NeuronValues | HeadValues, NeuronMask]:
@@ -92,17 +95,17 @@ class Algorithm:
             tensors |= ranking.top(self.config.fraction, site=site, exclude=exclude).tensors
         return NeuronMask(self.layout, tensors)
 
-    def _evaluate(self, mask: NeuronMask, *, step: int) -> dict[str, Any]:
-        """Return the record of a step: the pruned model evaluated on both held-out corpora."""
+    def _evaluate(self, mask: NeuronMask, *, step: int) -> tuple[dict[str, Any], StepDocuments]:
+        """Return the record of a step, the pruned model evaluated on both held-out corpora, and their documents."""
         with pruned(self.model, mask):
-            sides = evaluate_sides(
+            sides, documents = evaluate_sides(
                 self.model,
                 self.corpora,
                 seed=self.config.seed,
                 batch_tokens=self.config.batch_tokens,
                 progress=False,
             )
-        return {"step": step, "pruned": mask.count(), "share": mask.share(), **sides}
+        return {"step": step, "pruned": mask.count(), "share": mask.share(), **sides}, documents
 
     @property
     def _no_neurons(self) -> NeuronMask:

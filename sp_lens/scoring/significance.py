@@ -1,7 +1,6 @@
 """Test which neurons are specialised to one of two corpora: a permutation test over folds of documents."""
 
-import itertools
-import math
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from sp_lens.errors import SpLensError, check_choice, check_shares
@@ -17,11 +15,17 @@ from sp_lens.neurons.layout import Layout
 from sp_lens.neurons.mapping import ABOUT
 from sp_lens.neurons.mask import NeuronMask
 from sp_lens.neurons.values import NeuronValues
+from sp_lens.scoring.comparable_folds import comparable_folds
+from sp_lens.scoring.permutation import fold_sums, permuted_labels, smallest_p_value, welch_t
 from sp_lens.scoring.uncertainty import require_folds
 from sp_lens.statistics.activation_stats import ActivationStats
-from sp_lens.statistics.moments import Moments
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.typing import METRICS, Metric, Side
+
+logger = logging.getLogger(__name__)
+
+# A warning is logged if a larger share of all neurons must be specialised before any of them is found.
+WARNING_SHARE = 0.01
 
 _SIGNS: dict[Side, int] = {"forget": 1, "retain": -1}
 _CHUNK = 1000  # Permutations computed at once, which takes a few hundred megabytes for wide layers.
@@ -39,12 +43,23 @@ class SpecialisationTest:
         adjusted: P-values adjusted for the number of neurons (Benjamini & Hochberg 1995): the smallest false discovery
             rate at which the neuron counts as specialised.
         rate: False discovery rate that `mask` and `frame` use.
+        smallest_p_value: The smallest p-value that the number of folds and of permutations allows.
     """
 
     statistic: NeuronValues
     p_values: NeuronValues
     adjusted: NeuronValues
     rate: float
+    smallest_p_value: float
+
+    @property
+    def smallest_share(self) -> float:
+        """Share of all neurons that must have the smallest p-value before any neuron counts as specialised.
+
+        For example, with 5 + 5 folds there are 252 permutations, no p-value is below 2 / 252 = 0.008, and at a rate of
+        0.05 no neuron is found unless 16 % of all neurons reach it.
+        """
+        return self.smallest_p_value / self.rate
 
     @property
     def layout(self) -> Layout:
@@ -80,6 +95,7 @@ class SpecialisationTest:
         """Write the result to a safetensors file, atomically."""
         tensors = {f"{part}/{name}": getattr(self, part)[name] for part in _PARTS for name in self.layout.names}
         header = {"layout": self.layout.to_json(), "about": self.statistic.about, "rate": self.rate}
+        header["smallest_p_value"] = self.smallest_p_value
         save_tensors(path, "SpecialisationTest", tensors, header)
 
     @classmethod
@@ -89,17 +105,21 @@ class SpecialisationTest:
         Raises:
             SpLensError: If the file is missing, truncated, was not written by sp_lens, or contains another result.
         """
-        types = {"layout": Any, "about": ABOUT, "rate": float}
+        types = {"layout": Any, "about": ABOUT, "rate": float, "smallest_p_value": float}
         with opened(path, "SpecialisationTest", types) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             parts = ({name: tensors[f"{part}/{name}"] for name in layout.names} for part in _PARTS)
             statistic, p_values, adjusted = (NeuronValues(layout, part, header["about"]) for part in parts)
-            check_shares(rate=header["rate"])
-            return cls(statistic, p_values, adjusted, header["rate"])
+            numbers = {key: header[key] for key in ("rate", "smallest_p_value")}
+            check_shares(**numbers)
+            return cls(statistic, p_values, adjusted, **numbers)
 
     def __repr__(self) -> str:
         specialised = self.mask().count()
-        return f"SpecialisationTest({specialised} of {self.layout.neurons} at a false discovery rate of {self.rate})"
+        return (
+            f"SpecialisationTest({specialised} of {self.layout.neurons} neurons at a false discovery rate of "
+            f"{self.rate}; smallest possible p-value {self.smallest_p_value:.2g})"
+        )
 
 
 def specialisation_test(
@@ -118,10 +138,13 @@ def specialisation_test(
     documents are labelled forget and which retain. The test permutes these labels: the p-value of a neuron is the
     fraction of permutations in which its importances differ at least as much as observed, in either direction.
 
+    This requires folds of about the same number of documents. Where the folds of one corpus hold more documents, those
+    of the other are merged, which leaves fewer of them. Collect both corpora with the same `fold_documents` to keep
+    all folds. The page Uncertainty shows the error rate and the power for corpora of different sizes.
+
     The difference is measured by Welch's t over folds, not by the score. Welch's t needs no eps and allows the corpora
     to have different variances and sizes (Chung & Romano 2013); a plain difference of means would call too many neurons
-    specialised. The error rate is exact for two corpora of the same kind and size. In a simulation with twice as many
-    documents in one corpus, a rate of 5 % became 6 %.
+    specialised.
 
     The p-values of all neurons are then adjusted together, so that the expected fraction of false discoveries among the
     neurons called specialised is at most `rate` (Benjamini & Hochberg 1995). Specialised means that there is a
@@ -132,13 +155,13 @@ def specialisation_test(
     each permutation is one row of a matrix product.
 
     Args:
-        forget: Statistics with folds, `collect(model, corpus, folds=20)`.
+        forget: Statistics with folds, `collect(model, corpus, fold_documents=2)`.
         retain: The same for the other corpus.
         metric: Importance metric: "abs", "rms", "std" or "freq" (Definition 1).
         rate: False discovery rate, between 0 and 1.
         permutations: Number of random permutations. If there are no more distinct ones than this, each is used once.
-            No p-value is below 1 / (1 + permutations), so among n neurons, a set of fewer than
-            n / (rate * permutations) specialised ones is never found. Increase this number if few are expected.
+            No p-value is below 1 / (1 + permutations), see `SpecialisationTest.smallest_share`. A warning is logged if
+            this share is above 1 %. Increase this number, or the number of folds, if fewer are expected.
         seed: Seed of the random permutations.
         progress: Whether to show a progress bar.
 
@@ -147,7 +170,9 @@ def specialisation_test(
 
     Raises:
         SpLensError: If the statistics have no folds or come from different models, the metric is unknown, the rate is
-            not between 0 and 1, or there are fewer permutations than 1 / rate.
+            not between 0 and 1, or the smallest possible p-value is above the rate, so that nothing can be found. Also
+            if folds of the two corpora hold different numbers of documents, and merging them to the same number leaves
+            fewer than 5.
 
     Example:
         >>> import sp_lens as sp
@@ -162,88 +187,53 @@ def specialisation_test(
     check_choice("metric", metric, METRICS)
     if not 0 < rate < 1:
         raise SpLensError(f"rate is {rate}: expected a number between 0 and 1, such as 0.05.")
-    if permutations < 1 / rate:
-        raise SpLensError(f"permutations is {permutations}: a rate of {rate} needs {math.ceil(1 / rate)} or more.")
     require_folds(forget, retain)
-    corpora = (forget, retain)
-    observed_labels = torch.cat([torch.ones(len(forget.folds)), torch.zeros(len(retain.folds))]).double()[None]
-    labels, all_permutations = _permuted_labels(len(forget.folds), len(retain.folds), permutations, seed)
+    corpora, folds = (forget, retain), comparable_folds(forget, retain)
+    numbers = len(folds[0]), len(folds[1])
+    smallest = smallest_p_value(*numbers, permutations)
+    _check_smallest_p_value(smallest, rate, numbers, permutations)
+    observed_labels = torch.cat([torch.ones(numbers[0]), torch.zeros(numbers[1])]).double()[None]
+    labels, all_permutations = permuted_labels(*numbers, permutations, seed)
     # A random sample of permutations does not contain the observed labels, which are one of the possible ones.
     uncounted = 0 if all_permutations else 1
-    tokens = torch.tensor([fold.count for stats in corpora for fold in stats.folds], dtype=torch.float64)
+    tokens = torch.tensor([fold.count for side in folds for fold in side], dtype=torch.float64)
     statistic: dict[str, torch.Tensor] = {}
     p_values: dict[str, torch.Tensor] = {}
     for name in tqdm(forget, desc="permutations", unit=" groups", disable=not progress):
-        sums = torch.cat([_fold_sums([fold[name] for fold in stats.folds], stats[name], metric) for stats in corpora])
-        statistic[name] = _welch_t(observed_labels, sums, tokens)[0]
+        sums = torch.cat(
+            [
+                fold_sums([fold[name] for fold in side], stats[name], metric)
+                for side, stats in zip(folds, corpora, strict=True)
+            ]
+        )
+        statistic[name] = welch_t(observed_labels, sums, tokens)[0]
         threshold = statistic[name].abs() * (1 - 1e-9)  # the order of summation changes t by rounding errors
         as_large = torch.full_like(threshold, uncounted)
         for chunk in labels.split(_CHUNK):
-            as_large += (_welch_t(chunk, sums, tokens).abs() >= threshold).sum(dim=0)
+            as_large += (welch_t(chunk, sums, tokens).abs() >= threshold).sum(dim=0)
         p_values[name] = as_large / (len(labels) + uncounted)
     about = {**forget.about, "corpora": [stats.about.get("corpora") for stats in corpora], "metric": metric}
-    about |= {"permutations": len(labels), "seed": None if all_permutations else seed}
+    about |= {"permutations": len(labels), "seed": None if all_permutations else seed, "folds": numbers}
     return SpecialisationTest(
         statistic=NeuronValues(forget.layout, statistic, about),
         p_values=NeuronValues(forget.layout, p_values, about),
         adjusted=NeuronValues(forget.layout, _adjusted(p_values), about),
         rate=rate,
+        smallest_p_value=smallest,
     )
 
 
-def _permuted_labels(
-    forget: int, retain: int, permutations: int, seed: int
-) -> tuple[Float[torch.Tensor, "permutation fold"], bool]:
-    """Return labels, 1 for forget folds and 0 for retain folds, and whether they are all the possible ones."""
-    folds = forget + retain
-    if all_permutations := math.comb(folds, forget) <= permutations:
-        forget_folds = torch.tensor(list(itertools.combinations(range(folds), forget)))
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        forget_folds = torch.rand(permutations, folds, generator=generator).argsort(dim=1)[:, :forget]
-    labels = torch.zeros(len(forget_folds), folds, dtype=torch.float64).scatter_(1, forget_folds, 1)
-    return labels, all_permutations
-
-
-def _fold_sums(folds: list[Moments], corpus: Moments, metric: Metric) -> Float[torch.Tensor, "fold neuron"]:
-    """Return, for each fold, the sum over its tokens whose mean is the importance (its square for "rms" and "std").
-
-    For "std" this is the sum of (z - mean z)^2 with the mean of the neuron on its own corpus, as in Levene's test, so
-    two corpora that differ only in their means are not different.
-    """
-    match metric:
-        case "abs":
-            sums = [fold.absolute for fold in folds]
-        case "freq":
-            sums = [fold.positive for fold in folds]
-        case "rms":
-            sums = [fold.squares + fold.count * fold.mean**2 for fold in folds]
-        case "std":
-            sums = [fold.squares + fold.count * (fold.mean - corpus.mean) ** 2 for fold in folds]
-    return torch.stack(sums).double().cpu()
-
-
-def _welch_t(
-    labels: Float[torch.Tensor, "permutation fold"],
-    sums: Float[torch.Tensor, "fold neuron"],
-    tokens: Float[torch.Tensor, " fold"],
-) -> Float[torch.Tensor, "permutation neuron"]:
-    """Compute Welch's t between the folds labelled 1 and those labelled 0, for the mean per token.
-
-    A mean per token is a ratio of two sums over folds, so its variance is that of sum - mean * tokens.
-    """
-    # Subtracting the overall mean changes no difference and prevents cancellation in the squares.
-    sums = sums - sums.sum(dim=0) / tokens.sum() * tokens[:, None]
-    squares, products = sums.square(), sums * tokens[:, None]
-    means, variances = [], []
-    for selected in (labels, 1 - labels):
-        total, count = (selected @ tokens)[:, None], selected.sum(dim=1, keepdim=True)
-        mean = selected @ sums / total
-        residual = selected @ squares - 2 * mean * (selected @ products) + mean**2 * (selected @ tokens**2)[:, None]
-        means.append(mean)
-        variances.append(residual.clamp(min=0) / total**2 * count / (count - 1))
-    difference = means[0] - means[1]
-    return (difference / (variances[0] + variances[1]).sqrt()).masked_fill(difference == 0, 0)
+def _check_smallest_p_value(smallest: float, rate: float, folds: tuple[int, int], permutations: int) -> None:
+    """Raise SpLensError if no neuron can be found, and log a warning if only many neurons together can be found."""
+    limit = f"with {folds[0]} + {folds[1]} folds and {permutations} permutations, no p-value is below {smallest:.2g}"
+    remedy = "Use more folds and permutations, which need more documents, or a higher rate."
+    if smallest > rate:
+        raise SpLensError(f"{limit}, so no neuron can be found at a rate of {rate:g}. {remedy}")
+    if smallest > WARNING_SHARE * rate:
+        logger.warning(
+            "%s: at a rate of %g, no neuron is found unless %.2g %% of all neurons are specialised. %s",
+            limit, rate, 100 * smallest / rate, remedy,
+        )  # fmt: skip
 
 
 def _adjusted(p_values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Compute standard errors and confidence intervals of importances and scores with the jackknife over folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def uncertainty(
     require_folds(*corpora)
     importances = [stats.importance(metric) for stats in corpora]
     errors = [stats.standard_error(metric) for stats in corpora]
-    freedoms = [_degrees_of_freedom(stats) for stats in corpora]
+    freedoms = [degrees_of_freedom([fold.count for fold in stats.folds]) for stats in corpora]
     values = importances[0] if retain is None else score(forget, retain, metric=metric, eps=by_site)
     parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in _PARTS}
     for group in forget.layout:
@@ -166,14 +166,14 @@ def _relative_error(
     return (standard_error / value).masked_fill(standard_error == 0, 0)
 
 
-def _degrees_of_freedom(stats: ActivationStats) -> float:
-    """Compute the degrees of freedom of a variance over folds of unequal size: folds - 1 if all are of equal size.
+def degrees_of_freedom(sizes: Sequence[float]) -> float:
+    """Compute the degrees of freedom of a variance over folds or documents: their number - 1 if all are of equal size.
 
-    The contribution of a fold to the variance is proportional to the square of its token count, as the tokens of a
-    document are alike.
+    The contribution of a fold to the variance is proportional to the square of its size, as the tokens of a document
+    are alike (Satterthwaite 1946). The result is at least 1.
     """
-    squares = torch.tensor([fold.count for fold in stats.folds], dtype=torch.float64).square()
-    return float(squares.sum() ** 2 / squares.square().sum()) - 1
+    squares = torch.tensor(sizes, dtype=torch.float64).square()
+    return max(1.0, float(squares.sum() ** 2 / squares.square().sum()) - 1)
 
 
 def _combined_degrees_of_freedom(

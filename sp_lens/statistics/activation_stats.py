@@ -136,6 +136,9 @@ class ActivationStats(Mapping[str, Moments]):
             )
         moments = {name: self[name].merge(other[name]) for name in self}
         about = {**self.about, "corpora": [*self.about.get("corpora", []), *other.about.get("corpora", [])]}
+        if "documents" in self.about:  # these are folds
+            numbers = [stats.about["documents"] for stats in (self, other) if stats.about.get("documents")]
+            about["documents"] = sum(numbers) if len(numbers) == 2 else None
         folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
         return ActivationStats(self.layout, moments, about, folds)
 
@@ -246,6 +249,7 @@ class ActivationStats(Mapping[str, Moments]):
         header = {"layout": self.layout.to_json(), "about": self.about, "count": self.count}
         if self.folds:
             header["folds"] = [fold.count for fold in self.folds]
+            header["fold_documents"] = [fold.about.get("documents") for fold in self.folds]
             by_name = {name: stacked([fold[name] for fold in self.folds]) for name in self}
             tensors |= {f"{name}/{_FOLDS}{key}": tensor for name in self for key, tensor in by_name[name].items()}
         save_tensors(path, "ActivationStats", tensors, header)
@@ -258,6 +262,7 @@ class ActivationStats(Mapping[str, Moments]):
             SpLensError: If the file is missing, truncated, not written by sp_lens, or of another kind.
         """
         types = {"layout": Any, "about": ABOUT, "count": Int64, "folds": Sequence[Int64] | None}
+        types["fold_documents"] = Sequence[Int64 | None] | None
         with opened(path, "ActivationStats", types) as (tensors, header):
             layout = Layout.from_json(header["layout"])
             grouped: dict[str, dict[str, torch.Tensor]] = {name: {} for name in layout.names}
@@ -274,8 +279,14 @@ class ActivationStats(Mapping[str, Moments]):
                 for checked in (moments[group.name], *by_name[group.name]):
                     checked.check(group.width)
             model = {key: value for key, value in header["about"].items() if key == "model"}
-            folds = ({name: parts[index] for name, parts in by_name.items()} for index in range(len(counts)))
-            return cls(layout, moments, header["about"], tuple(cls(layout, fold, model) for fold in folds))
+            documents = header.get("fold_documents") or [None] * len(counts)  # files of earlier versions have none
+            if len(documents) != len(counts):
+                raise SpLensError(f"it has numbers of documents of {len(documents)} folds: expected {len(counts)}.")
+            folds = tuple(
+                cls(layout, {name: parts[index] for name, parts in by_name.items()}, {**model, "documents": number})
+                for index, number in enumerate(documents)
+            )
+            return cls(layout, moments, header["about"], folds)
 
     def __repr__(self) -> str:
         folds = f" in {len(self.folds)} folds" if self.folds else ""

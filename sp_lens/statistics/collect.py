@@ -36,6 +36,7 @@ def collect(
     edges: Edges | Mapping[Site, Edges] | None = None,
     neurons: NeuronMask | None = None,
     folds: int | None = None,
+    fold_documents: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> ActivationStats:
@@ -61,6 +62,8 @@ def collect(
             assigned to folds in turn; an image, or a row without a document, counts as a document. The statistics of
             the whole corpus are bit-identical with and without folds. Memory grows with folds times neurons, and the
             corpus is read one more time without the model. None keeps no folds.
+        fold_documents: Number of documents in a fold, instead of their number. `specialisation_test` compares folds of
+            equally many documents, so collect two corpora of different sizes with the same `fold_documents`.
         batch_tokens: Number of tokens per batch, including padding. A batch that does not fit into memory is split.
         progress: Whether to show a progress bar.
 
@@ -71,16 +74,15 @@ def collect(
     Raises:
         SpLensError: If the corpus cannot be read, an activation is NaN or infinite (the message names site, layer and
             batch), a hook does not fire exactly once per forward pass, or there are fewer than 5 folds, more folds
-            than documents, or `folds` is given in one of several processes. With several processes, the
-            error of one is raised on all of them.
+            than documents, or folds in one of several processes. With several processes, the error of one is raised on
+            all of them.
     """
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
-    if folds is not None:
-        distributed.require_one("collect(..., folds=...)")
+    if folds is not None or fold_documents is not None:
+        distributed.require_one("collect with folds")
     verify_once(model)
     totals: _ByHook = {}
-    fold_totals: list[_ByHook] = [{} for _ in range(folds or 0)]
     silent = not (progress and distributed.is_main())
     with (
         distributed.fail_together() as ranks,
@@ -88,7 +90,11 @@ def collect(
         tqdm(desc="collect", unit=" tokens", disable=silent) as bar,
     ):
         ranks.require_same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
-        stream = BatchStream(model, corpus, batch_tokens=batch_tokens, folds=folds, ranks=ranks)
+        stream = BatchStream(
+            model, corpus, batch_tokens=batch_tokens, folds=folds, fold_documents=fold_documents, ranks=ranks
+        )
+        documents = stream.documents_by_fold
+        fold_totals: list[_ByHook] = [{} for _ in documents]
         reduced = stream.map(lambda batch: _reduce_batch(model, layout, batch, stream.folds_of(batch), requests))
         for batch, (moments, by_fold) in reduced:
             _merge_into(totals, moments)
@@ -99,7 +105,11 @@ def collect(
     if not totals:
         raise no_counted_token()
     about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
-    kept = tuple(ActivationStats(layout, fold, {"model": about["model"]}) for fold in fold_totals if fold)
+    kept = tuple(
+        ActivationStats(layout, fold, {"model": about["model"], "documents": number})
+        for fold, number in zip(fold_totals, documents, strict=True)
+        if fold
+    )
     return ActivationStats(layout, totals, about, kept)
 
 
@@ -129,6 +139,7 @@ def collect_histograms(
     neurons: NeuronMask | None = None,
     bins: int = 100,
     folds: int | None = None,
+    fold_documents: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: bool = True,
 ) -> dict[str, ActivationStats]:
@@ -145,6 +156,7 @@ def collect_histograms(
         neurons: Neurons to count, a mask of the whole model or of the site. None counts all.
         bins: Number of bins between the edges.
         folds: Number of folds of documents whose statistics are kept as well, see `collect`. Folds have no histograms.
+        fold_documents: Number of documents in a fold, instead of `folds`.
         batch_tokens: Number of tokens per batch, including padding.
         progress: Whether to show progress bars.
 
@@ -167,8 +179,9 @@ def collect_histograms(
     first = [collect(model, corpus, batch_tokens=batch_tokens, progress=progress) for corpus in corpora.values()]
     chosen = _chosen_neurons(first[0].layout, site, layer, neurons)
     edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
-    options: dict[str, Any] = {"folds": folds, "batch_tokens": batch_tokens, "progress": progress}
-    return {label: collect(model, corpus, edges=edges, neurons=chosen, **options) for label, corpus in corpora.items()}
+    options: dict[str, Any] = {"edges": edges, "neurons": chosen, "folds": folds, "fold_documents": fold_documents}
+    options |= {"batch_tokens": batch_tokens, "progress": progress}
+    return {label: collect(model, corpus, **options) for label, corpus in corpora.items()}
 
 
 def _chosen_neurons(layout: Layout, site: Site, layer: int | None, neurons: NeuronMask | None) -> NeuronMask:

@@ -85,4 +85,4 @@ def magnitude(
         options=run_options,
     )
     settings = {key: value for key, value in run.settings.items() if key != "method"}  # the metric has the same name
-    return PruneRun(layout, pruned_at, run.records, settings)
+    return PruneRun(layout, pruned_at, run.records, settings, run.documents)

@@ -1,5 +1,6 @@
 """Membership inference: whether the model can still be seen to have been trained on the forgotten items."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from sp_lens.data.batching import reusable
+from sp_lens.data.batch import AnyBatch
+from sp_lens.data.batching import BatchStream, reusable
 from sp_lens.data.leakage import check_disjoint, content_of
 from sp_lens.errors import SpLensError, check_at_least, check_shares
-from sp_lens.evaluation.bootstrap import sums_by_item
+from sp_lens.evaluation.predictions import losses, nothing_to_predict, predictions_by_row
+from sp_lens.models.forward import inference
 from sp_lens.models.task import require_task
 from sp_lens.storage.schema import Int64
 from sp_lens.storage.serialization import load_values, write_json
@@ -148,12 +151,28 @@ def _entropies(
     An item is an image, a document, or a row without a document.
     """
 
-    def entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
-
     entropies = {}
-    with tqdm(desc="membership", unit=" predictions", disable=not progress) as bar:
+    with tqdm(desc="membership", unit=" predictions", disable=not progress) as bar, inference(model):
         for name, corpus in corpora.items():
-            entropy_sums = sums_by_item(model, corpus, entropy, seed=seed, batch_tokens=batch_tokens, bar=bar)
-            entropies[name] = entropy_sums.sums / entropy_sums.counts
+            sums: dict[Any, torch.Tensor] = {}
+            counts: Counter[Any] = Counter()
+            stream = BatchStream(model, corpus, batch_tokens=batch_tokens)
+            for batch, by_row in stream.map(lambda batch: _entropies_by_row(model, batch, seed)):
+                for item, of_row in zip(batch.items, by_row, strict=True):
+                    sums[item] = sums.get(item, 0) + of_row.sum()
+                    counts[item] += len(of_row)
+                    bar.update(len(of_row))
+            means = [total / counts[item] for item, total in sums.items() if counts[item]]
+            if not means:
+                raise nothing_to_predict()
+            entropies[name] = torch.stack(means)
+    return entropies
+
+
+def _entropies_by_row(model: Any, batch: AnyBatch, seed: int) -> list[Float[torch.Tensor, " prediction"]]:
+    """Return the entropy of the output at each prediction, by row."""
+    entropies = []
+    for logits, targets in predictions_by_row(model, batch, seed):
+        losses(logits, targets)  # raises an error if logits are NaN
+        entropies.append(torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1).double().cpu())
     return entropies

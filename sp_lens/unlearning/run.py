@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from sp_lens.errors import SpLensError
+from sp_lens.evaluation.document_hits import StepDocuments
 from sp_lens.models.hooks import model_name
 from sp_lens.models.loading import weights_fingerprint
-from sp_lens.pruning.run import RECORDS, SETTINGS, Run, check_run
+from sp_lens.pruning.run import RECORDS, SETTINGS, Run, check_run, pop_documents, stacked_documents
 from sp_lens.storage.schema import mapping_with
 from sp_lens.storage.serialization import opened, save_tensors
 from sp_lens.unlearning.weights import editable, write
@@ -28,11 +29,13 @@ class UnlearningRun(Run):
         weights: `{parameter name: tensor}`, the values after the last step of all weights that the method changed.
         records: One mapping per step. The first one (step 0) is the unchanged model. `share` is 0: nothing is pruned.
         settings: Model, corpora, method and all its options.
+        documents: Predictions, hits and losses on each held-out document, one item per step.
     """
 
     weights: Mapping[str, torch.Tensor]
     records: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
+    documents: Sequence[StepDocuments] = ()
 
     @contextmanager
     def applied(self, model: Any) -> Iterator[Any]:
@@ -56,7 +59,7 @@ class UnlearningRun(Run):
     def save(self, path: str | Path) -> None:
         """Write the run to a safetensors file, atomically."""
         header = {"records": list(self.records), "settings": dict(self.settings)}
-        save_tensors(path, "UnlearningRun", self.weights, header)
+        save_tensors(path, "UnlearningRun", {**self.weights, **stacked_documents(self.documents)}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "UnlearningRun":
@@ -67,7 +70,8 @@ class UnlearningRun(Run):
         """
         settings = mapping_with(**{**SETTINGS, "model": str, "weights": str, "method": str})
         with opened(path, "UnlearningRun", {"records": RECORDS, "settings": settings}) as (tensors, header):
-            run = cls(tensors, header["records"], header["settings"])
+            documents = pop_documents(tensors)
+            run = cls(tensors, header["records"], header["settings"], documents)
             check_run(run)
         return run
 

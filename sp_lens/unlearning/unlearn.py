@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from sp_lens.data.corpora import Corpora
 from sp_lens.data.leakage import checked_corpora
 from sp_lens.errors import SpLensError
+from sp_lens.evaluation.document_hits import StepDocuments
 from sp_lens.evaluation.evaluate import evaluate_sides
 from sp_lens.models.hooks import model_name
 from sp_lens.models.loading import weights_fingerprint
@@ -52,17 +53,23 @@ def unlearn(
         "corpora": about,
     }
 
-    def record(step: int, additions: Mapping[str, Any]) -> dict[str, Any]:
-        sides = evaluate_sides(model, checked, seed=options.seed, batch_tokens=options.batch_tokens, progress=False)
-        return {"step": step, "pruned": 0, "share": 0.0, **sides, **additions}
+    records: list[dict[str, Any]] = []
+    documents: list[StepDocuments] = []
+
+    def evaluate_step(additions: Mapping[str, Any]) -> None:
+        sides, of_step = evaluate_sides(
+            model, checked, seed=options.seed, batch_tokens=options.batch_tokens, progress=False
+        )
+        records.append({"step": len(records), "pruned": 0, "share": 0.0, **sides, **additions})
+        documents.append(of_step)
 
     bar = tqdm(total=options.steps, desc=method, unit=" steps", disable=not options.progress)
     with editable(model) as (weights, original), bar:
-        records = [record(0, {})]
+        evaluate_step({})
         changes = steps(weights, original, checked)
         for step in range(1, options.steps + 1):
             try:
-                records.append(record(step, next(changes)))
+                evaluate_step(next(changes))
             except SpLensError as error:  # the weights became NaN, or there is nothing to predict in a corpus
                 raise SpLensError(f"step {step} of {method}: {error}") from error
             bar.update()
@@ -72,4 +79,4 @@ def unlearn(
             for name, weight in weights.items()
             if not torch.equal(weight, original[name])
         }
-    return UnlearningRun(changed, records, recorded_settings)
+    return UnlearningRun(changed, records, recorded_settings, documents)

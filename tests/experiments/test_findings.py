@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import sp_lens as sp
-from sp_lens.evaluation.bootstrap import DocumentHits, Interval
+from sp_lens.evaluation.document_hits import DocumentHits
+from sp_lens.evaluation.intervals import Interval
 from sp_lens.experiments.activations import score_range_finding, significance_finding, specialised_finding
 from sp_lens.experiments.other_methods import method_finding
 from sp_lens.experiments.pruning_runs import head_findings, metric_findings, perplexity_findings, tradeoff_findings
@@ -271,7 +272,8 @@ def test_neurons_are_specialised_beyond_chance_if_any_passes_the_test(opt: Any) 
         changed = {name: values.clone() for name, values in ones.items()}
         changed["blocks.0.mlp.hook_post"][:12] = adjusted
         values = sp.NeuronValues(layout, ones, {})
-        return significance_finding(sp.SpecialisationTest(values, values, sp.NeuronValues(layout, changed, {}), 0.05))
+        changed_values = sp.NeuronValues(layout, changed, {})
+        return significance_finding(sp.SpecialisationTest(values, values, changed_values, 0.05, 1e-4))
 
     assert finding(0.04).holds is True
     neurons = layout.select("mlp").neurons

@@ -44,13 +44,12 @@ def test_every_experiment_writes_its_result_figures_and_data(name: str, out: Pat
     assert f"### {name}: {result.model}" in (out / "reproduction.md").read_text()
 
 
-def test_the_selectivity_in_the_table_is_that_of_the_history(out: Path) -> None:
+def test_the_selectivity_in_the_table_is_that_of_the_run(out: Path) -> None:
     (result,) = reproduce("figure-3", out=out, **SMOKE)
-    history = pd.read_csv(next((out / "figure-3").glob("*/figure-3-code-pile_codeless.csv"))).query("run == 'abs'")
-    drop = {side: history[f"{side}_top1"].iloc[0] - history[f"{side}_top1"] for side in ("forget", "retain")}
-    best = (drop["forget"] - drop["retain"]).max()
+    run = sp.PruneRun.load(next((out / "runs" / "demo").glob("*/code-pile_codeless/abs")))
     row = next(row for row in result.table if row["run"] == "abs" and row["pair"].startswith("code"))
-    assert row["selectivity (points)"].startswith(f"{100 * best:.1f} ")
+    assert row["selectivity (points)"].startswith(f"{100 * run.selectivity:.1f} ")
+    assert row["documents"] == " + ".join(str(len(run.documents[0][side].counts)) for side in ("forget", "retain"))
 
 
 def test_more_neurons_are_specialised_between_code_and_prose_than_within_code(out: Path) -> None:

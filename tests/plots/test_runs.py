@@ -1,39 +1,47 @@
 """What the trade-off, perplexity and selectivity figures share: many runs, runs of one step, and error bars."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from factories import hits_of
 from plot_factories import megabytes, run_of, traces, traces_with_mode
 
 import sp_lens as sp
-from sp_lens.evaluation.bootstrap import DocumentHits
+from sp_lens.evaluation.document_hits import mean_hits
+from sp_lens.evaluation.evaluate import DocumentSums
+from sp_lens.typing import SIDES
 
 pytestmark = pytest.mark.libraries
 
 RUN_FIGURES: Any = (sp.plots.tradeoff, sp.plots.perplexity, sp.plots.selectivity)
 
 
-def add_losses(hits: DocumentHits) -> DocumentHits:
-    """Add losses of 2 nats per prediction before, and of about 3 on forget and 2.5 on retain data after."""
-    nats: dict[str, torch.Tensor] = {}
-    for side, after in (("forget", 3.0), ("retain", 2.5)):
-        counts = hits.tensors[f"{side}_counts"].double()
-        variation = torch.linspace(0.8, 1.2, len(counts), dtype=torch.float64)  # between documents
-        nats |= {f"{side}_nats_before": 2 * counts, f"{side}_nats_after": after * counts * variation}
-    return DocumentHits({**hits.tensors, **nats})
+def sums(drop: float, nats: float, seed: int, documents: int) -> DocumentSums:
+    """Return sums over random documents whose mean accuracy is near 0.5 - drop, and whose mean loss is near `nats`."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(20, 60, (documents,), generator=torch.Generator().manual_seed(0)).double()
+    variation = 0.8 + 0.4 * torch.rand(documents, generator=generator, dtype=torch.float64)
+    return DocumentSums(counts, (counts * (0.5 - drop * variation)).floor(), counts * nats * variation)
 
 
-def run_and_hits(documents_seed: int = 0, **settings: Any) -> tuple[sp.PruneRun, DocumentHits]:
-    """A run of two steps, and the hits of the model after its first step."""
-    hits = add_losses(hits_of(documents_seed))
-    drops = [hits.drop(side).value for side in ("forget", "retain")]
-    perplexity = ([7.4, 20, 60], [7.4, 12, 50])
-    run = run_of([0.5, 0.5 - drops[0], 0.1], [0.5, 0.5 - drops[1], 0.05], perplexity=perplexity, **settings)
-    return run, hits
+def run_with_documents(documents_seed: int = 0, documents: int = 20, **settings: Any) -> sp.PruneRun:
+    """Return a run of two steps that records its documents, whose step 1 is the best on any half of them."""
+    steps: list[Any] = [
+        {
+            "forget": sums(forget, loss, documents_seed, documents),
+            "retain": sums(retain, loss, documents_seed + 1, documents),
+        }
+        for forget, retain, loss in ((0.0, 0.0, 2.0), (0.3, 0.1, 3.0), (0.4, 0.4, 4.0))
+    ]
+    accuracies = [[step[side].accuracy for step in steps] for side in SIDES]
+    perplexities = [
+        [float((step[side].nats.sum() / step[side].counts.sum()).exp()) for step in steps] for side in SIDES
+    ]
+    run = run_of(*accuracies, perplexity=(perplexities[0], perplexities[1]), **settings)
+    return replace(run, documents=steps)
 
 
 @pytest.mark.parametrize("draw", RUN_FIGURES, ids=lambda draw: draw.__name__)
@@ -78,64 +86,46 @@ def test_a_run_of_one_step_has_two_points_and_a_line(draw: Any, drop: float) -> 
         assert low < min(values) <= max(values) < high
 
 
-def test_error_bars_are_drawn_at_the_step_of_the_hits() -> None:
-    run, hits = run_and_hits()
+def test_error_bars_are_drawn_at_the_best_step() -> None:
+    run = run_with_documents()
+    assert run.best_step == 1
+    hits = run.hits_at(1)
     drops = [[100 * end for end in hits.drop(side)] for side in ("retain", "forget")]
     perplexities = [hits.perplexity(side) for side in ("retain", "forget")]
     for draw, intervals in ((sp.plots.tradeoff, drops), (sp.plots.perplexity, perplexities)):
-        figure: Any = draw({"a": run}, hits={"a": hits})
+        figure: Any = draw({"a": run})
         points = figure.data[1]
         x, y = intervals
         for bars, values, (_, low, high) in ((points.error_x, points.x, x), (points.error_y, points.y, y)):
             assert np.isnan([bars.array[0], bars.array[2], bars.arrayminus[0], bars.arrayminus[2]]).all()
-            assert values[1] + bars.array[1] == pytest.approx(max(high, values[1]))
-            assert values[1] - bars.arrayminus[1] == pytest.approx(min(low, values[1]))
+            assert values[1] + bars.array[1] == pytest.approx(high)
+            assert values[1] - bars.arrayminus[1] == pytest.approx(low)
         for axis, (_, low, high) in ((figure.layout.xaxis, x), (figure.layout.yaxis, y)):
             ends = np.array(axis.range if axis.type != "log" else 10.0 ** np.array(axis.range))
             assert ends[0] < low < high < ends[1]
-        assert "95 % confidence intervals over held-out documents" in figure.layout.title.subtitle.text
-    without_hits: Any = sp.plots.tradeoff({"a": run})
-    assert without_hits.data[1].error_x.array is None
-    assert "95 %" not in without_hits.layout.title.subtitle.text
-
-
-def test_hits_of_an_unknown_run_are_rejected() -> None:
-    run, hits = run_and_hits()
-    with pytest.raises(sp.SpLensError, match="there are hits for 'b', but the runs are 'a'"):
-        sp.plots.tradeoff({"a": run}, hits={"b": hits})
+        assert "95 % confidence intervals over held-out documents" in figure.layout.title.subtitle.text.replace(
+            "<br>", " "
+        )
+    without_documents: Any = sp.plots.tradeoff({"a": replace(run, documents=())})
+    assert without_documents.data[1].error_x.array is None
+    assert "95 %" not in without_documents.layout.title.subtitle.text
 
 
 def test_the_subtitle_does_not_mention_error_bars_if_there_are_too_few_documents() -> None:
-    hits = hits_of(0, documents=3)
-    drops = [hits.drop(side).value for side in ("forget", "retain")]
-    run = run_of([0.5, 0.5 - drops[0]], [0.5, 0.5 - drops[1]])
-    figure: Any = sp.plots.tradeoff({"abs": run}, hits={"abs": hits})
-    assert "bars" not in figure.layout.title.subtitle.text
+    for draw in RUN_FIGURES:
+        figure: Any = draw(run_with_documents(documents=7))
+        assert "bars" not in figure.layout.title.subtitle.text
 
 
 def test_error_bars_of_selectivity_are_the_interval_of_the_mean_over_seeds() -> None:
-    pairs = {f"run {seed}": run_and_hits(seed, metric="random", seed=seed) for seed in range(2)}
-    runs = {label: run for label, (run, _) in pairs.items()}
-    hits = {label: run_hits for label, (_, run_hits) in pairs.items()}
-    figure: Any = sp.plots.selectivity(runs, hits=hits)
+    runs = {f"run {seed}": run_with_documents(seed, metric="random", seed=seed) for seed in range(2)}
+    figure: Any = sp.plots.selectivity(runs)
     (bar,) = figure.data
-    low, high = np.percentile(100 * np.mean([run_hits.draws() for run_hits in hits.values()], axis=0), [2.5, 97.5])
-    assert bar.y[0] + bar.error_y.array[0] == pytest.approx(high)
-    assert bar.y[0] - bar.error_y.arrayminus[0] == pytest.approx(low)
+    value, low, high = mean_hits([run.best_hits() for run in runs.values()]).interval()
+    assert bar.y[0] == pytest.approx(100 * value) == 100 * np.mean([run.selectivity for run in runs.values()])
+    assert bar.y[0] + bar.error_y.array[0] == pytest.approx(100 * high)
+    assert bar.y[0] - bar.error_y.arrayminus[0] == pytest.approx(100 * low)
     subtitle = figure.layout.title.subtitle.text.replace("<br>", " ")
     assert "error bars: 95 % confidence intervals over held-out documents" in subtitle
-    with pytest.raises(sp.SpLensError, match="pass hits of each"):
-        sp.plots.selectivity(runs, hits={"run 0": hits["run 0"]})
-
-
-def test_drops_and_perplexities_of_hits_are_computed_from_their_sums() -> None:
-    hits = add_losses(hits_of(1))
-    sums = {name: float(tensor.double().sum()) for name, tensor in hits.tensors.items()}
-    for side in ("forget", "retain"):
-        count = sums[f"{side}_counts"]
-        drop, perplexity = hits.drop(side), hits.perplexity(side)
-        assert drop.value == pytest.approx((sums[f"{side}_before"] - sums[f"{side}_after"]) / count)
-        assert perplexity.value == pytest.approx(np.exp(sums[f"{side}_nats_after"] / count))
-        assert drop.low < drop.value < drop.high
-        assert perplexity.low < perplexity.value < perplexity.high
-    assert hits.selectivity == pytest.approx(hits.drop("forget").value - hits.drop("retain").value)
+    mixed: Any = sp.plots.selectivity({**runs, "old": replace(runs["run 0"], documents=())})
+    assert "error bars: standard deviation over seeds" in mixed.layout.title.subtitle.text.replace("<br>", " ")

@@ -69,7 +69,8 @@ def test_the_history_equals_an_evaluation_of_each_mask(opt: Any) -> None:
                 assert run.history[f"{side}_top1"][step] == result.top1
     assert run.history["forget_drop"][0] == 0
     drops = run.history["forget_drop"] - run.history["retain_drop"]
-    assert run.selectivity == drops.max()
+    assert run.best_step == drops.argmax()
+    assert run.selectivity == run.best_hits().selectivity
 
 
 def test_without_recollecting_all_steps_follow_one_ranking(opt: Any) -> None:

@@ -88,7 +88,27 @@ def test_invalid_options_raise_an_error() -> None:
     stats = stats_of(activations(0))
     with pytest.raises(sp.SpLensError, match="rate is 5: expected a number between 0 and 1"):
         sp.specialisation_test(stats, stats, rate=5)
-    with pytest.raises(sp.SpLensError, match=r"permutations is 10: a rate of 0\.05 needs 20 or more"):
+    with pytest.raises(
+        sp.SpLensError, match=r"no p-value is below 0\.091, so no neuron can be found at a rate of 0\.05"
+    ):
         sp.specialisation_test(stats, stats, permutations=10)
     with pytest.raises(sp.SpLensError, match="unknown side 'both'"):
         sp.specialisation_test(stats, stats, progress=False).mask("both")  # type: ignore[arg-type]
+
+
+def test_the_smallest_p_value_is_stated(caplog: pytest.LogCaptureFixture) -> None:
+    """With 5 + 5 folds there are 252 permutations, and swapping the corpora gives the same |t|."""
+    forget, retain = (stats_of([part + 9 * seed for part in activations(seed, folds=5)]) for seed in (0, 1))
+    test = sp.specialisation_test(forget, retain, progress=False)
+    assert test.smallest_p_value == pytest.approx(2 / 252)
+    assert test.smallest_share == pytest.approx(2 / 252 / 0.05)
+    assert "no neuron is found unless 16 % of all neurons are specialised" in caplog.text
+    assert flat(test.p_values).min() == pytest.approx(2 / 252)  # the two corpora differ in every neuron
+    with pytest.raises(sp.SpLensError, match=r"with 5 \+ 5 folds .* no neuron can be found at a rate of 0\.005"):
+        sp.specialisation_test(forget, retain, rate=0.005, progress=False)
+    uneven = sp.specialisation_test(forget, stats_of(activations(1, folds=6)), progress=False)
+    assert uneven.smallest_p_value == pytest.approx(1 / 462)
+    caplog.clear()
+    many = [stats_of(activations(seed, folds=20)) for seed in (0, 1)]
+    assert sp.specialisation_test(*many, progress=False).smallest_p_value == pytest.approx(1 / 10_001)
+    assert not caplog.records

@@ -73,16 +73,36 @@ def test_images_are_assigned_to_folds_one_by_one() -> None:
 @pytest.mark.model
 def test_corpora_that_cannot_be_divided_into_folds_raise_an_error(opt: Any) -> None:
     rows = random_rows(6)
-    assert list(assign_folds(opt, rows, 5).values()) == [0, 1, 2, 3, 4, 0]  # a row without a document is one by itself
-    for corpus, folds, match in (
-        (rows, 4, "folds=4 is too few"),
-        (rows, 7, "only 6 documents. Use at most folds=6"),
-        (rows[:3], 5, "only 3 documents. Omit folds"),
-        (["one text that is long " * 90] * 3, 5, "only 1 documents"),
-        (iter(rows), 5, "read once only"),
-    ):
+    fold_of = assign_folds(opt, rows, folds=5, fold_documents=None)
+    assert list(fold_of.values()) == [0, 1, 2, 3, 4, 0]  # a row without a document is one by itself
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (rows, {"folds": 4}, "folds=4 is too few"),
+        (rows, {"folds": 7}, "only 6 documents. Use at most folds=6"),
+        (rows[:3], {"folds": 5}, "only 3 documents. Omit folds"),
+        (["one text that is long " * 90] * 3, {"folds": 5}, "only 1 documents"),
+        (iter(rows), {"folds": 5}, "read once only"),
+        (rows, {"fold_documents": 0}, "fold_documents is 0: expected 1 or more"),
+        (rows, {"fold_documents": 2}, "only 6 documents, and at least 5 folds are needed"),
+        (rows, {"folds": 5, "fold_documents": 1}, "exclude each other"),
+    ]
+    for corpus, options, match in cases:
         with pytest.raises(sp.SpLensError, match=match):
-            sp.collect(opt, corpus, folds=folds, progress=False)
+            sp.collect(opt, corpus, progress=False, **options)
+
+
+@pytest.mark.model
+def test_folds_hold_the_requested_number_of_documents(opt: Any, tmp_path: Path) -> None:
+    """The documents that would not fill another fold are added to the others, one to each."""
+    rows = random_rows(17)
+    stats = sp.collect(opt, rows, fold_documents=3, progress=False)
+    assert [fold.about["documents"] for fold in stats.folds] == [4, 4, 3, 3, 3]
+    stats.save(tmp_path / "stats.safetensors")
+    assert [fold.about["documents"] for fold in sp.ActivationStats.load(tmp_path / "stats.safetensors").folds] == [
+        4, 4, 3, 3, 3
+    ]  # fmt: skip
+    twice = stats.merge(sp.collect(opt, rows[::-1], fold_documents=3, progress=False))
+    assert [fold.about["documents"] for fold in twice.folds] == [8, 8, 6, 6, 6]
+    assert "documents" not in twice.about
 
 
 def test_folds_are_saved_and_loaded(tmp_path: Path) -> None:

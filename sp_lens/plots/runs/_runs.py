@@ -8,14 +8,14 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from sp_lens.errors import SpLensError
 from sp_lens.plots._text import escape_plotly, hover_name
 from sp_lens.plots.runs._run_labels import common_settings
 from sp_lens.plots.themes import PALETTE, TEMPLATES
 from sp_lens.typing import SIDES, Side
 
 if TYPE_CHECKING:
-    from sp_lens.evaluation.bootstrap import DocumentHits, Interval
+    from sp_lens.evaluation.document_hits import DocumentHits
+    from sp_lens.evaluation.intervals import Interval
     from sp_lens.pruning.run import Run
 
 Floats = npt.NDArray[np.floating]
@@ -27,9 +27,9 @@ MAX_IN_LEGEND = len(PALETTE) * len(SYMBOLS)
 
 
 class ErrorBars(NamedTuple):
-    """Confidence intervals at one row of a history, as [low, high] on the y axis (forget) and x axis (retain)."""
+    """Confidence intervals after one step, as [low, high] on the y axis (forget) and x axis (retain)."""
 
-    row: int
+    step: int
     forget: list[float]
     retain: list[float]
 
@@ -83,41 +83,31 @@ def draw_runs(
                 f"<b>{hover_name(label)}</b><br>"
                 f"step %{{customdata[0]}}, %{{customdata[1]:.1%}} pruned<br>{hover}<extra></extra>"
             ),
-            **_plotly_error_bars(points, error_bars.get(label)),
+            **_plotly_error_bars(history, points, error_bars.get(label)),
         )
     figure.update_layout(template=TEMPLATES["notebook"], height=564)
     return figure
 
 
 def error_bars_of(
-    histories: Mapping[str, pd.DataFrame],
-    hits: "Mapping[str, DocumentHits] | None",
+    runs: "Mapping[str, Run]",
     measure: "Callable[[DocumentHits, Side], Interval]",
     *,
     scale: float = 1,
 ) -> "dict[str, ErrorBars]":
-    """Return the error bars of each run that has hits, at the step whose accuracies agree best with the hits.
+    """Return the error bars of each run that records its documents, at its best step.
 
     Args:
-        histories: History of each run by label, one row per step.
-        hits: `document_hits` of the model after one step of a run, for instance the best step, by label.
+        runs: Runs by label.
         measure: Function that returns the interval of the plotted quantity, given the hits and the side.
         scale: Value on the axis that corresponds to a measure of 1.
-
-    Raises:
-        SpLensError: If a label of the hits is not the label of a run.
     """
     error_bars: dict[str, ErrorBars] = {}
-    for label, run_hits in (hits or {}).items():
-        if label not in histories:
-            raise SpLensError(f"there are hits for {label!r}, but the runs are {', '.join(map(repr, histories))}.")
-        history = histories[label]
-        difference = sum(
-            (history[f"{side}_top1"].iloc[0] - history[f"{side}_top1"] - run_hits.drop(side).value).abs()
-            for side in SIDES
-        )
-        ends = [[scale * end for end in measure(run_hits, side)[1:]] for side in SIDES]
-        error_bars[label] = ErrorBars(int(np.argmin(difference)), *ends)
+    for label, run in runs.items():
+        if run.documents and run.best_step > 0:
+            hits = run.hits_at(run.best_step)
+            ends = [[scale * end for end in measure(hits, side)[1:]] for side in SIDES]
+            error_bars[label] = ErrorBars(run.best_step, *ends)
     return error_bars
 
 
@@ -127,15 +117,16 @@ def ends_of(error_bars: "Mapping[str, ErrorBars]") -> list[Floats]:
     return [points for points in ends if np.isfinite(points).all()]
 
 
-def _plotly_error_bars(points: Floats, bars: "ErrorBars | None") -> dict[str, Any]:
+def _plotly_error_bars(history: pd.DataFrame, points: Floats, bars: "ErrorBars | None") -> dict[str, Any]:
     """Return plotly's error bars of all points, which are NaN except at one step."""
-    if bars is None:
+    if bars is None or bars.step not in set(history["step"]):
         return {}
+    row = history["step"].tolist().index(bars.step)
     result: dict[str, Any] = {}
     for name, axis, (low, high) in (("error_x", 0, bars.retain), ("error_y", 1, bars.forget)):
         lengths = np.full((2, len(points)), np.nan)
-        value = points[bars.row, axis]
-        lengths[:, bars.row] = max(0.0, high - value), max(0.0, value - low)
+        value = points[row, axis]
+        lengths[:, row] = max(0.0, high - value), max(0.0, value - low)
         result[name] = {"array": lengths[0], "arrayminus": lengths[1], "symmetric": False, "thickness": 1.5, "width": 4}
     return result
 
@@ -143,7 +134,7 @@ def _plotly_error_bars(points: Floats, bars: "ErrorBars | None") -> dict[str, An
 def runs_subtitle(runs: "Mapping[str, Run]", error_bars: "Mapping[str, ErrorBars]") -> str:
     """Explain points, curves and error bars, and list the settings that all runs share."""
     has_bars = any(np.isfinite([bars.retain, bars.forget]).any() for bars in error_bars.values())
-    bars = "; error bars: 95 % confidence intervals over held-out documents" if has_bars else ""
+    bars = "; error bars: 95 % confidence intervals over held-out documents at the best step" if has_bars else ""
     number = f"{len(runs)} runs, named on hover; " if len(runs) > MAX_IN_LEGEND else ""
     return f"{number}points: pruning steps; curves: moving mean{bars}; {common_settings(runs.values())}"
 

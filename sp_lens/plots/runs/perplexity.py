@@ -13,15 +13,12 @@ from sp_lens.plots.runs._run_labels import as_runs
 from sp_lens.plots.runs._runs import add_diagonal, draw_runs, ends_of, error_bars_of, runs_subtitle, set_axes
 
 if TYPE_CHECKING:
-    from sp_lens.evaluation.bootstrap import DocumentHits
     from sp_lens.pruning.run import Run
 
 PERPLEXITIES = ["retain_perplexity", "forget_perplexity"]  # x and y
 
 
-def perplexity(
-    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
-) -> go.Figure:
+def perplexity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Plot Figure 3 of arXiv 2403.01267: perplexity on forget data against perplexity on retain data.
 
     Runs are drawn as in `tradeoff`, but on logarithmic axes: a point for every step and a smoothed curve, the
@@ -32,17 +29,13 @@ def perplexity(
     Args:
         runs: Result of `prune` or of a method in `unlearning`, a list of runs, or a mapping from label to run. Runs
             without a label are labelled by the settings in which they differ.
-        hits: `document_hits` of a run by its label, for error bars: 95 % confidence intervals over held-out documents
-            at the step that the hits belong to. Compute them with
-            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
         Figure with perplexities, exp(mean loss in nats per token), on both axes. Each run has two traces (curve and
         points). Steps with infinite perplexity (a loss above 700 nats) are omitted, and the subtitle counts them.
 
     Raises:
-        SpLensError: If there is no run, an item is not a run, a run has no step with finite perplexity, or a label of
-            the hits is not the label of a run.
+        SpLensError: If there is no run, an item is not a run, a run has no step with finite perplexity.
 
     Example:
         >>> import sp_lens as sp
@@ -53,7 +46,7 @@ def perplexity(
     """
     labelled = as_runs(runs)
     histories = {label: _finite_steps(label, run) for label, run in labelled.items()}
-    error_bars = error_bars_of(histories, hits, lambda run_hits, side: run_hits.perplexity(side))
+    error_bars = error_bars_of(labelled, lambda run_hits, side: run_hits.perplexity(side))
     figure = draw_runs(
         histories,
         x="retain_perplexity",

@@ -15,7 +15,6 @@ from sp_lens.plots.runs._run_labels import as_runs, common_settings, differing_s
 from sp_lens.plots.themes import PALETTE
 
 if TYPE_CHECKING:
-    from sp_lens.evaluation.bootstrap import DocumentHits
     from sp_lens.pruning.run import Run
 
 METRIC_ORDER = ("freq", "abs", "rms", "std", "random")  # as in the paper's caption, with the control last
@@ -24,30 +23,28 @@ COLUMNS = 2
 MAX_PANELS = 12
 
 
-def selectivity(
-    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
-) -> go.Figure:
+def selectivity(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Plot Figure 4 of arXiv 2403.01267: the selectivity of each importance metric at each site.
 
-    A bar is the largest difference over all steps between the drop in forget accuracy and the drop in retain
-    accuracy. Runs that differ only in their seed are combined into one bar, whose height is their mean and whose error
-    bar is their sample standard deviation (n - 1; our choice, the paper shows one run each). If `hits` are given,
-    error bars are instead 95 % confidence intervals of that mean over held-out documents. If the runs differ in more
-    than metric, site and seed (in the model, as in the paper, or in the corpora), there is one panel per combination.
+    A bar is the difference at the best step between the drop in forget accuracy and the drop in retain accuracy. The
+    best step is chosen on one half of the held-out documents and measured on the other (our choice, see
+    `Run.best_hits`; the paper takes the largest difference). Runs that differ only in their seed are combined into one
+    bar, whose height is their mean. Error bars are 95 % confidence intervals of that mean over held-out documents, or,
+    for runs that do not record their documents, the sample standard deviation over seeds (n - 1). If the runs differ in
+    more than metric, site and seed (in the model, as in the paper, or in the corpora), there is one panel per
+    combination.
 
     Args:
         runs: Result of `prune`, a list of runs, or a mapping from label to run. Bars are named after the settings of
             the runs and not after labels, which would not show which runs differ only in their seed.
-        hits: `document_hits` of every run at its best step by its label, computed with
-            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
         Figure with the metric on the x axis and `run.selectivity` in percentage points of next-token top-1 accuracy
-        on the y axis. It is never below 0, because step 0 is included. There is one trace per panel and site.
+        on the y axis. There is one trace per panel and site.
 
     Raises:
         SpLensError: If there is no run, an item is not a run, a run pruned nothing or does not record its metric and
-            site, the runs need more than 12 panels, or the hits do not belong to exactly these runs.
+            site, the runs need more than 12 panels, or the runs of a bar were evaluated on different documents.
 
     Example:
         >>> import sp_lens as sp
@@ -57,9 +54,7 @@ def selectivity(
         sp_lens.errors.SpLensError: there are no runs to draw: expected a PruneRun, a list of runs, or {label: run}.
     """
     labelled = as_runs(runs)
-    if hits is not None and set(hits) != set(labelled):
-        raise SpLensError(f"there are hits for {sorted(hits)}, but the runs are {sorted(labelled)}: pass hits of each.")
-    bars = _bar_table(labelled, hits)
+    bars = _bar_table(labelled)
     titles = list(bars["panel"].unique())
     if len(titles) > MAX_PANELS:
         raise SpLensError(
@@ -86,27 +81,27 @@ def selectivity(
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="selectivity (percentage points)", col=1)
     figure.update_layout(height=200 + 330 * cells[-1][0], showlegend=True, bargroupgap=0.08)
-    finish(figure, "Selectivity by importance metric and site", _subtitle(labelled, bars, has_hits=hits is not None))
+    finish(figure, "Selectivity by importance metric and site", _subtitle(labelled, bars))
     return figure
 
 
-def _subtitle(labelled: "Mapping[str, Run]", bars: pd.DataFrame, *, has_hits: bool) -> str:
+def _subtitle(labelled: "Mapping[str, Run]", bars: pd.DataFrame) -> str:
     steps = sorted({run.steps for run in labelled.values()})
     over = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     errors = ""
-    if has_hits and bars["above"].notna().any():
-        errors = "; error bars: 95 % confidence intervals over held-out documents"
-    elif not has_hits and (bars["runs"] > 1).any():
-        errors = "; error bars: standard deviation over seeds"
+    if bars["above"].notna().any():
+        intervals = all(run.documents for run in labelled.values())
+        kind = "95 % confidence intervals over held-out documents" if intervals else "standard deviation over seeds"
+        errors = f"; error bars: {kind}"
     nothing = "" if bars["mean"].any() else "; no run has a larger drop on forget than on retain data"
     protected = "".join(f", {number} ({site})" for site, number in _protected_by_site(labelled).items())
     return (
-        f"largest difference between the drops in forget and retain top-1 accuracy over {over}{errors}{nothing}; "
+        f"difference between the drops in forget and retain top-1 accuracy at the best of {over}{errors}{nothing}; "
         f"{common_settings(labelled.values())}{protected}"
     )
 
 
-def _bar_table(labelled: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] | None") -> pd.DataFrame:
+def _bar_table(labelled: "Mapping[str, Run]") -> pd.DataFrame:
     """Return one row per bar.
 
     Columns are panel, metric, site, mean, std, min and max of the selectivity in percentage points, the number of
@@ -137,12 +132,13 @@ def _bar_table(labelled: "Mapping[str, Run]", hits: "Mapping[str, DocumentHits] 
     grouped = pd.DataFrame(rows, index=list(labelled)).groupby(["panel", "metric", "site"], sort=False)["points"]
     bars = grouped.agg(["mean", "std", "min", "max", "count"]).reset_index()
     bars = bars.rename(columns={"count": "runs"})
-    if hits is None:
+    if not all(run.documents for run in labelled.values()):
         return bars.assign(below=bars["std"], above=bars["std"])
-    # The runs of a bar are evaluated on the same documents, and the bootstrap draws the same documents for each run, so
-    # the mean over runs can be taken draw by draw.
-    draws = [np.mean([100 * hits[str(label)].draws() for label in points.index], axis=0) for _, points in grouped]
-    low, high = np.percentile(draws, [2.5, 97.5], axis=1)
+    from sp_lens.evaluation.document_hits import mean_hits  # imported here because it imports torch
+
+    # The runs of a bar are evaluated on the same documents.
+    means = [mean_hits([labelled[str(label)].best_hits() for label in points.index]) for _, points in grouped]
+    low, high = 100 * np.array([mean.interval()[1:] for mean in means]).T
     return bars.assign(below=bars["mean"] - low, above=high - bars["mean"])
 
 

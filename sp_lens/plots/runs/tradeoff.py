@@ -11,28 +11,23 @@ from sp_lens.plots.runs._run_labels import as_runs
 from sp_lens.plots.runs._runs import Floats, add_diagonal, draw_runs, ends_of, error_bars_of, runs_subtitle, set_axes
 
 if TYPE_CHECKING:
-    from sp_lens.evaluation.bootstrap import DocumentHits
     from sp_lens.pruning.run import Run
 
 DROPS = ["retain_drop", "forget_drop"]  # x and y
 
 
-def tradeoff(
-    runs: "Run | Iterable[Run] | Mapping[str, Run]", *, hits: "Mapping[str, DocumentHits] | None" = None
-) -> go.Figure:
+def tradeoff(runs: "Run | Iterable[Run] | Mapping[str, Run]") -> go.Figure:
     """Plot Figure 2 of arXiv 2403.01267: drop in forget accuracy against drop in retain accuracy.
 
     Each run has one colour, with a point for every step and a smoothed curve. The curve is the moving mean over a
     step and up to two steps on either side (fewer at the ends, so it starts and ends at a point), drawn as a spline;
     the paper only says "smoothed", so this smoothing is our choice. On the dashed diagonal both accuracies drop by
-    the same amount; selective pruning lies above it.
+    the same amount; selective pruning lies above it. Error bars at the best step of a run are 95 % confidence intervals
+    over its held-out documents.
 
     Args:
         runs: Result of `prune` or of a method in `unlearning`, a list of runs, or a mapping from label to run. Runs
             without a label are labelled by the settings in which they differ. A random control is one more run.
-        hits: `document_hits` of a run by its label, for error bars: 95 % confidence intervals over held-out documents
-            at the step that the hits belong to. Compute them with
-            `document_hits(model, corpora, ablate(model, run.mask_at(run.best_step)))`.
 
     Returns:
         Figure with the drops in next-token top-1 accuracy since step 0, in percentage points, on both axes. Each run
@@ -40,7 +35,7 @@ def tradeoff(
         legend, and only the hover text names the runs.
 
     Raises:
-        SpLensError: If there is no run, an item is not a run, or a label of the hits is not the label of a run.
+        SpLensError: If there is no run, or an item is not a run.
 
     Example:
         >>> import sp_lens as sp
@@ -54,7 +49,7 @@ def tradeoff(
         label: run.history.assign(**{drop: 100 * run.history[drop] for drop in DROPS})
         for label, run in labelled.items()
     }
-    error_bars = error_bars_of(histories, hits, lambda run_hits, side: run_hits.drop(side), scale=100)
+    error_bars = error_bars_of(labelled, lambda run_hits, side: run_hits.drop(side), scale=100)
     figure = draw_runs(
         histories,
         x="retain_drop",
