@@ -10,7 +10,7 @@ from sp_lens.statistics.activation_stats import ActivationStats
 
 # Largest ratio of the mean number of documents per fold of the two corpora. The simulation on the page Uncertainty
 # shows that the test keeps its error rate up to this ratio.
-MAX_RATIO = 1.25
+MAX_RATIO = 1.1
 # Number of folds of the smaller corpus that an error message suggests.
 SUGGESTED_FOLDS = 20
 
@@ -24,7 +24,7 @@ def comparable_folds(forget: ActivationStats, retain: ActivationStats) -> tuple[
     are exchangeable, and so are folds of equally many documents. The importance on a fold of more documents varies
     less, and by the metrics "rms" and "std" it also has another expected value, so such folds are not exchangeable.
 
-    Of all ways to merge the folds of each corpus, this chooses the one that leaves the most folds.
+    Of all ways to merge equally many folds of a corpus into one, this chooses the one that leaves the most folds.
 
     Raises:
         SpLensError: If fewer than 5 folds of a corpus would be left, or the numbers of documents are unknown.
@@ -69,8 +69,8 @@ def documents_of(stats: ActivationStats) -> list[int]:
 
 
 def _merged_numbers(folds: int) -> list[int]:
-    """Return the numbers of folds that are left if every 1, 2, 3, ... folds are merged."""
-    return sorted({folds // together for together in range(1, folds // MIN_FOLDS + 1)})
+    """Return the numbers of folds that are left if equally many folds are merged into each: the divisors from 5."""
+    return [number for number in range(MIN_FOLDS, folds + 1) if folds % number == 0]
 
 
 def _ratio(a: float, b: float) -> float:

@@ -32,7 +32,8 @@ def test_a_bar_is_the_largest_difference_of_the_drops_in_percentage_points() -> 
     assert figure.layout.xaxis.categoryarray == ("freq", "abs")
     assert figure.layout.yaxis.title.text == "selectivity (percentage points)"
     assert subtitle_of(figure) == (
-        "difference between the drops in forget and retain top-1 accuracy at the best of 1 to 2 steps; tiny, 5 % per step"
+        "difference between the drops in forget and retain top-1 accuracy at the best of 1 to 2 steps; "
+        "tiny, 5 % per step"
     )
 
 

@@ -25,11 +25,11 @@ def stats_with(folds: int, documents: int, *, seed: int = 0) -> sp.ActivationSta
     ("forget", "retain", "expected"),
     [
         ((20, 40), (20, 40), (20, 20)),
-        ((20, 40), (20, 48), (20, 20)),  # 2 and 2.4 documents per fold
-        ((20, 40), (20, 160), (6, 20)),  # 6.7 and 8 documents per fold
-        ((20, 160), (20, 40), (20, 6)),
+        ((20, 40), (20, 44), (20, 20)),  # 2 and 2.2 documents per fold
+        ((20, 40), (20, 160), (5, 20)),
+        ((20, 160), (20, 40), (20, 5)),
         ((20, 40), (80, 160), (20, 80)),
-        ((20, 40), (20, 60), (6, 10)),
+        ((20, 40), (12, 96), (5, 12)),
         ((5, 10), (20, 40), (5, 20)),
     ],
 )
@@ -43,7 +43,7 @@ def test_the_fewest_folds_are_merged(
         numbers = [fold.about["documents"] for fold in side]
         assert sum(numbers) == documents
         means.append(np.mean(numbers))
-    assert max(means) / min(means) <= 1.25
+    assert max(means) / min(means) <= 1.1
 
 
 def test_merged_folds_have_the_statistics_of_all_their_tokens() -> None:
@@ -56,10 +56,10 @@ def test_merged_folds_have_the_statistics_of_all_their_tokens() -> None:
     np.testing.assert_allclose(whole.importance("std")[MLP.name], forget.importance("std")[MLP.name])
 
 
-@pytest.mark.parametrize("folds", [5, 20])
-def test_too_different_folds_raise_an_error_that_says_how_to_collect(folds: int) -> None:
+@pytest.mark.parametrize(("folds", "documents"), [(5, 400), (20, 400), (20, 60), (20, 46)])
+def test_too_different_folds_raise_an_error_that_says_how_to_collect(folds: int, documents: int) -> None:
     with pytest.raises(sp.SpLensError, match=r"Collect both corpora with fold_documents=2 instead of folds"):
-        sp.specialisation_test(stats_with(folds, 40), stats_with(folds, 400), progress=False)
+        sp.specialisation_test(stats_with(folds, 40), stats_with(folds, documents), progress=False)
 
 
 def test_unknown_numbers_of_documents_raise_an_error() -> None:

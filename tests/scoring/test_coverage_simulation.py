@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import corpus_sizes, intervals
 from sp_lens.typing import METRICS
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "uncertainty.py"
@@ -52,16 +53,30 @@ def test_false_discoveries_are_rare_over_documents_and_not_over_tokens(simulatio
     assert tokens["false discoveries"] > 0.3
 
 
+@pytest.mark.parametrize("design", [(40, 160, None), (20, 100, 1)])
+def test_corpora_of_different_sizes_keep_the_error_rate(design: tuple[int, int, int | None]) -> None:
+    """With 20 folds of each corpus and without merging, std finds neurons in a quarter of such tests."""
+    (row,) = corpus_sizes.discoveries(corpus_sizes.Design(*design), tests=20, seed=0, neurons=20, permutations=500)
+    assert np.mean([row[metric] for metric in METRICS]) <= 0.1
+    assert row["std"] <= 0.15
+
+
 def test_the_tables_replace_those_on_the_page(simulation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Before\n\n{simulation.BEGIN}\nthe old tables\n{simulation.END}\n\nAfter.\n")
-    for name in ("interval_coverage", "false_discoveries"):
-        monkeypatch.setattr(simulation, name, lambda *_, _name=name, **__: [{"simulated": _name, "share": 0.951}])
+    for module, name in (
+        (simulation, "interval_coverage"), (simulation, "false_discoveries"), (corpus_sizes, "discoveries"),
+        (intervals, "coverage"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_, _name=name, **__: [{"simulated": _name, "share": 0.951}])
     monkeypatch.setattr(sys, "argv", ["uncertainty.py", "--corpora", "1", "--tests", "1", "--page", str(page)])
     simulation.main()
     text = page.read_text()
     assert text.startswith("# Before\n\n<!--")
     assert text.endswith("-->\n\nAfter.\n")
     assert "the old tables" not in text
-    assert (text.count("| interval_coverage | 95.1 % |"), text.count("| false_discoveries | 95.1 % |")) == (2, 3)
+    counts = {name: text.count(f"| {name} | 95.1 % |") for name in ("interval_coverage", "false_discoveries")}
+    assert counts == {"interval_coverage": 3, "false_discoveries": 2}
+    assert text.count("| discoveries | 95.1 % |") == len(corpus_sizes.DESIGNS)
+    assert text.count("| coverage | 95.1 % |") == len(intervals.DOCUMENTS)
     assert simulation.BEGIN in simulation.PAGE.read_text()
