@@ -42,8 +42,8 @@ class Population:
         means = [norm.ppf(fires) * np.hypot(1, spread[:mlp]), generator.normal(0, 0.5, attn)]
         return cls(np.concatenate(means), spread, mlp)
 
-    def importance(self, metric: str) -> Float[np.ndarray, " neuron"]:
-        """Compute the true importance (Definition 1) of each neuron."""
+    def importance(self, metric: str, *, scale: float = 0) -> Float[np.ndarray, " neuron"]:
+        """Compute the true importance (Definition 1) of each neuron, with the `scale` of `sample_stats`."""
         width = np.hypot(1, self.spread)
         rate = self.mean / width
         density, above = width * norm.pdf(rate), norm.cdf(rate)
@@ -52,6 +52,10 @@ class Population:
         first = np.where(fires, density + self.mean * above, 2 * density + self.mean * (2 * above - 1))
         second = np.where(fires, (self.mean**2 + width**2) * above + self.mean * density, self.mean**2 + width**2)
         average = np.where(fires, first, self.mean)
+        # Moments of the log-normal factor of a document.
+        first, average, second = (
+            first * np.exp(scale**2 / 2), average * np.exp(scale**2 / 2), second * np.exp(2 * scale**2)
+        )  # fmt: skip
         match metric:
             case "abs":
                 return first

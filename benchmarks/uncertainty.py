@@ -37,13 +37,16 @@ def by_tokens(stats: ActivationStats) -> tuple[np.ndarray, np.ndarray]:
     return value, np.sqrt((flat(stats.importance("rms")) ** 2 - value**2) / stats.count)
 
 
-def interval_coverage(documents: int, corpora: int, seed: int, *, neurons: int = 60) -> Iterator[dict[str, Any]]:
+def interval_coverage(
+    documents: int, corpora: int, seed: int, *, scale: float = 0, neurons: int = 60
+) -> Iterator[dict[str, Any]]:
     """Measure how often 95 % intervals contain the true value, in one row per quantity.
 
     Args:
         documents: Number of documents per corpus.
         corpora: Number of simulated pairs of corpora.
         seed: Seed of the simulation.
+        scale: Standard deviation of the logarithm of the factor by which the activations of a document are multiplied.
         neurons: Number of neurons.
     """
     generator = np.random.default_rng(seed)
@@ -51,9 +54,9 @@ def interval_coverage(documents: int, corpora: int, seed: int, *, neurons: int =
     forget, retain = (Population.random(generator, mlp=half, attn=neurons - half) for _ in range(2))
     coverage: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in tqdm(range(corpora), desc=f"{documents} documents", leave=False):
-        stats = [population.sample_stats(generator, documents) for population in (forget, retain)]
+        stats = [population.sample_stats(generator, documents, scale=scale) for population in (forget, retain)]
         for metric in METRICS:
-            truths = [population.importance(metric) for population in (forget, retain)]
+            truths = [population.importance(metric, scale=scale) for population in (forget, retain)]
             results = {
                 "importance": (uncertainty(stats[0], metric=metric), truths[0]),
                 "score": (uncertainty(*stats, metric=metric, eps=0), truths[0] / truths[1]),
@@ -64,10 +67,16 @@ def interval_coverage(documents: int, corpora: int, seed: int, *, neurons: int =
                 )
         value, error = by_tokens(stats[0])
         coverage["importance by abs", "single tokens"].append(
-            float(np.mean(np.abs(value - forget.importance("abs")) <= 1.96 * error))
+            float(np.mean(np.abs(value - forget.importance("abs", scale=scale)) <= 1.96 * error))
         )
     for (quantity, unit), fractions in coverage.items():
-        yield {"documents": documents, "95 % interval of": quantity, "unit": unit, "coverage": np.mean(fractions)}
+        tails = ", heavy tails" if scale else ""
+        yield {
+            "documents": f"{documents}{tails}",
+            "95 % interval of": quantity,
+            "unit": unit,
+            "coverage": np.mean(fractions),
+        }
 
 
 def false_discoveries(
@@ -135,7 +144,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="page to write the tables into")
     arguments = parser.parse_args()
     coverage = [
-        row for documents in (20, 40, 120) for row in interval_coverage(documents, arguments.corpora, seed=documents)
+        row
+        for documents, scale in ((20, 0), (20, corpus_sizes.SCALE), (40, 0), (120, 0))
+        for row in interval_coverage(documents, arguments.corpora, seed=documents, scale=scale)
     ]
     tests = [
         row

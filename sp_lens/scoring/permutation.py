@@ -33,42 +33,60 @@ def permuted_labels(
     return labels, all_permutations
 
 
-def fold_sums(folds: list[Moments], corpus: Moments, metric: Metric) -> Float[torch.Tensor, "fold neuron"]:
+def fold_sums(
+    folds: list[Moments], metric: Metric
+) -> tuple[Float[torch.Tensor, "fold neuron"], Float[torch.Tensor, "fold neuron"] | None]:
     """Return, for each fold, the sum over its tokens whose mean is the importance (its square for "rms" and "std").
 
-    For "std" this is the sum of (z - mean z)^2 with the mean of the neuron on its own corpus, as in Levene's test, so
-    two corpora that differ only in their means are not different.
+    For "std" these are the sum of (z - c)^2 and that of z - c, with the mean c of all folds, which avoids cancellation.
+    The second sum is None for the other metrics.
     """
+    counts = torch.tensor([fold.count for fold in folds], dtype=torch.float64)[:, None]
+    means = torch.stack([fold.mean for fold in folds]).double().cpu()
+    squares = torch.stack([fold.squares for fold in folds]).double().cpu()  # about the mean of the fold
     match metric:
         case "abs":
-            sums = [fold.absolute for fold in folds]
+            return torch.stack([fold.absolute for fold in folds]).double().cpu(), None
         case "freq":
-            sums = [fold.positive for fold in folds]
+            return torch.stack([fold.positive for fold in folds]).double().cpu(), None
         case "rms":
-            sums = [fold.squares + fold.count * fold.mean**2 for fold in folds]
+            return squares + counts * means**2, None
         case "std":
-            sums = [fold.squares + fold.count * (fold.mean - corpus.mean) ** 2 for fold in folds]
-    return torch.stack(sums).double().cpu()
+            deviations = means - (counts * means).sum(dim=0) / counts.sum()
+            return squares + counts * deviations**2, counts * deviations
 
 
 def welch_t(
     labels: Float[torch.Tensor, "permutation fold"],
     sums: Float[torch.Tensor, "fold neuron"],
     tokens: Float[torch.Tensor, " fold"],
+    deviations: Float[torch.Tensor, "fold neuron"] | None = None,
 ) -> Float[torch.Tensor, "permutation neuron"]:
     """Compute Welch's t between the folds labelled 1 and those labelled 0, for the mean per token.
 
-    A mean per token is a ratio of two sums over folds, so its variance is that of sum - mean * tokens.
+    A mean per token is a ratio of two sums over folds, so its variance is that of sum - mean * tokens. With deviations,
+    t is that of the variance of z: the mean of (z - c)^2 minus the square of the mean of z - c over the folds of one
+    label, so that two corpora that differ only in their means are not different. It is computed for each permutation,
+    because folds are exchangeable, and their deviations from the mean of their own corpus are not.
     """
     # Subtracting the overall mean changes no difference and prevents cancellation in the squares.
     sums = sums - sums.sum(dim=0) / tokens.sum() * tokens[:, None]
     squares, products = sums.square(), sums * tokens[:, None]
-    means, variances = [], []
+    values, variances = [], []
     for selected in (labels, 1 - labels):
         total, count = (selected @ tokens)[:, None], selected.sum(dim=1, keepdim=True)
-        mean = selected @ sums / total
-        residual = selected @ squares - 2 * mean * (selected @ products) + mean**2 * (selected @ tokens**2)[:, None]
-        means.append(mean)
+        value = weight = selected @ sums / total
+        shift = None
+        if deviations is not None:
+            shift = selected @ deviations / total
+            value, weight = value - shift**2, value - 2 * shift**2
+        # The sum of the squares of sums - weight * tokens, and with deviations of sums - weight * tokens - 2 * shift *
+        # deviations, the first-order contribution of a fold to the variance of z.
+        residual = selected @ squares - 2 * weight * (selected @ products) + weight**2 * (selected @ tokens**2)[:, None]
+        if deviations is not None and shift is not None:
+            residual += 4 * shift**2 * (selected @ deviations**2) - 4 * shift * (selected @ (sums * deviations))
+            residual += 4 * shift * weight * (selected @ (deviations * tokens[:, None]))
+        values.append(value)
         variances.append(residual.clamp(min=0) / total**2 * count / (count - 1))
-    difference = means[0] - means[1]
+    difference = values[0] - values[1]
     return (difference / (variances[0] + variances[1]).sqrt()).masked_fill(difference == 0, 0)

@@ -200,17 +200,12 @@ def specialisation_test(
     statistic: dict[str, torch.Tensor] = {}
     p_values: dict[str, torch.Tensor] = {}
     for name in tqdm(forget, desc="permutations", unit=" groups", disable=not progress):
-        sums = torch.cat(
-            [
-                fold_sums([fold[name] for fold in side], stats[name], metric)
-                for side, stats in zip(folds, corpora, strict=True)
-            ]
-        )
-        statistic[name] = welch_t(observed_labels, sums, tokens)[0]
+        sums, deviations = fold_sums([fold[name] for side in folds for fold in side], metric)
+        statistic[name] = welch_t(observed_labels, sums, tokens, deviations)[0]
         threshold = statistic[name].abs() * (1 - 1e-9)  # the order of summation changes t by rounding errors
         as_large = torch.full_like(threshold, uncounted)
         for chunk in labels.split(_CHUNK):
-            as_large += (welch_t(chunk, sums, tokens).abs() >= threshold).sum(dim=0)
+            as_large += (welch_t(chunk, sums, tokens, deviations).abs() >= threshold).sum(dim=0)
         p_values[name] = as_large / (len(labels) + uncounted)
     about = {**forget.about, "corpora": [stats.about.get("corpora") for stats in corpora], "metric": metric}
     about |= {"permutations": len(labels), "seed": None if all_permutations else seed, "folds": numbers}

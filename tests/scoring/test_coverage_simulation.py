@@ -27,9 +27,11 @@ def simulation() -> Any:
 def test_the_true_importance_is_that_of_very_many_documents(simulation: Any) -> None:
     generator = np.random.default_rng(0)
     population = simulation.Population.random(generator, mlp=6, attn=6)
-    stats = population.sample_stats(generator, 2000)
-    for metric in METRICS:
-        np.testing.assert_allclose(simulation.flat(stats.importance(metric)), population.importance(metric), rtol=0.1)
+    for scale in (0, 0.4):
+        stats = population.sample_stats(generator, 3000, scale=scale)
+        for metric in METRICS:
+            expected = population.importance(metric, scale=scale)
+            np.testing.assert_allclose(simulation.flat(stats.importance(metric)), expected, rtol=0.1)
 
 
 def test_intervals_have_the_right_coverage_over_documents_and_not_over_tokens(simulation: Any) -> None:
@@ -76,7 +78,7 @@ def test_the_tables_replace_those_on_the_page(simulation: Any, tmp_path: Path, m
     assert text.endswith("-->\n\nAfter.\n")
     assert "the old tables" not in text
     counts = {name: text.count(f"| {name} | 95.1 % |") for name in ("interval_coverage", "false_discoveries")}
-    assert counts == {"interval_coverage": 3, "false_discoveries": 2}
+    assert counts == {"interval_coverage": 4, "false_discoveries": 2}
     assert text.count("| discoveries | 95.1 % |") == len(corpus_sizes.DESIGNS)
     assert text.count("| coverage | 95.1 % |") == len(intervals.DOCUMENTS)
     assert simulation.BEGIN in simulation.PAGE.read_text()

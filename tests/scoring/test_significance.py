@@ -19,19 +19,19 @@ def test_p_values_are_those_of_scipys_permutation_test(metric: Any) -> None:
     """Uses all 252 ways to label 5 of 10 folds as forget. scipy permutes the indices of the folds."""
     corpora = [activations(seed, folds=5, shift=seed) for seed in (0, 1)]
     forget, retain = (stats_of(parts) for parts in corpora)
-    fold_sums = []
-    for parts in corpora:
-        centre = np.concatenate(parts).mean(0)
-        measure = {"abs": np.abs, "freq": lambda z: z > 0, "rms": np.square, "std": lambda z, c=centre: (z - c) ** 2}
-        fold_sums += [measure[metric](z).sum(0) for z in parts]
-    sums, sizes = np.array(fold_sums), np.array([len(z) for parts in corpora for z in parts])
+    parts = [part for corpus in corpora for part in corpus]
+    sizes = np.array([len(part) for part in parts])
+    measure = {"abs": np.abs, "freq": lambda z: z > 0, "rms": np.square, "std": np.square}[metric]
 
     def welch(first: np.ndarray, second: np.ndarray, axis: int = -1) -> Any:
         means, variances = [], []
         for folds in (first.astype(int), second.astype(int)):
             count, tokens = len(folds), sizes[folds].sum()
-            mean = sums[folds].sum(0) / tokens
-            residuals = sums[folds] - mean * sizes[folds][:, None]
+            # "std" is about the mean of the folds with the same label, in every permutation.
+            centre = np.concatenate([parts[fold] for fold in folds]).mean(0) if metric == "std" else 0
+            sums = np.array([measure(parts[fold] - centre).sum(0) for fold in folds])
+            mean = sums.sum(0) / tokens
+            residuals = sums - mean * sizes[folds][:, None]
             means.append(mean)
             variances.append((residuals**2).sum(0) / tokens**2 * count / (count - 1))
         return (means[0] - means[1]) / np.sqrt(variances[0] + variances[1])
