@@ -23,6 +23,10 @@ SCORE_METRICS: tuple[ScoreMetric, ...] = (*METRICS, "random")
 Aggregate = Literal["mean", "median", "max", "l2", "sum"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 
+# Token positions whose activations are collected: text that follows other text in its row, or all but padding.
+Positions = Literal["text", "all"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+
 # What is pruned or ablated as a whole.
 Unit = Literal["head", "neuron"]
 UNITS: tuple[Unit, ...] = get_args(Unit)

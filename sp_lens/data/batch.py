@@ -56,7 +56,12 @@ class Batch:
     @property
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """True at the tokens that are not `in_context`: special tokens and the first token of a row, not padding."""
-        return self.attention_mask.bool() & ~self.in_context
+        return self.not_padding & ~self.in_context
+
+    @property
+    def not_padding(self) -> Bool[torch.Tensor, "row pos"]:
+        """True at all tokens of a row: text and special tokens."""
+        return self.attention_mask.bool()
 
     @property
     def items(self) -> list[Hashable]:
@@ -131,6 +136,11 @@ class ImageBatch:
     def uncounted(self) -> Bool[torch.Tensor, "row pos"]:
         """True at the class token, whose activations are not collected, like those of the BOS token of a text."""
         return ~self.in_context
+
+    @property
+    def not_padding(self) -> Bool[torch.Tensor, "row pos"]:
+        """True at the patches and at the class token: images have no padding."""
+        return torch.ones_like(self.in_context)
 
     @property
     def items(self) -> list[Hashable]:

@@ -60,7 +60,7 @@ def score(
 
     Raises:
         SpLensError: If the metric is unknown, eps is negative, the two arguments are of different types, or they
-            come from different models.
+            come from different models or count different token positions.
 
     Example:
         >>> hook = "blocks.0.mlp.hook_post"
@@ -125,10 +125,10 @@ def _require_comparable(forget: Any, retain: Any) -> None:
             f"{type(forget).__name__} and {type(retain).__name__}."
         )
     if isinstance(forget, ActivationStats):
-        forget.require_same_model(retain)
+        forget.require_comparable(retain)
         return
     forget.layout.require_same(retain.layout, "the retain importances")
-    for key in ("model", "metric", "aggregate"):
+    for key in ("model", "positions", "metric", "aggregate"):
         forget_value, retain_value = forget.about.get(key), retain.about.get(key)
         if forget_value and retain_value and forget_value != retain_value:
             raise SpLensError(

@@ -211,7 +211,7 @@ def specialisation(
     for label, stats in stats_by_corpus.items():
         if not isinstance(stats, ActivationStats):
             raise SpLensError(f"{label!r} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
-        first.require_same_model(stats)
+        first.require_comparable(stats)
     return Specialisation({label: stats.importance(metric) for label, stats in stats_by_corpus.items()}, by_site)
 
 

@@ -156,7 +156,7 @@ def require_folds(forget: ActivationStats, retain: ActivationStats | None = None
         if not isinstance(stats, ActivationStats):
             raise SpLensError(f"{name} is a {type(stats).__name__}: expected ActivationStats, as collect() returns.")
         stats.require_folds()
-        forget.require_same_model(stats)
+        forget.require_comparable(stats)
 
 
 def _relative_error(

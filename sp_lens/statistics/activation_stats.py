@@ -31,7 +31,7 @@ class ActivationStats(Mapping[str, Moments]):
     Attributes:
         layout: Neuron groups in the order of the layers.
         moments: Moments by hook name, from which freq, abs, rms, std, mean, min and max are computed.
-        about: Model, corpora and versions, saved with the statistics.
+        about: Model, positions, corpora and versions, saved with the statistics.
         folds: Statistics of each fold of documents, if they were collected (`collect(..., folds=20)`).
     """
 
@@ -55,7 +55,7 @@ class ActivationStats(Mapping[str, Moments]):
 
     @property
     def count(self) -> int:
-        """Number of counted tokens: without padding, special tokens and the first token of each row."""
+        """Number of counted tokens, see `collect`: by default without special tokens and the first token of a row."""
         return next(iter(self.moments.values())).count
 
     def part(self, layout: Layout) -> "ActivationStats":
@@ -112,8 +112,13 @@ class ActivationStats(Mapping[str, Moments]):
             ratio: Threshold on the largest |z| at uncounted tokens, divided by a large activation at counted ones: the
                 neuron's own mean |z|, plus the largest |z| of the median neuron of its layer. The definition is ours.
                 With a ratio of 10, about 20 of the 63,360 neurons of SmolLM2 exceed it, and none of the bundled model.
+
+        Raises:
+            SpLensError: If `ratio` is not positive, or the statistics count all positions, attention sinks included.
         """
         check_positive(ratio=ratio)
+        if self.about.get("positions") == "all":
+            raise SpLensError("statistics of positions='all' include the sinks: collect with positions='text'.")
         tensors = {}
         for name, moments in self.items():
             large = moments.abs() + torch.maximum(moments.min.abs(), moments.max.abs()).median()
@@ -126,9 +131,9 @@ class ActivationStats(Mapping[str, Moments]):
         Folds are merged pairwise, the first with the first.
 
         Raises:
-            SpLensError: If the two are of different models, or have different histograms or numbers of folds.
+            SpLensError: If `require_comparable` raises it, or their histograms or numbers of folds differ.
         """
-        self.require_same_model(other)
+        self.require_comparable(other)
         if len(self.folds) != len(other.folds):
             raise SpLensError(
                 f"statistics with {len(self.folds)} and {len(other.folds)} folds cannot be merged. Collect both with "
@@ -142,14 +147,15 @@ class ActivationStats(Mapping[str, Moments]):
         folds = tuple(a.merge(b) for a, b in zip(self.folds, other.folds, strict=True))
         return ActivationStats(self.layout, moments, about, folds)
 
-    def require_same_model(self, other: "ActivationStats") -> None:
-        """Raise SpLensError if the layouts of the two differ, or the names of the models, if both are known."""
+    def require_comparable(self, other: "ActivationStats") -> None:
+        """Raise SpLensError if the layouts differ, or the models' names or the counted positions, if both are known."""
         self.layout.require_same(other.layout, "the other statistics")
-        names = {stats.about["model"] for stats in (self, other) if stats.about.get("model")}
-        if len(names) > 1:
-            raise SpLensError(
-                f"these statistics are of different models, {sorted(names)}. Collect both from the same model."
-            )
+        for key, name in (("model", "models"), ("positions", "token positions")):
+            values = {stats.about[key] for stats in (self, other) if stats.about.get(key)}
+            if len(values) > 1:
+                raise SpLensError(
+                    f"these statistics are of different {name}, {sorted(values)}. Collect both with the same {key}."
+                )
 
     def frame(self) -> pd.DataFrame:
         """Return a DataFrame with one row per neuron.

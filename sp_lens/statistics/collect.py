@@ -12,7 +12,7 @@ from sp_lens import distributed
 from sp_lens.data.batch import AnyBatch
 from sp_lens.data.batching import BatchStream, no_counted_token
 from sp_lens.data.text import describe
-from sp_lens.errors import SpLensError
+from sp_lens.errors import SpLensError, check_choice
 from sp_lens.models.forward import inference, require_finite_activations, visit_activations
 from sp_lens.models.hooks import layout_of, model_name
 from sp_lens.models.plain_model import verify_once
@@ -22,7 +22,7 @@ from sp_lens.statistics.activation_stats import ActivationStats
 from sp_lens.statistics.histogram import Edges, Histogram
 from sp_lens.statistics.moments import Moments
 from sp_lens.storage.serialization import versions
-from sp_lens.typing import BATCH_TOKENS, Site
+from sp_lens.typing import BATCH_TOKENS, POSITIONS, Positions, Site
 
 _ByHook = dict[str, Moments]
 # The edges of a histogram and the indices of the neurons that it counts, by hook name.
@@ -33,6 +33,7 @@ def collect(
     model: Any,
     corpus: Any,
     *,
+    positions: Positions = "text",
     edges: Edges | Mapping[Site, Edges] | None = None,
     neurons: NeuronMask | None = None,
     folds: int | None = None,
@@ -42,9 +43,9 @@ def collect(
 ) -> ActivationStats:
     """Collect statistics of every MLP and attention pre-out neuron over the tokens of a corpus.
 
-    A token counts if it is text (no padding, no special token) and follows other text in its row. The first token of a
-    row is left out because models place attention sinks there (see `Batch.in_context`). The tokens of an image are its
-    patches; the class token does not count.
+    By default, a token counts if it is text (no padding, no special token) and follows other text in its row. The first
+    token of a row is left out because models place attention sinks there (see `Batch.in_context`). The tokens of an
+    image are its patches; the class token does not count.
 
     The model runs once over the corpus, up to the last hook and without the unembedding. Activations are reduced inside
     the hooks, so memory does not grow with the number of tokens. Active ablations (`with ablate(...)`) apply.
@@ -55,6 +56,10 @@ def collect(
     Args:
         model: A `TransformerBridge` or a `HookedTransformer`.
         corpus: The result of `load_corpus` or `load_images`, a list of strings, or an iterable of batches.
+        positions: Token positions that count. "text" counts text that follows other text in its row, as described
+            above. "all" counts every token that is not padding, also special tokens such as BOS, the first token of a
+            row, and the class token of an image, as the paper's released code does. Statistics of different positions
+            cannot be compared or merged.
         edges: Histogram edges, for both sites or by site. `stats.edges("attn")` returns evenly spaced ones.
         neurons: Neurons to count in histograms. None counts all neurons of the sites that have edges.
         folds: Number of folds of documents (for example 20) whose statistics are kept as well. `uncertainty`,
@@ -72,11 +77,12 @@ def collect(
         are given.
 
     Raises:
-        SpLensError: If the corpus cannot be read, an activation is NaN or infinite (the message names site, layer and
-            batch), a hook does not fire exactly once per forward pass, or there are fewer than 5 folds, more folds
-            than documents, or folds in one of several processes. With several processes, the error of one is raised on
-            all of them.
+        SpLensError: If `positions` is unknown, the corpus cannot be read, an activation is NaN or infinite (the message
+            names site, layer and batch), a hook does not fire exactly once per forward pass, or there are fewer than 5
+            folds, more folds than documents, or folds in one of several processes. With several processes, the error
+            of one is raised on all of them.
     """
+    check_choice("positions", positions, POSITIONS)
     layout = layout_of(model)
     requests = _histogram_requests(layout, edges, neurons)
     if folds is not None or fold_documents is not None:
@@ -89,22 +95,28 @@ def collect(
         inference(model),
         tqdm(desc="collect", unit=" tokens", disable=silent) as bar,
     ):
-        ranks.require_same(layout, {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()})
+        sizes = {name: (len(edges), len(chosen)) for name, (edges, chosen) in requests.items()}
+        ranks.require_same(layout, positions, sizes)
         stream = BatchStream(
             model, corpus, batch_tokens=batch_tokens, folds=folds, fold_documents=fold_documents, ranks=ranks
         )
         documents = stream.documents_by_fold
         fold_totals: list[_ByHook] = [{} for _ in documents]
-        reduced = stream.map(lambda batch: _reduce_batch(model, layout, batch, stream.folds_of(batch), requests))
+        reduced = stream.map(
+            lambda batch: _reduce_batch(
+                model, layout, batch, positions=positions, folds=stream.folds_of(batch), requests=requests
+            )
+        )
         for batch, (moments, by_fold) in reduced:
             _merge_into(totals, moments)
             for fold, fold_moments in by_fold.items():
                 _merge_into(fold_totals[fold], fold_moments)
-            bar.update(int(batch.in_context.sum()))
+            bar.update(int(_counted(batch, positions).sum()))
     totals = _merge_ranks(totals, layout)
     if not totals:
         raise no_counted_token()
-    about = {"model": model_name(model), "corpora": [describe(corpus)], "versions": versions()}
+    about = {"model": model_name(model), "positions": positions}
+    about |= {"corpora": [describe(corpus)], "versions": versions()}
     kept = tuple(
         ActivationStats(layout, fold, {"model": about["model"], "documents": number})
         for fold, number in zip(fold_totals, documents, strict=True)
@@ -138,6 +150,7 @@ def collect_histograms(
     layer: int | None = None,
     neurons: NeuronMask | None = None,
     bins: int = 100,
+    positions: Positions = "text",
     folds: int | None = None,
     fold_documents: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -155,6 +168,7 @@ def collect_histograms(
         layer: Layer of the histograms. None counts the neurons of all layers.
         neurons: Neurons to count, a mask of the whole model or of the site. None counts all.
         bins: Number of bins between the edges.
+        positions: Token positions that count, "text" or "all", see `collect`.
         folds: Number of folds of documents whose statistics are kept as well, see `collect`. Folds have no histograms.
         fold_documents: Number of documents in a fold, instead of `folds`.
         batch_tokens: Number of tokens per batch, including padding.
@@ -176,11 +190,11 @@ def collect_histograms(
             f"corpus {iterators[0]!r} can be read once only, because it is an iterator. Histograms need two passes, so "
             "pass a list."
         )
-    first = [collect(model, corpus, batch_tokens=batch_tokens, progress=progress) for corpus in corpora.values()]
+    options: dict[str, Any] = {"positions": positions, "batch_tokens": batch_tokens, "progress": progress}
+    first = [collect(model, corpus, **options) for corpus in corpora.values()]
     chosen = _chosen_neurons(first[0].layout, site, layer, neurons)
     edges: dict[Site, Edges] = {site: reduce(ActivationStats.merge, first).edges(site, neurons=chosen, bins=bins)}
-    options: dict[str, Any] = {"edges": edges, "neurons": chosen, "folds": folds, "fold_documents": fold_documents}
-    options |= {"batch_tokens": batch_tokens, "progress": progress}
+    options |= {"edges": edges, "neurons": chosen, "folds": folds, "fold_documents": fold_documents}
     return {label: collect(model, corpus, **options) for label, corpus in corpora.items()}
 
 
@@ -199,23 +213,30 @@ def _chosen_neurons(layout: Layout, site: Site, layer: int | None, neurons: Neur
 
 
 def _reduce_batch(
-    model: Any, layout: Layout, batch: AnyBatch, folds: Int[torch.Tensor, " row"] | None, requests: _Requests
+    model: Any,
+    layout: Layout,
+    batch: AnyBatch,
+    *,
+    positions: Positions,
+    folds: Int[torch.Tensor, " row"] | None,
+    requests: _Requests,
 ) -> tuple[_ByHook, dict[int, _ByHook]]:
     """Return the moments of a batch by hook name, and those of each fold in it."""
     moments_of: _ByHook = {}
     by_fold: dict[int, _ByHook] = {}
-    if not batch.in_context.any():
+    masks = (_counted(batch, positions), batch.uncounted)
+    if not masks[0].any():
         return moments_of, by_fold
-    counted, uncounted = _positions(batch)
-    positions = {} if folds is None else {int(fold): _positions(batch, folds == fold) for fold in folds.unique()}
-    positions = {fold: pair for fold, pair in positions.items() if len(pair[0])}
+    counted, uncounted = _indices(masks)
+    indices = {} if folds is None else {int(fold): _indices(masks, folds == fold) for fold in folds.unique()}
+    indices = {fold: pair for fold, pair in indices.items() if len(pair[0])}
 
     def reduce_group(group: NeuronGroup, activation: torch.Tensor) -> None:
         flat = activation.flatten(0, 1)
         moments = Moments.from_activations(flat, counted=counted, uncounted=uncounted)
-        for fold, (fold_counted, fold_uncounted) in positions.items():
+        for fold, (fold_counted, fold_uncounted) in indices.items():
             fold_moments = moments
-            if len(positions) > 1:  # with one fold in the batch, its moments are those of the batch
+            if len(indices) > 1:  # with one fold in the batch, its moments are those of the batch
                 fold_moments = Moments.from_activations(flat, counted=fold_counted, uncounted=fold_uncounted)
             by_fold.setdefault(fold, {})[group.name] = fold_moments
         if group.name in requests:
@@ -231,11 +252,17 @@ def _reduce_batch(
     return moments_of, by_fold
 
 
-def _positions(batch: AnyBatch, rows: Bool[torch.Tensor, " row"] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices of the counted and of the uncounted tokens in the flattened batch, of all or some rows."""
-    masks = [mask if rows is None else mask & rows[:, None] for mask in (batch.in_context, batch.uncounted)]
-    counted, uncounted = (mask.flatten().nonzero().squeeze(1) for mask in masks)
-    return counted, uncounted
+def _counted(batch: AnyBatch, positions: Positions) -> Bool[torch.Tensor, "row pos"]:
+    return batch.in_context if positions == "text" else batch.not_padding
+
+
+def _indices(
+    masks: tuple[Bool[torch.Tensor, "row pos"], Bool[torch.Tensor, "row pos"]],
+    rows: Bool[torch.Tensor, " row"] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices, in the flattened batch, of the tokens that each mask marks, in all or some rows."""
+    first, second = ((mask if rows is None else mask & rows[:, None]).flatten().nonzero().squeeze(1) for mask in masks)
+    return first, second
 
 
 def _histogram_requests(

@@ -31,7 +31,7 @@ class Moments:
         squares: Sum of (z - mean)^2.
         min: Smallest z.
         max: Largest z.
-        uncounted_peak: Largest |z| at tokens that do not count (BOS, the first token of a row); 0 without such tokens.
+        uncounted_peak: Largest |z| at BOS, other special tokens and the first token of a row; 0 without such tokens.
         histogram: Histogram of some neurons, if it was requested.
     """
 

@@ -81,7 +81,7 @@ def require_corpora(stats_by_corpus: "Mapping[str, ActivationStats]", *, functio
     for label, stats in stats_by_corpus.items():
         if not hasattr(stats, "histogram_frame"):
             raise SpLensError(f"{label!r} has type {type(stats).__name__}: expected ActivationStats from collect().")
-        first.require_same_model(stats)
+        first.require_comparable(stats)
 
 
 def bins_in_use(histograms: Iterable[Histograms]) -> tuple[float, float]:
