@@ -7,6 +7,7 @@ wheel-test` uses it to run the README with the wheel, and tests/test_documentati
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def blocks(text: str, *kinds: str, comment: str = "") -> list[str]:
@@ -21,11 +22,12 @@ def blocks(text: str, *kinds: str, comment: str = "") -> list[str]:
     return [block for above, kind, block in matches if kind in kinds and above == comment]
 
 
-def run(code: list[str], page: str) -> None:
-    """Run code blocks in order, in one namespace."""
-    names: dict[str, object] = {}
+def run(code: list[str], page: str) -> dict[str, Any]:
+    """Run code blocks in order, in one namespace, and return it."""
+    names: dict[str, Any] = {}
     for block in code:
         exec(compile(block, page, "exec"), names)
+    return names
 
 
 if __name__ == "__main__":
