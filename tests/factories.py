@@ -19,6 +19,7 @@ from families.architectures import FAMILIES, REFUSED
 import sp_lens as sp
 from sp_lens.data.corpora import Corpora
 from sp_lens.evaluation.document_hits import DocumentHits
+from sp_lens.models.plain_model import verify_once
 
 DEMO_FOLDER = Path(str(files("sp_lens.assets") / "demo"))
 DEMO_MASKED_FOLDER = Path(str(files("sp_lens.assets") / "demo-masked"))
@@ -193,6 +194,7 @@ def little_memory(model: Any, rows: int) -> Iterator[list[int]]:
 
     Yields a list that collects the number of rows of each pass.
     """
+    verify_once(model)  # in a forward pass of its own
     seen: list[int] = []
 
     def runs_out(module: Any, given: tuple[torch.Tensor, ...], _: Any = None) -> None:
