@@ -224,6 +224,7 @@ FAMILIES |= {
             skipped=dict.fromkeys(("compact", "heads"), "there is a norm before the output projection"),
         ),
         _long("vaultgemma", "VaultGemmaForCausalLM", _HEADS, *_LLAMA, fused=False),
+        _long("nanochat", "NanoChatForCausalLM", _GROUPED, "model.layers.{}.mlp.fc2", _LLAMA[1]),
         _long("jais2", "Jais2ForCausalLM", _GROUPED, *_LLAMA),
         _long(
             "qwen2-sliding", "Qwen2ForCausalLM",
