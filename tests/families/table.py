@@ -123,7 +123,8 @@ equal, and no hook remains).
 - TransformerLens 4.3 does not load Persimmon, Helium, DiffLlama, and Falcon with its new decoder. InternLM2 and
   Baichuan come with code of their own and are not tested.
 - The following architectures raise an error that explains the reason: mixtures of experts (Mixtral, Qwen2-MoE,
-  Qwen3-MoE), encoder-decoders (T5), latent attention (DeepSeek, Youtu), and blocks without attention and MLP (Mamba)."""
+  Qwen3-MoE), encoder-decoders (T5), latent attention (DeepSeek, Youtu), and blocks without attention and MLP
+  (Mamba)."""
 
 
 def _facts(family: Family, hf: Any) -> list[str]:
