@@ -35,6 +35,7 @@ METRICS = ("abs", "freq", "rms", "std")
 
 
 def main(out: Path) -> None:
+    import torch
     from datasets import Dataset, DatasetDict
     from taker import Model  # pyright: ignore[reportMissingImports]
     from taker.activations import choose_attn_heads_by, get_midlayer_data  # pyright: ignore[reportMissingImports]
@@ -64,8 +65,7 @@ def main(out: Path) -> None:
         }
         heads[metric] = {}
         for mode in ("mean", "median"):  # `score_and_prune` calls a method for heads that 1.0.1 does not have
-            scores = model.hooks and _tensor(raw["attn_scores"])
-            chosen, _ = choose_attn_heads_by(mode)(model, scores, HEAD_FRACTION)
+            chosen, _ = choose_attn_heads_by(mode)(model, torch.from_numpy(raw["attn_scores"]), HEAD_FRACTION)
             heads[metric][mode] = chosen.nonzero().tolist()
     record = {
         "made_by": "benchmarks/taker_masks.py",
@@ -100,12 +100,6 @@ def _copy_for_older_packages(folder: Path) -> str:
             settings["model"]["merges"] = [" ".join(pair) for pair in settings["model"]["merges"]]
         (copy / name).write_text(json.dumps(settings), "utf-8")
     return str(copy)
-
-
-def _tensor(array: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def _one_line_per_list(value: Any, indent: str = "") -> str:

@@ -29,8 +29,7 @@ MIN_FOLDS = 5
 _SORT_WINDOW = 256
 # A row that would need more padding than this starts a new batch. Every batch has a fixed cost, which is that of about
 # as many tokens: little on a CPU, more on an accelerator, which runs several hundred tokens in the time of one.
-_MAX_PADDING = {"cpu": 64}
-_MAX_PADDING_ON_ACCELERATORS = 1024
+_MAX_PADDING_ON_CPU, _MAX_PADDING_ON_ACCELERATORS = 64, 1024
 
 
 class BatchStream:
@@ -157,7 +156,7 @@ def text_batches(model: Any, corpus: Any, *, batch_tokens: int) -> Iterator[Batc
     pad_id = getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0
     if pad_id >= model.cfg.d_vocab:  # a pad token was added without an embedding; the attention mask hides any other
         pad_id = 0
-    max_padding = _MAX_PADDING.get(input_device(model).type, _MAX_PADDING_ON_ACCELERATORS)
+    max_padding = _MAX_PADDING_ON_CPU if input_device(model).type == "cpu" else _MAX_PADDING_ON_ACCELERATORS
     corpus_rows = iter(rows(model, corpus))
     numbers = itertools.count()
     while window := list(itertools.islice(corpus_rows, _SORT_WINDOW)):
@@ -222,20 +221,20 @@ def assign_folds(model: Any, corpus: Any, *, folds: int | None, fold_documents: 
         raise SpLensError(
             f"folds={folds} is too few to estimate a standard error. Use at least {MIN_FOLDS}, for example folds=20."
         )
+    if fold_documents is not None:
+        check_at_least(1, fold_documents=fold_documents)
     if isinstance(corpus, Iterator):
         raise SpLensError(
             "the corpus is an iterator, which can be read once only. Folds need a second pass, so pass a list."
         )
     documents = documents_in(model, corpus)
-    if fold_documents is not None:
-        check_at_least(1, fold_documents=fold_documents)
-        folds = len(documents) // fold_documents
+    if folds is None:
+        folds = len(documents) // (fold_documents or 1)
         if folds < MIN_FOLDS:
             raise SpLensError(
                 f"fold_documents={fold_documents}, but the corpus has only {len(documents)} documents, and at least "
                 f"{MIN_FOLDS} folds are needed. Use fewer documents in a fold, or add documents."
             )
-    assert folds is not None
     if len(documents) < folds:
         fix = f"Use at most folds={len(documents)}" if len(documents) >= MIN_FOLDS else "Omit folds"
         raise SpLensError(

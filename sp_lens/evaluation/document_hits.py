@@ -59,15 +59,13 @@ class DocumentHits:
         Raises:
             SpLensError: If the documents are not the same.
         """
-        base = mean_hits(others) if others else None
-        samples = []
-        for side, sign in (("forget", 1), ("retain", -1)):
-            lost, counts = self._lost(side), self._array(side, "counts")
-            if base is not None:
-                _require_same_documents(self, base)
-                lost = lost - base._lost(side)
-            samples.append(Sample(sign * lost, counts))
-        return interval_of_sum(*samples)
+        lost = {side: self._lost(side) for side in SIDES}
+        if others:
+            mean = mean_hits(others)
+            _require_same_documents(self, mean)
+            lost = {side: lost[side] - mean._lost(side) for side in SIDES}
+        forget, retain = (self._array(side, "counts") for side in ("forget", "retain"))
+        return interval_of_sum(Sample(lost["forget"], forget), Sample(-lost["retain"], retain))
 
     def drop(self, side: Side) -> Interval:
         """Return the drop in accuracy on one corpus, as a share, with its confidence interval."""

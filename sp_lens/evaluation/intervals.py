@@ -4,9 +4,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from sp_lens.scoring.uncertainty import degrees_of_freedom
+from sp_lens.scoring.uncertainty import degrees_of_freedom, student_t_quantile
 
 # With fewer documents (images, texts) in a sample, no interval is computed: it would be too short too often.
 MIN_DOCUMENTS = 8
@@ -64,10 +65,8 @@ def interval_of_sum(*samples: Sample) -> Interval:
     if not variances.any():
         return Interval(value, value, value)
     freedoms = np.array([degrees_of_freedom(counts.tolist()) for _, counts in samples])
-    freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
-    from scipy.special import stdtrit  # imported here because scipy takes long to import and few functions need it
-
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variances.sum()))
+    freedom = torch.tensor(variances.sum() ** 2 / (variances**2 / freedoms).sum())
+    half = float(student_t_quantile(LEVEL, freedom[None])) * math.sqrt(variances.sum())
     return Interval(value, value - half, value + half)
 
 

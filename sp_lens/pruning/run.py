@@ -106,7 +106,10 @@ class Run:
 
     def _require_documents(self) -> Sequence[StepDocuments]:
         if not self.documents:
-            raise SpLensError("this run was saved without the hits on each document: run it again.")
+            raise SpLensError(
+                "this run was saved by an earlier version, without the hits on each document. Run it again in a new "
+                "folder."
+            )
         return self.documents
 
     def _require_step(self, step: int) -> None:

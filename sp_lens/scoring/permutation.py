@@ -75,15 +75,13 @@ def welch_t(
     values, variances = [], []
     for selected in (labels, 1 - labels):
         total, count = (selected @ tokens)[:, None], selected.sum(dim=1, keepdim=True)
-        value = weight = selected @ sums / total
-        shift = None
-        if deviations is not None:
-            shift = selected @ deviations / total
-            value, weight = value - shift**2, value - 2 * shift**2
-        # The sum of the squares of sums - weight * tokens, and with deviations of sums - weight * tokens - 2 * shift *
-        # deviations, the first-order contribution of a fold to the variance of z.
+        mean = selected @ sums / total
+        shift = torch.zeros_like(mean) if deviations is None else selected @ deviations / total
+        # The sum of the squares of sums - weight * tokens - 2 * shift * deviations, the first-order contribution of a
+        # fold to the value.
+        value, weight = mean - shift**2, mean - 2 * shift**2
         residual = selected @ squares - 2 * weight * (selected @ products) + weight**2 * (selected @ tokens**2)[:, None]
-        if deviations is not None and shift is not None:
+        if deviations is not None:
             residual += 4 * shift**2 * (selected @ deviations**2) - 4 * shift * (selected @ (sums * deviations))
             residual += 4 * shift * weight * (selected @ (deviations * tokens[:, None]))
         values.append(value)

@@ -139,7 +139,7 @@ def uncertainty(
             relative.append(_relative_error(importances[1][name] + by_site[group.site], errors[1][name]))
         relative_errors = torch.stack(relative)
         value, relative_error = values[name], relative_errors.square().sum(dim=0).sqrt()
-        t = _student_t_quantile(level, _combined_degrees_of_freedom(relative_errors, freedoms))
+        t = student_t_quantile(level, _combined_degrees_of_freedom(relative_errors, freedoms))
         factor = torch.exp(t * relative_error)
         results = (value, value * relative_error, value / factor, value * factor)
         for part, tensor in zip(_PARTS, results, strict=True):
@@ -185,7 +185,7 @@ def _combined_degrees_of_freedom(
     return 1 / (fractions.square() / torch.tensor(freedoms)[:, None]).sum(dim=0)
 
 
-def _student_t_quantile(level: float, freedom: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:
+def student_t_quantile(level: float, freedom: Float[torch.Tensor, " neuron"]) -> Float[torch.Tensor, " neuron"]:
     from scipy.special import stdtrit  # imported here because scipy takes long to import and few functions need it
 
     quantiles: Any = stdtrit(freedom.numpy(), (1 + level) / 2)

@@ -128,5 +128,5 @@ def test_runs_record_their_documents(opt: Any, tmp_path: Path) -> None:
 def test_a_run_without_documents_says_so() -> None:
     run = sp.PruneRun(sp.layout_of(tiny_bridge("opt")), {}, [{"step": 0, "forget_top1": 0.5, "retain_top1": 0.5}], {})
     assert run.selectivity == 0
-    with pytest.raises(sp.SpLensError, match="saved without the hits on each document"):
+    with pytest.raises(sp.SpLensError, match="earlier version, without the hits on each document"):
         run.best_hits()
